@@ -1,0 +1,1 @@
+//! The runtime: listeners, links, counters, the queue of events.

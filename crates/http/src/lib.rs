@@ -1,0 +1,3 @@
+//! Links, tunnels and the access point's front.
+
+pub mod tunnel;

@@ -1,0 +1,1 @@
+//! The laboratory's wide-area switch and its attackers.

@@ -1,0 +1,1 @@
+//! Raw sockets, TUN and batched datagrams: the only room with unsafe code.

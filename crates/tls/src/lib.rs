@@ -1,0 +1,1 @@
+//! Mutual TLS 1.3 with the overlay's identities.

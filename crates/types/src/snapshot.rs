@@ -1,0 +1,221 @@
+//! The data-plane snapshot: every decision that the control plane has taken, immutable, swapped whole.
+
+use crate::{PeerName, RingId, SiteName};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Everything the data plane of one process needs to decide about bytes. See `docs/design/snapshot.md`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// [`crate::SCHEMA`].
+    pub schema: u32,
+    /// Grows with every snapshot that this process applies.
+    pub version: u64,
+    /// Trust domain of the overlay, e.g. `overlay.example.org`.
+    pub trust_domain: String,
+    /// DER root certificates.
+    pub roots: Vec<serde_bytes::ByteBuf>,
+    /// What this process proves itself with.
+    pub identity: IdentityMaterial,
+    /// Who is no longer believed.
+    pub revocations: Revocations,
+    /// Nodes that this process may call or link to, by name.
+    pub peers: Vec<Peer>,
+    /// Sites that the overlay carries to.
+    pub sites: Vec<Site>,
+    /// Sites for which this node is a beacon.
+    pub beacons: Vec<BeaconEntry>,
+    /// Sites for which this node is a servlet.
+    pub servlets: Vec<ServletEntry>,
+    /// Bounds, each with its knob.
+    pub limits: Limits,
+    /// Set in a user's forwarder only.
+    pub forwarder: Option<Forwarder>,
+}
+
+/// Certificate chain (leaf first, DER) and private key (PKCS #8, DER).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityMaterial {
+    /// Leaf first.
+    pub chain: Vec<serde_bytes::ByteBuf>,
+    /// PKCS #8.
+    pub key: serde_bytes::ByteBuf,
+}
+
+impl std::fmt::Debug for IdentityMaterial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IdentityMaterial({} certificates, key withheld)", self.chain.len())
+    }
+}
+
+/// The revocation list in force.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocations {
+    /// Growing epoch of the list.
+    pub epoch: u64,
+    /// Revoked SPIFFE ids.
+    pub identities: Vec<String>,
+    /// SHA-256 hashes of revoked SubjectPublicKeyInfos.
+    pub keys: Vec<serde_bytes::ByteBuf>,
+    /// After this Unix time new work is refused, for the list is too old; `None` never.
+    pub fresh_until: Option<i64>,
+}
+
+/// A node that can be linked to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Node name.
+    pub name: PeerName,
+    /// Ring id that its certificate must carry.
+    pub ring_id: RingId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Keep a link to it open.
+    pub warm: bool,
+}
+
+/// How a request crosses the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathMode {
+    /// Every Chord hop relays (WebSOS §II).
+    Ring,
+    /// Access point → beacon → servlet.
+    Beacon,
+    /// Access point → servlet, with the beacons behind it.
+    Direct,
+}
+
+/// Whom an access rule names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// One user.
+    User(Arc<str>),
+    /// Every user of a group.
+    Group(Arc<str>),
+    /// Every enrolled user.
+    Anyone,
+}
+
+/// A registered site as this node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Site name.
+    pub name: SiteName,
+    /// Host names, lower case, that belong to it.
+    pub hosts: Vec<Arc<str>>,
+    /// Ports that may be asked for.
+    pub ports: Vec<u16>,
+    /// Who may; default deny.
+    pub allow: Vec<Rule>,
+    /// Who may not, whatever `allow` says.
+    pub deny: Vec<Rule>,
+    /// Path mode.
+    pub mode: PathMode,
+    /// Beacons in order of preference, one per beacon key (may repeat, may be this node).
+    pub beacons: Vec<PeerName>,
+    /// Servlets that this access point learnt (mode `direct`).
+    pub servlets: Vec<PeerName>,
+    /// The ring's next hop for each beacon key (mode `ring`).
+    pub ring: Vec<RingRoute>,
+}
+
+/// Next hop towards one beacon key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RingRoute {
+    /// Index of the beacon key, 0 … B−1.
+    pub key: u8,
+    /// Next hop; `None` when this node owns the key.
+    pub next: Option<PeerName>,
+    /// Other hops that make progress, best first.
+    pub alternatives: Vec<PeerName>,
+}
+
+/// This node is a beacon for `site`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeaconEntry {
+    /// Site.
+    pub site: SiteName,
+    /// Its servlets, best first.
+    pub servlets: Vec<PeerName>,
+}
+
+/// This node is a servlet for `site`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServletEntry {
+    /// Site.
+    pub site: SiteName,
+    /// How bytes reach it.
+    pub delivery: Delivery,
+}
+
+/// How a servlet reaches its site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// TCP to an address that the site registered, through the perimeter (a GRE tunnel) or open ground.
+    Tcp {
+        /// Host of the site; the port is the one the user asked for, mapped by `ports`.
+        address: IpAddr,
+        /// Source address to bind (the tunnel's inner address).
+        bind: Option<IpAddr>,
+        /// Asked port → port at `address`.
+        ports: Vec<(u16, u16)>,
+    },
+    /// The site's agent dials out to this node and takes streams on that connection.
+    DialOut,
+}
+
+/// A user's forwarder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forwarder {
+    /// Access points, in order of the operator's preference; measured latency decides.
+    pub access_points: Vec<PeerName>,
+    /// Host names (exact or `*.suffix`) that go through the overlay; anything else is refused.
+    pub hosts: Vec<Arc<str>>,
+    /// Body of `/proxy.pac`.
+    pub pac: String,
+}
+
+/// Bounds on what others may make this process hold or do. Defaults and reasons: `python/polder/settings`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Open tunnels per user identity.
+    pub tunnels_per_identity: u32,
+    /// New tunnels per second per user identity (burst: twice that).
+    pub tunnel_rate_per_identity: u32,
+    /// Connections per source address (IPv4) or /64 (IPv6) of users and strangers.
+    pub connections_per_source: u32,
+    /// TLS handshakes per second per source of users and strangers (burst: twice that).
+    pub handshake_rate_per_source: u32,
+    /// Connections in all.
+    pub connections: u32,
+    /// Bytes of a client's early data kept for a retry on another path.
+    pub replay_bytes: u32,
+    /// Milliseconds to wait for one hop's answer before another is tried.
+    pub open_timeout_ms: u32,
+    /// Milliseconds a stranger has to finish his handshake and a client its request head.
+    pub header_timeout_ms: u32,
+    /// Milliseconds without a byte in either direction before a tunnel is closed.
+    pub idle_timeout_ms: u32,
+    /// Per-stream flow-control window on links, bytes.
+    pub stream_window: u32,
+    /// Per-link flow-control window, bytes.
+    pub link_window: u32,
+    /// Concurrent streams that a peer may open on a link.
+    pub streams_per_link: u32,
+    /// Most hops that a tunnel may cross.
+    pub max_hops: u8,
+}

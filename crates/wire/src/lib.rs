@@ -1,0 +1,5 @@
+//! Byte formats: HTTP/1.1 heads, error bodies, GRE; no I/O.
+
+mod refusal;
+
+pub use refusal::{ProxyError, Refusal};

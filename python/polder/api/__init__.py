@@ -1,0 +1,1 @@
+"""HTTP faces: the authority's enrolment service and the administrator's socket."""

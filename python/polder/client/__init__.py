@@ -1,0 +1,1 @@
+"""The asyncio shell of the user's forwarder."""

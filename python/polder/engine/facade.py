@@ -1,0 +1,92 @@
+"""``Engine``: the native data plane as an asyncio object.
+
+Nothing here is on the path of a byte. Events wake asyncio through a file descriptor; no native thread attaches to Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from polder import _native
+from polder.snapshot.schema import Answer, EngineConfig, Event, Snapshot, decode_event
+
+_BATCH = 256
+
+
+class CallFailed(Exception):  # noqa: N818 - reads as the outcome of a call
+    """A control call got no good answer. ``status`` is HTTP's; 0: no answer came (unreachable, timeout, refused identity)."""
+
+    def __init__(self, status: int, why: str, body: bytes = b"") -> None:
+        super().__init__(why)
+        self.status = status
+        self.body = body
+
+
+class Engine:
+    """One native engine. Construct inside a running loop; ``on_event`` gets every event that is not an answer."""
+
+    def __init__(self, config: EngineConfig, on_event: Callable[[Event], None]) -> None:
+        self._native = _native.Engine(msgspec.msgpack.encode(config))
+        self._on_event = on_event
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._native.event_fd(), self._drain)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the engine listens, ``ip:port``, in the order of ``config.listen``."""
+        return list(self._native.addresses())
+
+    def apply(self, snapshot: Snapshot) -> int:
+        """Put a snapshot in force; returns its version. Raises ``ValueError`` when it is unusable: the last one stays."""
+        return int(self._native.apply(msgspec.msgpack.encode(snapshot)))
+
+    async def call(self, name: str, ring_id: bytes, address: str, method: str, body: bytes, timeout: float) -> bytes:
+        """Call ``method`` at a node over the link to it; ``timeout`` in seconds. Raises ``CallFailed``."""
+        call_id = self._native.call(name, ring_id, address, method, body, int(timeout * 1000))
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[call_id] = future
+        try:
+            answer = await future
+        finally:
+            self._waiting.pop(call_id, None)
+        if answer.status != 200:
+            raise CallFailed(answer.status, answer.body.decode("utf-8", "replace")[:500], answer.body)
+        return answer.body
+
+    def reply(self, call_id: int, status: int, body: bytes) -> None:
+        """Answer a peer's call. A late answer is dropped."""
+        self._native.reply(call_id, status, body)
+
+    def counters(self) -> dict[str, int]:
+        """Plain counters of the data plane by name."""
+        return dict(self._native.counters())
+
+    def status(self) -> dict[str, Any]:
+        """Links and their measured round-trip times, open tunnels, version in force."""
+        result: dict[str, Any] = msgspec.msgpack.decode(self._native.status())
+        return result
+
+    async def stop(self, deadline: float) -> None:
+        """Stop accepting, let tunnels end for ``deadline`` seconds, then cut them."""
+        await asyncio.to_thread(self._native.stop, int(deadline * 1000))
+        self._loop.remove_reader(self._native.event_fd())
+        for future in self._waiting.values():
+            future.cancel()
+
+    def _drain(self) -> None:
+        batch = self._native.drain_events(_BATCH)
+        if len(batch) == _BATCH:
+            self._loop.call_soon(self._drain)
+        for data in batch:
+            event = decode_event(data)
+            if isinstance(event, Answer):
+                future = self._waiting.get(event.id)
+                if future is not None and not future.done():
+                    future.set_result(event)
+            else:
+                self._on_event(event)

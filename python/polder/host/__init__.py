@@ -1,0 +1,1 @@
+"""Privileged side effects: filters, tunnels, namespaces."""

@@ -1,0 +1,1 @@
+"""An Internet on one machine: namespaces, links, attackers, experiments."""

@@ -1,0 +1,1 @@
+"""What the site's filter must admit, as a plan, and its renderings."""

@@ -1,0 +1,1 @@
+"""Chord, and what may replace it: membership and lookup as machines without I/O."""

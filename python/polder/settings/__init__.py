@@ -1,0 +1,1 @@
+"""Configuration files parsed once into frozen models."""

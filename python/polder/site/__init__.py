@@ -1,0 +1,1 @@
+"""The asyncio shell of a protected site's agent."""

@@ -1,0 +1,1 @@
+"""Folds all verdicts into one immutable snapshot for the data plane."""

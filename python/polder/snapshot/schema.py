@@ -1,0 +1,207 @@
+"""The data-plane snapshot, events and configuration: Python's half of ``crates/types``.
+
+Field names and types match the Rust structs one by one. MessagePack maps; enumerations are externally tagged as serde does it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the values that cross the boundary."""
+
+
+class IdentityMaterial(Frozen, frozen=True):
+    """Certificate chain (DER, leaf first) and private key (PKCS #8 DER)."""
+
+    chain: tuple[bytes, ...]
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"IdentityMaterial({len(self.chain)} certificates, key withheld)"
+
+
+class Revocations(Frozen, frozen=True):
+    """The revocation list in force; ``fresh_until`` (Unix seconds) refuses new work afterwards."""
+
+    epoch: int = 0
+    identities: tuple[str, ...] = ()
+    keys: tuple[bytes, ...] = ()
+    fresh_until: int | None = None
+
+
+class Peer(Frozen, frozen=True):
+    """A node that this process may link to; ``ring_id`` is 16 bytes, ``address`` is ``ip:port``."""
+
+    name: str
+    ring_id: bytes
+    address: str
+    warm: bool = False
+
+
+class RingRoute(Frozen, frozen=True):
+    """Next ring hop towards beacon key number ``key``; ``None``: this node owns it."""
+
+    key: int
+    next: str | None
+    alternatives: tuple[str, ...] = ()
+
+
+class Site(Frozen, frozen=True):
+    """A registered site. ``allow`` and ``deny`` are ``{"user": n}``, ``{"group": n}`` or ``"anyone"``."""
+
+    name: str
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...]
+    allow: tuple[Any, ...]
+    deny: tuple[Any, ...]
+    mode: str
+    beacons: tuple[str, ...] = ()
+    servlets: tuple[str, ...] = ()
+    ring: tuple[RingRoute, ...] = ()
+
+
+class BeaconEntry(Frozen, frozen=True):
+    """This node is a beacon for ``site``."""
+
+    site: str
+    servlets: tuple[str, ...]
+
+
+class ServletEntry(Frozen, frozen=True):
+    """This node is a servlet for ``site``; ``delivery`` is ``"dialout"`` or ``{"tcp": {address, bind, ports}}``."""
+
+    site: str
+    delivery: Any
+
+
+class Forwarder(Frozen, frozen=True):
+    """A user's forwarder: access points, the hosts that go through them, and the PAC file's text."""
+
+    access_points: tuple[str, ...]
+    hosts: tuple[str, ...]
+    pac: str
+
+
+class Limits(Frozen, frozen=True):
+    """Bounds; units, reasons and memory costs stand at the knobs in ``polder.settings``."""
+
+    tunnels_per_identity: int = 512
+    tunnel_rate_per_identity: int = 200
+    connections_per_source: int = 256
+    handshake_rate_per_source: int = 50
+    connections: int = 16384
+    replay_bytes: int = 65536
+    open_timeout_ms: int = 2000
+    header_timeout_ms: int = 10000
+    idle_timeout_ms: int = 600000
+    stream_window: int = 1 << 20
+    link_window: int = 16 << 20
+    streams_per_link: int = 20000
+    max_hops: int = 32
+
+
+class Snapshot(Frozen, frozen=True):
+    """Everything the data plane of one process needs to decide about bytes."""
+
+    version: int
+    trust_domain: str
+    roots: tuple[bytes, ...]
+    identity: IdentityMaterial
+    revocations: Revocations = Revocations()
+    peers: tuple[Peer, ...] = ()
+    sites: tuple[Site, ...] = ()
+    beacons: tuple[BeaconEntry, ...] = ()
+    servlets: tuple[ServletEntry, ...] = ()
+    limits: Limits = Limits()
+    forwarder: Forwarder | None = None
+    schema: int = SCHEMA
+
+
+class EngineConfig(Frozen, frozen=True):
+    """What an engine is born with: ``role`` is ``node``, ``forwarder`` or ``site``."""
+
+    role: str
+    listen: tuple[str, ...]
+    workers: int = 1
+    event_queue: int = 4096
+    call_timeout_ms: int = 5000
+    origins: tuple[tuple[int, str], ...] = ()
+    schema: int = SCHEMA
+
+
+class Call(Frozen, frozen=True, tag=False):
+    """A peer's control call, with what its verified certificate says; answer with ``reply(id, …)``."""
+
+    id: int
+    kind: str
+    name: str
+    ring_id: bytes | None
+    source: str
+    method: str
+    body: bytes
+
+
+class Answer(Frozen, frozen=True):
+    """The answer to ``call``; ``status`` 0: none came, ``body`` says why."""
+
+    id: int
+    status: int
+    body: bytes
+
+
+class Link(Frozen, frozen=True):
+    """A link came up (``rtt_us`` known) or went down (``reason``)."""
+
+    name: str
+    up: bool
+    rtt_us: int
+    reason: str
+
+
+class Refusal(Frozen, frozen=True):
+    """Something the data plane refused and the operator should see."""
+
+    what: str
+    why: str
+    who: str
+    source: str
+
+
+class Log(Frozen, frozen=True):
+    """A log record of the native side."""
+
+    level: str
+    target: str
+    text: str
+
+
+class Lost(Frozen, frozen=True):
+    """Events dropped because the queue was full."""
+
+    count: int
+
+
+Event = Call | Answer | Link | Refusal | Log | Lost
+
+EVENT_KINDS: dict[str, type] = {
+    "call": Call,
+    "answer": Answer,
+    "link": Link,
+    "refused": Refusal,
+    "log": Log,
+    "lost": Lost,
+}
+
+
+def decode_event(data: bytes) -> Event:
+    """One event from its bytes; raises ``ValueError`` if the two halves of the schema differ."""
+    raw = msgspec.msgpack.decode(data)
+    ((kind, body),) = raw.items()
+    event: Event = msgspec.convert(body, EVENT_KINDS[kind])
+    return event

@@ -1,0 +1,1 @@
+"""Tables of what must survive a restart."""

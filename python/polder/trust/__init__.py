@@ -1,0 +1,1 @@
+"""The authority, enrolment and access rules, without I/O."""
