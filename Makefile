@@ -1,0 +1,76 @@
+# One menu for everything. `make help` prints it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+
+.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-hops claims docs fuzz lock wheel clean
+
+help: ## print this menu
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.native ## make the environment and build the native engine
+
+$(VENV)/.python: requirements.lock
+	@scripts/system-packages
+	@test -x $(PY) || python3 -m venv $(VENV) || (python3 -m pip install --user virtualenv && python3 -m virtualenv $(VENV))
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.python pyproject.toml $(RUST_SOURCES)
+	@echo "building the native engine (a few minutes the first time)"
+	@$(VENV)/bin/maturin develop --release --quiet
+	@touch $@
+
+demo: setup ## found an overlay in namespaces, flood the site, show what happened (ARGS=--json for machines)
+	@$(VENV)/bin/polder demo $(ARGS)
+
+test: test-rust test-python ## all tests
+
+test-rust: $(VENV)/.python
+	cargo test --workspace --exclude polder-py --locked --quiet
+
+test-python: setup
+	$(PY) -m pytest $(ARGS)
+
+lint: setup ## format, lint, types, import rules
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	$(PY) scripts/check_crates.py
+	$(VENV)/bin/ruff format --check python tests bench scripts
+	$(VENV)/bin/ruff check python tests bench scripts
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: setup ## rewrite the code in the house style
+	cargo fmt
+	$(VENV)/bin/ruff format python tests bench scripts
+	$(VENV)/bin/ruff check --fix python tests bench scripts
+
+bench: setup ## every measurement, with its peers in the same run; results in bench/results
+	$(PY) -m bench $(ARGS)
+
+bench-quick: setup ## the same, shorter
+	$(PY) -m bench --quick $(ARGS)
+
+bench-hops: setup ## time to completion through 1, 4, 7 and 10 nodes (the paper's tables I and II)
+	$(PY) -m bench.hops $(ARGS)
+
+claims: setup ## every claim of every recorded result; exit status 3 while one does not hold
+	@$(VENV)/bin/polder lab claims
+
+docs: setup ## the command reference and the configuration schema, into build/docs
+	$(PY) -m scripts.docs
+
+lock: ## write the lock file anew
+	$(VENV)/bin/python -m pip install -q uv
+	$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes --extra lab --extra dev pyproject.toml -o requirements.lock
+
+wheel: setup ## build the wheel
+	$(VENV)/bin/maturin build --release --out build/wheels
+
+clean: ## remove everything that was built
+	rm -rf target build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache python/polder/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""The ``polder`` command: a table of commands, each imported when it is used, so that ``polder --help`` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import click
+
+from polder import __version__
+from polder.model import Refused
+
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    # operator
+    "init": ("polder.cli.authority:init", "Operator", "found an overlay: its authority and, if named, its first node"),
+    "invite": ("polder.cli.authority:invite", "Operator", "make a one-use token for a node, user, site or admin"),
+    "join": ("polder.cli.enrol:join", "Operator", "enrol this machine as a node"),
+    "node": ("polder.cli.node:node", "Operator", "run a node"),
+    "authority": ("polder.cli.authority:authority", "Operator", "serve enrolment and renewal"),
+    "status": ("polder.cli.status:status", "Operator", "what runs here, and the next step"),
+    "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
+    # site
+    "protect": ("polder.cli.perimeter:protect", "Site owner", "put a site behind the overlay"),
+    "filter": ("polder.cli.perimeter:filter_group", "Site owner", "plan, apply and export the perimeter filter"),
+    "site": ("polder.cli.site:site", "Site owner", "run a site's agent"),
+    # user
+    "enroll": ("polder.cli.enrol:enroll", "User", "take a user's or site's identity from a token"),
+    "browse": ("polder.cli.client:browse", "User", "open a browser that reads sites through the overlay"),
+    "connect": ("polder.cli.client:connect", "User", "run the forwarder"),
+    "client": ("polder.cli.profile:client", "User", "profiles for browsers without a forwarder"),
+    # everybody
+    "doctor": ("polder.cli.perimeter:doctor", "Everybody", "find what is wrong on this machine"),
+    "config": ("polder.cli.config:config", "Everybody", "check configuration, print its schema"),
+    "host-helper": ("polder.cli.host:host_helper", "Everybody", "the small privileged process for tunnels and filters"),
+    "demo": ("polder.cli.lab:demo", "Laboratory", "the whole story on this machine, in namespaces"),
+    "lab": ("polder.cli.lab:lab", "Laboratory", "run experiments, list results and claims"),
+}
+
+
+class Menu(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The menu, by kind of person, from the table alone."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, (_, group, text) in COMMANDS.items():
+            groups.setdefault(group, []).append((name, text))
+        for group, rows in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
+
+@click.command(cls=Menu, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="polder")
+def polder() -> None:
+    """Keep web sites reachable and fast while they are flooded."""
+
+
+def fail(error: Refused | OSError | ValueError, as_json: bool) -> int:
+    """Say cause and fix on stderr; return the exit status: 1 a retry may help, 2 refused or invalid."""
+    retry = error.retry if isinstance(error, Refused) else isinstance(error, OSError)
+    if as_json:
+        record: dict[str, Any] = {"error": str(error), "retry_may_help": retry}
+        if isinstance(error, Refused):
+            record["verdict"] = str(error.verdict)
+        click.echo(json.dumps(record), err=True)
+    else:
+        click.echo(f"polder: {error}", err=True)
+        if retry:
+            click.echo("A retry may help.", err=True)
+    return 1 if retry else 2
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    try:
+        result = polder.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except (Refused, OSError, ValueError) as error:
+        sys.exit(fail(error, "--json" in sys.argv))
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
