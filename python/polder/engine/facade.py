@@ -17,7 +17,7 @@ from polder.snapshot.schema import Answer, EngineConfig, Event, Snapshot, decode
 _BATCH = 256
 
 
-class CallFailed(Exception):  # noqa: N818 - reads as the outcome of a call
+class CallFailed(Exception):
     """A control call got no good answer. ``status`` is HTTP's; 0: no answer came (unreachable, timeout, refused identity)."""
 
     def __init__(self, status: int, why: str, body: bytes = b"") -> None:

@@ -24,8 +24,8 @@ class Verdict(StrEnum):
     BUSY = "busy"
 
 
-@dataclass(frozen=True)
-class Refused(Exception):  # noqa: N818 - a verdict that may be raised, not an error of ours
+@dataclass(unsafe_hash=True)
+class Refused(Exception):
     """A refusal: what kind, whose fault it is and how to mend it, and whether a retry may help."""
 
     verdict: Verdict
