@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
 from polder.model.ids import RingId, SpiffeId
 
 T = TypeVar("T")
+
+RingKey = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+"""A place on the ring on the wire: 16 bytes, big-endian; the length is checked when it is decoded."""
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -20,7 +23,7 @@ class Member(Frozen, frozen=True, order=True):
     """A node as others know it. ``ring_id`` is 16 bytes, big-endian; ``address`` is ``ip:port`` or ``[ip]:port``."""
 
     name: str
-    ring_id: bytes
+    ring_id: RingKey
     address: str
 
     @property
