@@ -1,0 +1,144 @@
+"""``Linked``: a process with an engine: it applies snapshots, answers control calls and makes them.
+
+The node's, the site's and the client's shells are each a ``Linked`` with their own verdicts and handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from polder.engine import CallFailed, Engine
+from polder.model import Kind, Member, Refused, Verdict, decode, encode
+from polder.model.overlay_messages import METHODS, Caller, status_of
+from polder.shell.tasks import Tasks
+from polder.snapshot.fold import Verdicts, fold
+from polder.snapshot.schema import Call, EngineConfig, Event, Link, Log, Lost, Refusal
+
+log = logging.getLogger("polder.shell")
+native = logging.getLogger("polder.native")
+refusals = logging.getLogger("polder.refused")
+
+_GATHER = 0.01
+"""Seconds within which changes go into one snapshot."""
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+Handler = Callable[[Caller, str, bytes], bytes | Awaitable[bytes]]
+"""Caller, its source address, body → answer. Raises ``Refused`` or ``ValueError`` (a malformed body)."""
+
+
+class Linked:
+    """Base of the shells. Subclasses say ``verdicts`` and register ``handlers``."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.tasks = Tasks()
+        self.handlers: dict[str, Handler] = {}
+        self.engine = Engine(config, self._on_event)
+        self.version = 0
+        self._pending: asyncio.TimerHandle | None = None
+
+    def verdicts(self) -> Verdicts:
+        """What the rooms say now."""
+        raise Refused(Verdict.UNKNOWN, "this shell decides nothing")
+
+    def on_link(self, link: Link) -> None:
+        """A link came up or went down."""
+
+    def dirty(self) -> None:
+        """Something was decided: fold and apply within 10 ms."""
+        if self._pending is None:
+            self._pending = asyncio.get_running_loop().call_later(_GATHER, self.apply)
+
+    def apply(self) -> None:
+        """Fold and apply now. A snapshot that the engine refuses is logged; the last one stays in force."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        try:
+            self.version = self.engine.apply(fold(self.verdicts(), self.version + 1))
+        except ValueError as error:
+            log.error("snapshot refused; the last one stays in force", extra={"error": str(error)})
+
+    async def call(self, to: Member, method: str, body: msgspec.Struct, timeout: float = 3.0) -> Any:
+        """Make a control call and decode its answer by ``METHODS``. Raises ``CallFailed``; a bad answer counts as one."""
+        data = await self.raw_call(to, method, encode(body), timeout)
+        try:
+            return decode(data, METHODS[method][1])
+        except ValueError as error:
+            raise CallFailed(0, f"{to.name} answered {method} with nonsense: {error}") from error
+
+    async def raw_call(self, to: Member, method: str, body: bytes, timeout: float = 3.0) -> bytes:
+        """Make a control call; body and answer as bytes. Raises ``CallFailed``."""
+        return await self.engine.call(to.name, to.ring_id, to.address, method, body, timeout)
+
+    async def close(self, deadline: float = 5.0) -> None:
+        """Stop tasks and engine; tunnels get ``deadline`` seconds to end."""
+        await self.tasks.close()
+        if self._pending is not None:
+            self._pending.cancel()
+        await self.engine.stop(deadline)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Call():
+                self._on_call(event)
+            case Link():
+                self.on_link(event)
+            case Refusal():
+                refusals.warning(event.why, extra={"what": event.what, "who": event.who, "source": event.source})
+            case Log():
+                native.log(logging.getLevelNamesMapping().get(event.level.upper(), logging.INFO), event.text)
+            case Lost():
+                log.warning("events were dropped: the control plane is too slow", extra={"count": event.count})
+
+    def _on_call(self, call: Call) -> None:
+        caller = Caller(Kind(call.kind), call.name, call.ring_id)
+        handler = self.handlers.get(call.method)
+        if handler is None:
+            self.engine.reply(call.id, 404, f"no method {call.method!r} here".encode())
+            return
+        try:
+            answer = handler(caller, call.source, call.body)
+        except Exception as error:
+            self._refuse(call, error)
+            return
+        if isinstance(answer, bytes):
+            self.engine.reply(call.id, 200, answer)
+        else:
+            self.tasks.once(f"call {call.method}", self._answer_later(call, answer))
+
+    async def _answer_later(self, call: Call, answer: Awaitable[bytes]) -> None:
+        try:
+            self.engine.reply(call.id, 200, await answer)
+        except Exception as error:
+            self._refuse(call, error)
+
+    def _refuse(self, call: Call, error: Exception) -> None:
+        extras = {"what": call.method, "who": f"{call.kind}/{call.name}", "source": call.source}
+        if isinstance(error, ValueError):
+            error = Refused(Verdict.MALFORMED, str(error))
+        if isinstance(error, Refused):
+            if error.verdict is not Verdict.BUSY:
+                refusals.warning(str(error), extra=extras | {"verdict": str(error.verdict)})
+            self.engine.reply(call.id, status_of(error), str(error).encode())
+        else:
+            log.error("a call's handler failed", extra=extras, exc_info=error)
+            self.engine.reply(call.id, 500, b"internal error; a retry may help")
+
+
+def typed(handler: Callable[[Caller, str, Any], msgspec.Struct | Awaitable[msgspec.Struct]], method: str) -> Handler:
+    """A handler over structs: decodes the body and encodes the answer by ``METHODS``."""
+    body_type = METHODS[method][0]
+
+    async def later(answer: Awaitable[msgspec.Struct]) -> bytes:
+        return encode(await answer)
+
+    def handle(caller: Caller, source: str, body: bytes) -> bytes | Awaitable[bytes]:
+        answer = handler(caller, source, decode(body, body_type))
+        return encode(answer) if isinstance(answer, msgspec.Struct) else later(answer)
+
+    return handle
