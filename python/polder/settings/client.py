@@ -1,0 +1,36 @@
+"""``client.toml``: a user's forwarder."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from polder.settings.base import Name, Names, Settings
+from polder.settings.limits import Limits
+from polder.settings.quantities import Address, Hosts, parse_address
+
+
+class ClientSettings(Settings):
+    """Environment prefix ``POLDER_CLIENT__``; for example ``POLDER_CLIENT__LISTEN=127.0.0.1:9000``."""
+
+    user: Name | None = Field(None, description="Whose identity to use. Default: the only one enrolled on this machine.")
+    listen: Address = Field(
+        "127.0.0.1:7480",
+        description="Where the forwarder listens for browsers: loopback only, because whoever reaches it is the user.",
+    )
+    access_points: Names = Field(
+        (),
+        description="Names of the nodes to enter by. Default: all that the authority named; the quickest that answers is used.",
+    )
+    warm: int = Field(
+        2, ge=1, le=8, description="Access points kept connected: the next takes over without a handshake. 40 KiB each."
+    )
+    hosts: Hosts = Field((), description="Host names that go through the overlay. Default: those that the authority named.")
+    limits: Limits = Field(default_factory=Limits, description="Bounds of the forwarder's engine.")
+
+    @field_validator("listen")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        host = parse_address(value).rpartition(":")[0]
+        if not (host.startswith("127.") or host == "[::1]"):
+            raise ValueError(f"{value!r} is not a loopback address: whoever reaches the forwarder is the user")
+        return value

@@ -1,0 +1,99 @@
+"""Bounds on what others may make a process hold or do: the knobs behind ``polder.snapshot.schema.Limits``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from polder.settings.base import Settings
+from polder.settings.quantities import Millis, Size
+
+
+class Limits(Settings):
+    """Same names and units as ``polder.snapshot.schema.Limits``: ``snapshot.Limits(**limits.model_dump())``."""
+
+    tunnels_per_identity: int = Field(
+        512,
+        ge=1,
+        le=1_000_000,
+        description="Open tunnels per user. A browser opens some 6 per host and 256 in all; twice that lets two browsers share "
+        "an identity. Costs about 12 KiB for each idle tunnel.",
+    )
+    tunnel_rate_per_identity: int = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="New tunnels per second per user, with a burst of twice that: a page of 100 images on fresh connections "
+        "passes, a loop does not. 32 bytes per user seen in the last minute.",
+    )
+    connections_per_source: int = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Connections per IPv4 address or IPv6 /64 of users and strangers. An office behind one address has some 50 "
+        "forwarders with two connections each. Up to 40 KiB for each connection.",
+    )
+    handshake_rate_per_source: int = Field(
+        50,
+        ge=1,
+        le=1_000_000,
+        description="TLS handshakes per second per source, with a burst of twice that. One costs this node 1.2 ms of a core, so "
+        "one source takes at most 6 % of it. 32 bytes per source seen in the last minute.",
+    )
+    connections: int = Field(
+        16384,
+        ge=16,
+        le=10_000_000,
+        description="Connections in all, links to nodes not counted. Bounds memory at about 640 MiB with full TLS buffers.",
+    )
+    replay_bytes: Size = Field(
+        65536,
+        ge=0,
+        le=1 << 24,
+        description="First bytes of a client kept for a retry on another path until one answers: a ClientHello is below 2 KiB, a "
+        "request with cookies below 32 KiB. This much per tunnel that is being opened.",
+    )
+    open_timeout_ms: Millis = Field(
+        2000,
+        ge=50,
+        le=60_000,
+        description="Wait for one hop's answer before another is tried. Six times the longest wide-area round trip (330 ms).",
+    )
+    header_timeout_ms: Millis = Field(
+        10_000,
+        ge=100,
+        le=120_000,
+        description="Time for a stranger's handshake and for a client's request head; ten seconds pass a bad mobile network and "
+        "starve slowloris. Up to 40 KiB for each that waits.",
+    )
+    idle_timeout_ms: Millis = Field(
+        600_000,
+        ge=1000,
+        le=86_400_000,
+        description="Silence in both directions before a tunnel is closed: browsers keep idle connections for 300 s, WebSockets "
+        "ping within 60 s. 12 KiB for each idle tunnel.",
+    )
+    stream_window: Size = Field(
+        1 << 20,
+        ge=65_535,
+        le=(1 << 31) - 1,
+        description="Flow-control window of one tunnel on a link: 1 MiB fills 80 Mbit/s at 100 ms. At most this much memory per "
+        "tunnel whose receiver is slow.",
+    )
+    link_window: Size = Field(
+        16 << 20,
+        ge=65_535,
+        le=(1 << 31) - 1,
+        description="Flow-control window of a whole link: bounds what one peer can make this node hold, 16 MiB for each peer.",
+    )
+    streams_per_link: int = Field(
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="Tunnels at once that a peer may open on a link: above the 10,000 idle tunnels a node is built for.",
+    )
+    max_hops: int = Field(
+        32,
+        ge=1,
+        le=255,
+        description="Most nodes that a tunnel may cross; ½·log2 N is 10 at a million nodes, so more is a loop. No memory.",
+    )

@@ -1,0 +1,120 @@
+"""``site.toml``: a protected site and its agent."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from polder.model import PathMode
+from polder.settings.base import Name, Ports, Rules, Settings
+from polder.settings.limits import Limits
+from polder.settings.quantities import Address, Duration, Hosts, parse_address
+
+_SCHEMES = {"http": 80, "https": 443}
+
+
+class SiteSettings(Settings):
+    """Environment prefix ``POLDER_SITE__``; for example ``POLDER_SITE__MODE=ring``."""
+
+    name: Name = Field(description="The site's name in the overlay, as its certificate has it.")
+    origin: str = Field(
+        description="The web server that is protected: http://127.0.0.1:8080, https://… or ip:port. The host is an IP address or "
+        "localhost: what is checked must be what is dialled.",
+        examples=["http://127.0.0.1:8080"],
+    )
+    origins: dict[int, Address] = Field(
+        default_factory=dict,
+        description="Other origins by the port that users ask for, beside `origin`.",
+        examples=[{"443": "127.0.0.1:8443"}],
+    )
+    hosts: Hosts = Field((), description="Host names of the site. Default: those in its certificate; no others are believed.")
+    ports: Ports = Field(
+        (),
+        description="Ports that users may ask for. Default: 80 for an http origin, 443 for https, both for ip:port, and those in "
+        "`origins`.",
+    )
+    allow: Rules = Field((), description="Who may: user:NAME, group:NAME, anyone (every enrolled user). Default: nobody.")
+    deny: Rules = Field((), description="Who may not, whatever `allow` says.")
+    mode: PathMode = Field(
+        PathMode.BEACON,
+        description="How requests cross the overlay: ring (every Chord hop relays), beacon (two hops; few know the servlets), "
+        "direct (one hop; every access point learns servlets).",
+    )
+    servlets: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="Servlets at once: one may die unnoticed. Each is another node that knows the perimeter's secret.",
+    )
+    transport: Literal["gre", "dialout", "tcp"] = Field(
+        "dialout",
+        description="Through the perimeter: gre (source address and 32-bit key), dialout (the site connects out; nothing inbound "
+        "is open), tcp (open ground, for tests).",
+    )
+    edge: str | None = Field(
+        None, description="Outer IP address of the site's GRE end (gre), or the origin's address as servlets reach it (tcp)."
+    )
+    inner: str | None = Field(
+        None, description="Inner address range for gre. Default: a range of 100.64.0.0/10 chosen from the name."
+    )
+    rotation: Duration = Field(
+        3600.0,
+        ge=1,
+        le=604_800,
+        description="How often servlets are drawn anew: shorter hides them better from a slow search, but each draw may hit a "
+        "hostile node (the exposure grows with the number of draws).",
+    )
+    grace: Duration = Field(
+        30.0,
+        ge=0.2,
+        le=3600,
+        description="How long an old servlet stays admitted: one advertisement's life, so that no path breaks.",
+    )
+    appointment_life: Duration = Field(
+        7200.0,
+        ge=1,
+        le=86_400,
+        description="Validity of an appointment; it is signed anew at half of it and ends at once by a newer.",
+    )
+    host_helper: str | None = Field(None, description="Unix socket of `polder host-helper`, for gre and for the filter.")
+    limits: Limits = Field(default_factory=Limits, description="Bounds of the site agent's own engine.")
+
+    @field_validator("origin")
+    @classmethod
+    def _origin(cls, value: str) -> str:
+        _split_origin(value)
+        return value
+
+    @field_validator("ports", "origins")
+    @classmethod
+    def _ports(cls, value: Any) -> Any:
+        for port in value:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"{port} is not a port: 1 to 65535")
+        return value
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.transport != "dialout" and self.edge is None:
+            raise ValueError(f"transport = {self.transport!r} needs edge, the address where servlets reach the site")
+        return self
+
+    def port_map(self) -> tuple[tuple[int, str], ...]:
+        """Asked port → origin address ``ip:port``, as ``EngineConfig.origins`` wants it."""
+        default, address = _split_origin(self.origin)
+        asked = self.ports or (*default, *self.origins)
+        return tuple((port, self.origins.get(port, address)) for port in dict.fromkeys(asked))
+
+
+def _split_origin(text: str) -> tuple[tuple[int, ...], str]:
+    """Default asked ports and address of an origin; raises ``ValueError``."""
+    if "://" not in text:
+        return (80, 443), parse_address(text)
+    url = urlsplit(text)
+    if url.scheme not in _SCHEMES or url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError(f"{text!r} is not an origin: write http://ip:port, https://ip:port or ip:port, without a path")
+    port = _SCHEMES[url.scheme]
+    address = url.netloc if url.port is not None else f"{url.netloc}:{port}"
+    return (port,), parse_address(address)
