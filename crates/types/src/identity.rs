@@ -78,7 +78,7 @@ pub struct Identity {
 }
 
 /// Why a name is not an identity of this trust domain.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
     /// Not `spiffe://<trust-domain>/<kind>/<name>`.
     #[error("not an identity of trust domain {0}")]
@@ -120,10 +120,12 @@ mod tests {
     #[test]
     fn splits_spiffe_ids_of_its_own_domain_only() {
         assert_eq!(Identity::parse_uri("spiffe://o.test/node/n1", "o.test"), Ok((Kind::Node, "n1")));
-        for foreign in ["spiffe://o.test.evil/node/n1", "spiffe://x/node/n1", "spiffe://o.test/root/n1", "https://o.test/node/n1"] {
+        for foreign in ["spiffe://o.test.evil/node/n1", "spiffe://x/node/n1", "spiffe://o.test/root/n1", "https://o.test/node/n1"]
+        {
             assert!(matches!(Identity::parse_uri(foreign, "o.test"), Err(IdentityError::Foreign(_))), "{foreign}");
         }
-        for name in ["spiffe://o.test/user/", "spiffe://o.test/user/a/b", "spiffe://o.test/user/ANN", "spiffe://o.test/user/a%2f"] {
+        for name in ["spiffe://o.test/user/", "spiffe://o.test/user/a/b", "spiffe://o.test/user/ANN", "spiffe://o.test/user/a%2f"]
+        {
             assert_eq!(Identity::parse_uri(name, "o.test"), Err(IdentityError::Name), "{name}");
         }
     }

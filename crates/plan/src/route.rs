@@ -1,0 +1,113 @@
+//! Where a tunnel goes next.
+
+use crate::SitePlan;
+use polder_types::{PathMode, Peer};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What the tunnel has reached: at each stage another role's table decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// At the access point, from a user.
+    Entry,
+    /// On the ring, towards the owner of this beacon key.
+    Ring(u8),
+    /// At a beacon.
+    Beacon,
+    /// At a servlet.
+    Servlet,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stage::Entry => f.write_str("entry"),
+            Stage::Ring(key) => write!(f, "ring;k={key}"),
+            Stage::Beacon => f.write_str("beacon"),
+            Stage::Servlet => f.write_str("servlet"),
+        }
+    }
+}
+
+impl FromStr for Stage {
+    type Err = ();
+
+    /// Parses what a peer may say: never `entry`, which only a user's own request has.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "beacon" => Ok(Stage::Beacon),
+            "servlet" => Ok(Stage::Servlet),
+            _ => {
+                let key = text.strip_prefix("ring;k=").ok_or(())?;
+                let plain = key.bytes().all(|c| c.is_ascii_digit()) && (key == "0" || !key.starts_with('0'));
+                if plain { key.parse().map(Stage::Ring).map_err(|_| ()) } else { Err(()) }
+            }
+        }
+    }
+}
+
+/// One candidate for the next step.
+#[derive(Clone, Debug)]
+pub enum Hop {
+    /// Out of the overlay, to the site.
+    Deliver,
+    /// To another node.
+    Next(Arc<Peer>, Stage),
+}
+
+impl SitePlan {
+    /// The candidates for the next step from here, best first, without repetitions. `spread` turns the order of beacon keys in
+    /// mode `ring`, so that one key's owner does not carry everything.
+    ///
+    /// The order of decisions is that of WebSOS §III: am I a servlet, am I a beacon, else go on towards one.
+    pub fn route(&self, stage: Stage, spread: usize) -> Vec<Hop> {
+        let mut hops = Vec::with_capacity(4);
+        if self.delivery.is_some() {
+            hops.push(Hop::Deliver);
+        }
+        if stage == Stage::Servlet {
+            return hops;
+        }
+        if let Some(servlets) = &self.beacon {
+            add(&mut hops, servlets, Stage::Servlet);
+        }
+        match stage {
+            Stage::Entry => self.enter(&mut hops, spread),
+            Stage::Ring(key) => self.along(&mut hops, key),
+            Stage::Beacon | Stage::Servlet => {}
+        }
+        hops
+    }
+
+    fn enter(&self, hops: &mut Vec<Hop>, spread: usize) {
+        match self.mode {
+            PathMode::Ring => {
+                for step in 0..self.ring.len() {
+                    self.along(hops, self.ring[(spread + step) % self.ring.len()].key);
+                }
+            }
+            PathMode::Beacon => add(hops, &self.beacons, Stage::Beacon),
+            PathMode::Direct => {
+                add(hops, &self.servlets, Stage::Servlet);
+                add(hops, &self.beacons, Stage::Beacon);
+            }
+        }
+    }
+
+    fn along(&self, hops: &mut Vec<Hop>, key: u8) {
+        if let Some(route) = self.ring.iter().find(|route| route.key == key && !route.owner) {
+            add(hops, &route.hops, Stage::Ring(key));
+        }
+    }
+}
+
+/// Appends peers that are not there yet at the same stage.
+fn add(hops: &mut Vec<Hop>, peers: &[Arc<Peer>], stage: Stage) {
+    for peer in peers {
+        let there = hops.iter().any(|hop| matches!(hop, Hop::Next(p, s) if p.name == peer.name && *s == stage));
+        if !there {
+            hops.push(Hop::Next(peer.clone(), stage));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A TCP socket that reads much at once.
+//!
+//! rustls asks its transport for 4 KiB at a time, which costs four system calls for a full record. Here one call fetches up to
+//! 64 KiB into a buffer that the thread shares; what rustls does not take at once waits in a slice of it. An idle connection
+//! holds no buffer.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes per system call: four full TLS records.
+const BATCH: usize = 64 * 1024;
+/// A remainder shorter than this is copied out, so that it does not keep the whole batch alive.
+const SMALL: usize = 4096;
+
+thread_local! {
+    static SCRATCH: RefCell<bytes::BytesMut> = RefCell::new(bytes::BytesMut::new());
+}
+
+/// Reads once into the thread's scratch buffer and hands out what came: no buffer is held while nothing comes.
+pub fn read_batch(reader: Pin<&mut (impl AsyncRead + ?Sized)>, cx: &mut Context<'_>) -> Poll<io::Result<bytes::Bytes>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        if scratch.capacity() < BATCH / 4 {
+            scratch.reserve(BATCH);
+        }
+        let mut reader = reader;
+        let n = ready!(pin!(reader.read_buf(scratch)).poll(cx))?;
+        if n < SMALL {
+            let copy = bytes::Bytes::copy_from_slice(scratch);
+            return Poll::Ready(Ok(copy));
+        }
+        Poll::Ready(Ok(scratch.split().freeze()))
+    })
+}
+
+/// A TCP socket under TLS.
+#[derive(Debug)]
+pub struct Wire {
+    socket: TcpStream,
+    ahead: bytes::Bytes,
+}
+
+impl Wire {
+    /// Wraps a connected socket.
+    pub fn new(socket: TcpStream) -> Self {
+        Wire { socket, ahead: bytes::Bytes::new() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            if buf.remaining() >= BATCH {
+                return Pin::new(&mut self.socket).poll_read(cx, buf);
+            }
+            self.ahead = ready!(read_batch(Pin::new(&mut self.socket), cx))?;
+        }
+        let n = buf.remaining().min(self.ahead.len());
+        let part = self.ahead.split_to(n);
+        buf.put_slice(&part);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
