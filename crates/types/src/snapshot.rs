@@ -186,6 +186,13 @@ pub struct Forwarder {
     pub hosts: Vec<Arc<str>>,
     /// Body of `/proxy.pac`.
     pub pac: String,
+    /// Answer CONNECT before the overlay has, so that the client's first bytes travel with the open.
+    #[serde(default = "early_answer")]
+    pub early_answer: bool,
+}
+
+const fn early_answer() -> bool {
+    true
 }
 
 /// Bounds on what others may make this process hold or do. Defaults and reasons: `python/polder/settings`.
@@ -218,4 +225,35 @@ pub struct Limits {
     pub streams_per_link: u32,
     /// Most hops that a tunnel may cross.
     pub max_hops: u8,
+    /// Milliseconds that a client's connection may wait for its next request.
+    #[serde(default = "keepalive_timeout_ms")]
+    pub keepalive_timeout_ms: u32,
+    /// Milliseconds that the receiver of an HTTP answer may take nothing.
+    #[serde(default = "stall_timeout_ms")]
+    pub stall_timeout_ms: u32,
+    /// Least bytes per second of a request body, over windows of 10 s; 0: any.
+    #[serde(default = "body_rate_floor")]
+    pub body_rate_floor: u32,
+    /// Concurrent HTTP/2 streams of a user's connection.
+    #[serde(default = "streams_per_client")]
+    pub streams_per_client: u32,
+    /// Streams per second that a user's connection may open and reset at once (burst: twice that), before GOAWAY.
+    #[serde(default = "reset_rate_per_client")]
+    pub reset_rate_per_client: u32,
+}
+
+const fn keepalive_timeout_ms() -> u32 {
+    60_000
+}
+const fn stall_timeout_ms() -> u32 {
+    10_000
+}
+const fn body_rate_floor() -> u32 {
+    256
+}
+const fn streams_per_client() -> u32 {
+    256
+}
+const fn reset_rate_per_client() -> u32 {
+    50
 }

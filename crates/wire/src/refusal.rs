@@ -39,6 +39,13 @@ impl ProxyError {
         }
     }
 
+    /// The error whose token is `token`.
+    pub fn from_token(token: &str) -> Option<ProxyError> {
+        use ProxyError::{Denied, Internal, Limit, Loop, Malformed, Prohibited, Terminated, Timeout, Unavailable};
+        let all = [Denied, Prohibited, Unavailable, Timeout, Terminated, Malformed, Limit, Loop, Internal];
+        all.into_iter().find(|error| error.token() == token)
+    }
+
     /// Whether another path, or the same one later, may work.
     pub const fn retry(self) -> bool {
         matches!(self, ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated | ProxyError::Limit)

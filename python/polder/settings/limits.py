@@ -97,3 +97,37 @@ class Limits(Settings):
         le=255,
         description="Most nodes that a tunnel may cross; ½·log2 N is 10 at a million nodes, so more is a loop. No memory.",
     )
+    keepalive_timeout_ms: Millis = Field(
+        60_000,
+        ge=1000,
+        le=3_600_000,
+        description="Time that a client's connection may wait for its next request: nginx and browsers wait 60 to 75 s. Up to "
+        "40 KiB for each connection that waits.",
+    )
+    stall_timeout_ms: Millis = Field(
+        10_000,
+        ge=1000,
+        le=3_600_000,
+        description="Time that the receiver of a plain-HTTP answer may take nothing at all before it is cut: a slow reader holds "
+        "a tunnel and 64 KiB. Tunnels are bounded by idle_timeout_ms instead.",
+    )
+    body_rate_floor: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Least bytes per second of a request body, over windows of 10 s: the slowest modem passes, slow-body attacks "
+        "do not. 0 accepts any. No memory.",
+    )
+    streams_per_client: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Concurrent HTTP/2 streams of a user's connection; browsers open up to 256 tunnels through a proxy.",
+    )
+    reset_rate_per_client: int = Field(
+        50,
+        ge=1,
+        le=100_000,
+        description="Streams per second that a user's HTTP/2 connection may open and reset (burst: twice that) before it is sent "
+        "away: leaving a page of 100 images passes, rapid reset does not.",
+    )

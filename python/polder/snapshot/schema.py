@@ -81,11 +81,15 @@ class ServletEntry(Frozen, frozen=True):
 
 
 class Forwarder(Frozen, frozen=True):
-    """A user's forwarder: access points, the hosts that go through them, and the PAC file's text."""
+    """A user's forwarder: access points, the hosts that go through them, and the PAC file's text.
+
+    ``early_answer``: CONNECT is answered before the overlay has, so that the client's first bytes travel with the open.
+    """
 
     access_points: tuple[str, ...]
     hosts: tuple[str, ...]
     pac: str
+    early_answer: bool = True
 
 
 class Limits(Frozen, frozen=True):
@@ -104,6 +108,11 @@ class Limits(Frozen, frozen=True):
     link_window: int = 16 << 20
     streams_per_link: int = 20000
     max_hops: int = 32
+    keepalive_timeout_ms: int = 60000
+    stall_timeout_ms: int = 10000
+    body_rate_floor: int = 256
+    streams_per_client: int = 256
+    reset_rate_per_client: int = 50
 
 
 class Snapshot(Frozen, frozen=True):

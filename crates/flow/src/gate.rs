@@ -1,0 +1,246 @@
+//! Who may come in, how often, and how much each may hold at once.
+//!
+//! Counts exist only while something is held, or while a bucket is not full; the table of sources is bounded, so that a
+//! stranger with many addresses costs a constant.
+
+use crate::{Bucket, Millis};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// An IPv4 address, or the /64 of an IPv6 address: what one subscriber has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceKey(IpAddr);
+
+impl From<IpAddr> for SourceKey {
+    fn from(address: IpAddr) -> Self {
+        SourceKey(match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+            v4 => v4,
+        })
+    }
+}
+
+/// The knobs; 0 means no bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections in all.
+    pub connections: u32,
+    /// Connections per source.
+    pub connections_per_source: u32,
+    /// Handshakes per second per source.
+    pub handshake_rate_per_source: u32,
+    /// Open tunnels per identity.
+    pub tunnels_per_identity: u32,
+    /// New tunnels per second per identity.
+    pub tunnel_rate_per_identity: u32,
+}
+
+/// Which bound was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// [`Bounds::connections`].
+    Connections,
+    /// [`Bounds::connections_per_source`].
+    PerSource,
+    /// [`Bounds::handshake_rate_per_source`].
+    HandshakeRate,
+    /// [`Bounds::tunnels_per_identity`].
+    Tunnels,
+    /// [`Bounds::tunnel_rate_per_identity`]; milliseconds until the next is due.
+    TunnelRate(Millis),
+}
+
+#[derive(Debug)]
+struct Held {
+    count: u32,
+    bucket: Bucket,
+}
+
+/// Counts and buckets of one process.
+#[derive(Debug, Default)]
+pub struct Gate {
+    connections: u32,
+    sources: HashMap<SourceKey, Held>,
+    identities: HashMap<Arc<str>, Held>,
+    swept: Option<Millis>,
+}
+
+impl Gate {
+    /// Most sources remembered: some 100 bytes each, so 6 MB.
+    pub const MAX_SOURCES: usize = 65_536;
+
+    /// A connection from `source` wants in, before its handshake. Every `Ok` is to be followed by one [`Gate::left`].
+    pub fn enter(&mut self, source: SourceKey, bounds: &Bounds, now: Millis) -> Result<(), Over> {
+        if bounds.connections != 0 && self.connections >= bounds.connections {
+            return Err(Over::Connections);
+        }
+        let rate = bounds.handshake_rate_per_source;
+        if self.sources.len() >= Self::MAX_SOURCES && !self.sources.contains_key(&source) {
+            self.sweep(rate, now);
+            if self.sources.len() >= Self::MAX_SOURCES {
+                return Err(Over::HandshakeRate);
+            }
+        }
+        let held = self.sources.entry(source).or_insert_with(|| Held { count: 0, bucket: Bucket::full(rate, now) });
+        if bounds.connections_per_source != 0 && held.count >= bounds.connections_per_source {
+            return Err(Over::PerSource);
+        }
+        if !held.bucket.take(rate, now) {
+            return Err(Over::HandshakeRate);
+        }
+        held.count += 1;
+        self.connections += 1;
+        Ok(())
+    }
+
+    /// A connection that was let in has ended.
+    pub fn left(&mut self, source: SourceKey) {
+        self.connections = self.connections.saturating_sub(1);
+        if let Some(held) = self.sources.get_mut(&source) {
+            held.count = held.count.saturating_sub(1);
+        }
+    }
+
+    /// `identity` wants a tunnel. Every `Ok` is to be followed by one [`Gate::closed`].
+    pub fn open(&mut self, identity: &Arc<str>, bounds: &Bounds, now: Millis) -> Result<(), Over> {
+        let rate = bounds.tunnel_rate_per_identity;
+        let held = match self.identities.get_mut(identity) {
+            Some(held) => held,
+            None => self.identities.entry(identity.clone()).or_insert(Held { count: 0, bucket: Bucket::full(rate, now) }),
+        };
+        if bounds.tunnels_per_identity != 0 && held.count >= bounds.tunnels_per_identity {
+            return Err(Over::Tunnels);
+        }
+        if !held.bucket.take(rate, now) {
+            return Err(Over::TunnelRate(held.bucket.wait(rate)));
+        }
+        held.count += 1;
+        Ok(())
+    }
+
+    /// A tunnel that was let through has ended.
+    pub fn closed(&mut self, identity: &str) {
+        if let Some(held) = self.identities.get_mut(identity) {
+            held.count = held.count.saturating_sub(1);
+        }
+    }
+
+    /// Forgets whoever holds nothing and has a full bucket. Looks at most once a second, for it looks at everybody.
+    pub fn sweep(&mut self, handshake_rate: u32, now: Millis) {
+        if self.swept.is_some_and(|at| now < at.saturating_add(1000)) {
+            return;
+        }
+        self.swept = Some(now);
+        self.sources.retain(|_, held| held.count > 0 || (handshake_rate != 0 && !held.bucket.is_full(handshake_rate, now)));
+    }
+
+    /// Forgets identities that hold nothing and have a full bucket.
+    pub fn sweep_identities(&mut self, tunnel_rate: u32, now: Millis) {
+        self.identities.retain(|_, held| held.count > 0 || (tunnel_rate != 0 && !held.bucket.is_full(tunnel_rate, now)));
+    }
+
+    /// Connections let in and not ended.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// Sources remembered.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Tunnels that `identity` holds.
+    pub fn tunnels(&self, identity: &str) -> u32 {
+        self.identities.get(identity).map_or(0, |held| held.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOUNDS: Bounds = Bounds {
+        connections: 10,
+        connections_per_source: 3,
+        handshake_rate_per_source: 2,
+        tunnels_per_identity: 4,
+        tunnel_rate_per_identity: 3,
+    };
+
+    fn source(n: u8) -> SourceKey {
+        IpAddr::from([192, 0, 2, n]).into()
+    }
+
+    #[test]
+    fn a_subscriber_is_an_ipv4_address_or_a_64() {
+        let key = |text: &str| SourceKey::from(text.parse::<IpAddr>().expect(text));
+        assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff::2"));
+        assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    #[test]
+    fn each_bound_is_hit_by_name() {
+        let mut gate = Gate::default();
+        assert!((0..3).all(|_| gate.enter(source(1), &BOUNDS, 0).is_ok()));
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Err(Over::PerSource));
+        (0..3).for_each(|_| gate.left(source(1)));
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(()));
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Err(Over::HandshakeRate), "four in the same millisecond");
+        assert!((2..11).all(|n| gate.enter(source(n), &BOUNDS, 0).is_ok()));
+        assert_eq!(gate.enter(source(11), &BOUNDS, 0), Err(Over::Connections));
+        let ann: Arc<str> = "ann".into();
+        assert!((0..4).all(|_| gate.open(&ann, &BOUNDS, 0).is_ok()));
+        assert_eq!(gate.open(&ann, &BOUNDS, 0), Err(Over::Tunnels));
+        (0..4).for_each(|_| gate.closed("ann"));
+        assert!(gate.open(&ann, &BOUNDS, 0).is_ok() && gate.open(&ann, &BOUNDS, 0).is_ok());
+        assert_eq!(gate.open(&ann, &BOUNDS, 0), Err(Over::TunnelRate(334)));
+        assert_eq!(gate.open(&"bob".into(), &BOUNDS, 0), Ok(()), "one user's limit is not another's");
+    }
+
+    #[test]
+    fn strangers_with_many_addresses_cost_a_constant() {
+        let mut gate = Gate::default();
+        let bounds = Bounds { connections: 0, ..BOUNDS };
+        for n in 0..200_000_u32 {
+            let key = IpAddr::from(n.to_be_bytes()).into();
+            if gate.enter(key, &bounds, u64::from(n / 100)).is_ok() {
+                gate.left(key);
+            }
+        }
+        assert!(gate.sources() <= Gate::MAX_SOURCES);
+        assert_eq!(gate.connections(), 0);
+        assert_eq!(gate.enter(source(1), &bounds, 60_000), Ok(()), "and do not lock out others");
+        gate.sweep(bounds.handshake_rate_per_source, 60_000);
+        assert_eq!(gate.sources(), 1);
+    }
+
+    proptest! {
+        /// Whatever comes and goes, what is held equals what was let in and not ended, within the bounds.
+        #[test]
+        fn counts_are_exact(steps in prop::collection::vec((0u8..4, 0u8..4, 0u64..500), 1..300)) {
+            let mut gate = Gate::default();
+            let mut held: HashMap<u8, u32> = HashMap::new();
+            let mut now = 0;
+            for (what, who, later) in steps {
+                now += later;
+                let count = held.entry(who).or_default();
+                if what < 3 {
+                    let free = *count < BOUNDS.connections_per_source;
+                    let entered = gate.enter(source(who), &BOUNDS, now);
+                    prop_assert_eq!(entered == Err(Over::PerSource), !free && gate.connections() < 10);
+                    *count += u32::from(entered.is_ok());
+                } else if *count > 0 {
+                    *count -= 1;
+                    gate.left(source(who));
+                }
+                prop_assert_eq!(gate.connections(), held.values().sum::<u32>());
+                prop_assert!(gate.connections() <= BOUNDS.connections);
+                gate.sweep(BOUNDS.handshake_rate_per_source, now);
+            }
+        }
+    }
+}
