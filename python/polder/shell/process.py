@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from polder.shell import logs
 
@@ -19,7 +19,11 @@ class Closeable(Protocol):
         """End in good order."""
 
 
-def run(start: Callable[[], Awaitable[Closeable]], log_level: str = "info", ready: Callable[[Closeable], None] | None = None) -> int:
+Start = Callable[[], Coroutine[Any, Any, Closeable]]
+Ready = Callable[[Closeable], None]
+
+
+def run(start: Start, log_level: str = "info", ready: Ready | None = None) -> int:
     """Run a shell until SIGTERM or SIGINT; returns the exit status (0, or 130 when interrupted from the keyboard).
 
     ``ready`` is told when the shell serves; a supervisor is told by ``sd_notify(3)``.
@@ -28,8 +32,9 @@ def run(start: Callable[[], Awaitable[Closeable]], log_level: str = "info", read
     return asyncio.run(_live(start, ready))
 
 
-async def _live(start: Callable[[], Awaitable[Closeable]], ready: Callable[[Closeable], None] | None) -> int:
+async def _live(start: Start, ready: Ready | None) -> int:
     loop = asyncio.get_running_loop()
+    started = asyncio.Event()
     ended: asyncio.Future[int] = loop.create_future()
 
     def end(status: int) -> None:
@@ -38,8 +43,10 @@ async def _live(start: Callable[[], Awaitable[Closeable]], ready: Callable[[Clos
 
     loop.add_signal_handler(signal.SIGTERM, end, 0)
     loop.add_signal_handler(signal.SIGINT, end, 130)
-    starting = asyncio.ensure_future(start())
-    await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+    starting = asyncio.create_task(start())
+    starting.add_done_callback(lambda _: started.set())
+    ended.add_done_callback(lambda _: started.set())
+    await started.wait()
     if not starting.done():
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
