@@ -1,1 +1,35 @@
 //! The laboratory's wide-area switch and its attackers.
+//!
+//! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
+
+pub mod fabric;
+pub mod guard;
+pub mod switch;
+
+use serde::Deserialize;
+
+/// Why a tool of the laboratory did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The caller's mistake: a configuration that makes no sense.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// Not here, not against that target, or not so much.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The system's answer.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs the tool called `name` to its end; returns its report (a MessagePack map, empty for the switch).
+pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
+    match name {
+        "switch" => switch::run(parse(config)?).map(|()| Vec::new()),
+        _ => Err(LabError::Config(format!("there is no tool {name:?}"))),
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(config: &'a [u8]) -> Result<T, LabError> {
+    rmp_serde::from_slice(config).map_err(|error| LabError::Config(error.to_string()))
+}

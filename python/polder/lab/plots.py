@@ -39,12 +39,13 @@ def figure(width: float = 9.0, height: float = 5.0) -> Any:
     """An empty matplotlib ``Figure`` in the project's style; sizes in inches. Raises ``ImportError`` with the remedy."""
     try:
         import matplotlib as mpl
+        from cycler import cycler
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'polder[lab]'") from error
     mpl.use("Agg")
-    mpl.rcParams.update(_STYLE)
-    mpl.rcParams["axes.prop_cycle"] = mpl.cycler(color=list(CYCLE))
+    settings: Any = mpl.rcParams
+    settings.update(_STYLE, **{"axes.prop_cycle": cycler(color=list(CYCLE))})
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -13,7 +13,8 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Measure:
     """
 
     field: str
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, Any] = dataclass_field(default_factory=dict)
     fold: str = "only"
     over: Measure | None = None
 
