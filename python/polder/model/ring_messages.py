@@ -23,9 +23,13 @@ class _Message(Frozen, frozen=True):
 
 
 class GetBestPredecessor(_Message, frozen=True, tag="best-predecessor?"):
-    """Whom do you know that most closely precedes ``key`` (16 bytes), yourself included? The walk of *join*."""
+    """Whom do you know that most closely precedes ``key``, yourself included? The walk of *join*.
+
+    ``avoid``: ring ids that did not answer the asker.
+    """
 
     key: RingKey
+    avoid: Annotated[tuple[RingKey, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class BestPredecessor(_Message, frozen=True, tag="best-predecessor"):
