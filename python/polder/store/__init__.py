@@ -1,1 +1,7 @@
 """Tables of what must survive a restart."""
+
+from polder.store.database import open_database, sqlite_url
+from polder.store.entries import Entry, Issued, RevokedRow
+from polder.store.ledger import Ledger
+
+__all__ = ["Entry", "Issued", "Ledger", "RevokedRow", "open_database", "sqlite_url"]

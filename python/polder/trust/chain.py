@@ -97,7 +97,7 @@ def _path(first: x509.Certificate, rest: list[x509.Certificate], roots: tuple[by
     anchors = [x509.load_der_x509_certificate(der) for der in roots]
     foreign = Refused(Verdict.FOREIGN, f"the certificate of {vouched.name} does not lead to a root of this overlay")
     if vouched.identity is None:
-        if not any(_issued_by(first, root) for root in anchors) or _path_length(first) != 0:
+        if rest or not any(_issued_by(first, root) for root in anchors) or _path_length(first) != 0:
             raise foreign
         return
     # A clock within SKEW before the beginning is as good as the beginning.

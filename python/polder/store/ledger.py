@@ -1,0 +1,200 @@
+"""``Ledger``: what the authority remembers. Each public method is one transaction; what it has returned survives a crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Engine, Row, and_, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from polder.model import Kind, Member, Refused, SpiffeId, Verdict
+from polder.store import tables
+from polder.store.database import transaction
+from polder.store.entries import (
+    Entry,
+    Issue,
+    Issued,
+    Place,
+    RevokedRow,
+    current_epoch,
+    entry_of,
+    find_entry,
+    find_token,
+    is_revoked,
+    lift,
+    record,
+    refuse_hosts,
+    refuse_key,
+    same_again,
+    save_entry,
+)
+
+
+class Ledger:
+    """The authority's memory in ``engine``'s database, for one trust domain. Blocking: call it from one worker thread."""
+
+    def __init__(self, engine: Engine, trust_domain: str) -> None:
+        self._engine = engine
+        self._domain = trust_domain
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def invite(self, token_hash: bytes, grant: Entry, now: float, ttl: float, *, reinstate: bool = False) -> None:
+        """Record a token for ``grant`` (its ring id and address do not matter), good for ``ttl`` seconds.
+
+        Raises ``Refused`` for another site's host name, and for a revoked identity unless ``reinstate``: the revocation of the
+        name then ends when the token is used; revoked keys stay revoked.
+        """
+        with transaction(self._engine) as db:
+            if not reinstate and is_revoked(db, str(grant.id)):
+                raise Refused(Verdict.REVOKED, f"{grant.id} has been revoked; add --reinstate to invite it again with a new key")
+            refuse_hosts(db, str(grant.id), grant.hosts)
+            db.execute(
+                insert(tables.tokens).values(
+                    hash=token_hash,
+                    kind=str(grant.id.kind),
+                    name=grant.id.name,
+                    groups=json.dumps(grant.groups),
+                    hosts=json.dumps(grant.hosts),
+                    life=grant.life,
+                    created_at=now,
+                    expires_at=now + ttl,
+                )
+            )
+
+    def granted(self, token_hash: bytes) -> SpiffeId:
+        """Whom the token is for, used or not; raises ``Refused`` when it is unknown."""
+        with transaction(self._engine) as db:
+            token = find_token(db, token_hash)
+        return SpiffeId(self._domain, Kind(token.kind), token.name)
+
+    def enrol(self, token_hash: bytes, key_hash: bytes, address: str | None, now: float, place: Place, issue: Issue) -> Issued:
+        """Turn a token into a certificate: use of the token, identity, ring id and certificate are one transaction.
+
+        The same token with the same key again, after an answer that was lost, gives the same certificate again; with another key
+        it is refused. ``issue`` runs inside the transaction: if it raises, the token stays unused. Raises ``Refused``.
+        """
+        with transaction(self._engine) as db:
+            token = find_token(db, token_hash)
+            if token.serial is not None:
+                return same_again(db, token.serial, key_hash)
+            if now >= token.expires_at:
+                raise Refused(Verdict.EXPIRED, "the invitation has expired; ask the operator for a new one (`polder invite`)")
+            entry = self._enrolling(db, token, address, place)
+            uri = str(entry.id)
+            refuse_key(db, key_hash, uri)
+            refuse_hosts(db, uri, entry.hosts)
+            save_entry(db, entry, now)
+            issued = issue(entry)
+            record(db, uri, key_hash, issued, now)
+            used = update(tables.tokens).where(tables.tokens.c.hash == token_hash)
+            db.execute(used.values(used_at=now, serial=issued.serial))
+            lift(db, uri)
+        return issued
+
+    def renew(self, key_hash: bytes, address: str | None, now: float, grace: float, issue: Issue) -> tuple[Entry, Issued]:
+        """A new certificate for a key that has one, also ``grace`` seconds after its end; raises ``Refused``."""
+        with transaction(self._engine) as db:
+            c = tables.certificates.c
+            last = db.execute(select(c.uri, c.not_after).where(c.key_hash == key_hash).order_by(c.not_after.desc())).first()
+            if last is None:
+                raise Refused(Verdict.UNKNOWN, "this authority never made a certificate for that key; enrol with an invitation")
+            if is_revoked(db, last.uri):
+                raise Refused(Verdict.REVOKED, f"{last.uri} has been revoked; only the operator can invite it again")
+            refuse_key(db, key_hash, last.uri)
+            if now > last.not_after + grace:
+                raise Refused(Verdict.EXPIRED, "the certificate expired too long ago to be renewed; enrol with a new invitation")
+            found = find_entry(db, last.uri)
+            assert found is not None  # certificates refer to identities
+            entry = dataclasses.replace(found, address=address) if address and found.id.kind is Kind.NODE else found
+            save_entry(db, entry, now)
+            issued = issue(entry)
+            record(db, last.uri, key_hash, issued, now)
+        return entry, issued
+
+    def members(self) -> tuple[Member, ...]:
+        """Every node that said where it listens and is not revoked, by ring id."""
+        i = tables.identities.c
+        query = select(i.uri, i.name, i.ring_id, i.address).where(i.kind == Kind.NODE, i.address.is_not(None))
+        with transaction(self._engine) as db:
+            rows = [row for row in db.execute(query.order_by(i.ring_id)) if not is_revoked(db, row.uri)]
+        return tuple(Member(row.name, row.ring_id, row.address) for row in rows)
+
+    def hosts(self) -> tuple[str, ...]:
+        """Host names of all sites that are not revoked, sorted."""
+        i = tables.identities.c
+        with transaction(self._engine) as db:
+            rows = [row for row in db.execute(select(i.uri, i.hosts).where(i.kind == Kind.SITE)) if not is_revoked(db, row.uri)]
+        return tuple(sorted({host for row in rows for host in json.loads(row.hosts)}))
+
+    def identities(self) -> tuple[tuple[Entry, bool], ...]:
+        """Everybody who ever enrolled, by SPIFFE id, and whether he is revoked."""
+        with transaction(self._engine) as db:
+            rows = db.execute(select(tables.identities).order_by(tables.identities.c.uri)).all()
+            return tuple((entry_of(row), is_revoked(db, row.uri)) for row in rows)
+
+    def revoke(self, who: SpiffeId, reason: str, now: float) -> tuple[int, int]:
+        """Revoke an identity and all keys that it ever had; returns the epoch and the number of keys.
+
+        Open invitations for it end too. Raises ``Refused`` when nobody of that name enrolled; revoking twice changes nothing.
+        """
+        uri = str(who)
+        with transaction(self._engine) as db:
+            if find_entry(db, uri) is None:
+                raise Refused(Verdict.UNKNOWN, f"{who} never enrolled here; `polder authority list` shows who did")
+            c = tables.certificates.c
+            keys = sorted(set(db.scalars(select(c.key_hash).where(c.uri == uri))))
+            if is_revoked(db, uri):
+                return current_epoch(db), len(keys)
+            row = {"epoch": current_epoch(db) + 1, "revoked_at": now, "reason": reason}
+            db.execute(insert(tables.revocations).values(uri=uri, **row))
+            for key_hash in keys:
+                db.execute(insert(tables.revocations).values(key_hash=key_hash, **row))
+            t = tables.tokens
+            mine = and_(t.c.kind == str(who.kind), t.c.name == who.name, t.c.serial.is_(None))
+            db.execute(update(t).where(mine, t.c.expires_at > now).values(expires_at=now))
+            return current_epoch(db), len(keys)
+
+    def revoked(self, now: float) -> tuple[int, tuple[RevokedRow, ...]]:
+        """The epoch and who is revoked. Keys whose last certificate has expired are left out: expiry refuses them already."""
+        r, c = tables.revocations.c, tables.certificates.c
+        last = select(c.key_hash, func.max(c.not_after).label("end")).group_by(c.key_hash).subquery()
+        query = (
+            select(r.epoch, r.uri, r.key_hash)
+            .outerjoin(last, r.key_hash == last.c.key_hash)
+            .where(r.lifted_epoch.is_(None), or_(r.key_hash.is_(None), last.c.end > now))
+        )
+        with transaction(self._engine) as db:
+            return current_epoch(db), tuple(RevokedRow(*row) for row in db.execute(query.order_by(r.id)))
+
+    def secrets(self) -> Mapping[int, bytes]:
+        """The two newest beacon-key secrets by epoch: a rotation needs the old one for a while."""
+        s = tables.secrets.c
+        with transaction(self._engine) as db:
+            rows = db.execute(select(s.epoch, s.secret).order_by(s.epoch.desc()).limit(2)).all()
+        return {row.epoch: row.secret for row in rows}
+
+    def add_secret(self, secret: bytes, now: float) -> int:
+        """Begin a new epoch of beacon keys with 32 bytes; returns its number, from 1."""
+        with transaction(self._engine) as db:
+            epoch = (db.scalar(select(func.max(tables.secrets.c.epoch))) or 0) + 1
+            db.execute(insert(tables.secrets).values(epoch=epoch, secret=secret, created_at=now))
+        return epoch
+
+    def _enrolling(self, db: Connection, token: Row[Any], address: str | None, place: Place) -> Entry:
+        """What ``token`` gives. A node keeps the place on the ring that its name has, or gets one."""
+        who = SpiffeId(self._domain, Kind(token.kind), token.name)
+        groups, hosts = tuple(json.loads(token.groups)), tuple(json.loads(token.hosts))
+        if who.kind is not Kind.NODE:
+            return Entry(who, groups, hosts, token.life, None, None)
+        old = find_entry(db, str(who))
+        if old is not None and old.ring_id is not None:
+            return dataclasses.replace(old, life=token.life, address=address or old.address)
+        i = tables.identities.c
+        taken = frozenset(int.from_bytes(raw, "big") for raw in db.scalars(select(i.ring_id).where(i.ring_id.is_not(None))))
+        return Entry(who, groups, hosts, token.life, place(taken).to_bytes(16, "big"), address)

@@ -1,0 +1,84 @@
+"""The authority's tables. Times are Unix seconds; keys, hashes and certificates are raw bytes; lists are JSON text."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+SCHEMA = 1
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""``schema`` and ``trust_domain``."""
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("uri", String(400), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("hosts", Text, nullable=False),
+    Column("life", Float, nullable=True),
+    Column("ring_id", LargeBinary(16), nullable=True, unique=True),
+    Column("address", String(64), nullable=True),
+    Column("created_at", Float, nullable=False),
+)
+"""Everybody who ever enrolled. A name keeps its place on the ring for ever."""
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("hosts", Text, nullable=False),
+    Column("life", Float, nullable=True),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float, nullable=True),
+    Column("serial", String(40), ForeignKey("certificates.serial"), nullable=True),
+)
+"""Invitations by SHA-256. ``serial``: the certificate that the token was turned into."""
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("uri", String(400), ForeignKey("identities.uri"), nullable=False),
+    Column("key_hash", LargeBinary(32), nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("issued_at", Float, nullable=False),
+    Column("not_after", Float, nullable=False),
+    Index("certificates_by_key", "key_hash"),
+    Index("certificates_by_uri", "uri"),
+)
+"""What was issued; ``chain`` is leaf and issuer, MessagePack."""
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("epoch", Integer, nullable=False),
+    Column("uri", String(400), nullable=True),
+    Column("key_hash", LargeBinary(32), nullable=True),
+    Column("revoked_at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lifted_epoch", Integer, nullable=True),
+)
+"""Who was revoked in which epoch; ``lifted_epoch`` ends it (an identity that was invited again; keys are never reinstated)."""
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("secret", LargeBinary(32), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+"""Beacon-key secrets that members share, by epoch."""
