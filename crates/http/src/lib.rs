@@ -1,3 +1,22 @@
 //! Links, tunnels and the access point's front.
+//!
+//! Theory of operation (`docs/design/tunnels.md`). A [`plane::Plane`] holds what one process shares: the snapshot in force,
+//! links to nodes, live connections by identity, counters. Nodes keep links to each other: mutual TLS 1.3 with HTTP/2 inside.
+//! A tunnel is one CONNECT stream per hop; at every hop [`path`] takes the next candidates from the snapshot's tables, opens
+//! the first that answers while the client's first bytes travel along, and [`pump`] carries until the end.
 
+pub mod control;
+pub mod counters;
+pub mod deliver;
+mod dial;
+pub mod dialout;
+pub mod hop;
+pub mod link;
+pub mod overlay;
+pub mod path;
+pub mod peer;
+pub mod plane;
+pub mod pump;
+pub mod registry;
+pub mod relay;
 pub mod tunnel;

@@ -2,18 +2,18 @@
 //!
 //! Chunks are `Bytes`, so that what arrives as an HTTP/2 DATA frame leaves as one without a copy.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use polder_types::Identity;
 use polder_wire::Refusal;
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-/// Largest chunk read from a byte stream at once: one TLS record.
-const CHUNK: usize = 16 * 1024;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 /// A boxed future, for the trait objects at room borders.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -25,15 +25,16 @@ pub struct Source {
 }
 
 enum Rest {
-    Io(Box<dyn AsyncRead + Send + Unpin>, BytesMut),
+    Io(Box<dyn AsyncRead + Send + Unpin>),
     H2(RecvStream),
+    Held,
     Ended,
 }
 
 impl Source {
     /// Bytes of a stream.
     pub fn io(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Source { front: VecDeque::new(), rest: Rest::Io(Box::new(reader), BytesMut::new()) }
+        Source { front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
     }
 
     /// DATA frames of an HTTP/2 stream. Flow-control capacity is released as chunks are taken.
@@ -46,6 +47,16 @@ impl Source {
         Source { front: VecDeque::from([chunk]), rest: Rest::Ended }
     }
 
+    /// Fixed bytes that may travel with an open, then silence: more will be sent by other means.
+    pub fn held(chunk: Bytes) -> Self {
+        Source { front: VecDeque::from([chunk]), rest: Rest::Held }
+    }
+
+    /// Bytes that wait in front and have not travelled yet.
+    pub fn take_front(&mut self) -> Option<Bytes> {
+        self.front.pop_front()
+    }
+
     /// Puts bytes that were read too early back in front.
     pub fn unread(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
@@ -53,24 +64,25 @@ impl Source {
         }
     }
 
-    /// The next chunk; `None` at the end. Cancel safe.
+    /// The next chunk; `None` at the end, and ever after. Cancel safe.
     pub async fn next(&mut self) -> Option<std::io::Result<Bytes>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Source::next`]. A waiting source holds no buffer.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
         if let Some(chunk) = self.front.pop_front() {
-            return Some(Ok(chunk));
-        }
-        match &mut self.rest {
-            Rest::Io(reader, buffer) => {
-                buffer.reserve(CHUNK);
-                match reader.read_buf(buffer).await {
-                    Ok(0) => {
-                        self.rest = Rest::Ended;
-                        None
-                    }
-                    Ok(_) => Some(Ok(buffer.split().freeze())),
-                    Err(e) => Some(Err(e)),
-                }
+            if self.front.is_empty() {
+                self.front = VecDeque::new();
             }
-            Rest::H2(stream) => match stream.data().await {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        let result = match &mut self.rest {
+            Rest::Io(reader) => match ready!(polder_tls::read_batch(Pin::new(reader), cx)) {
+                Ok(chunk) if chunk.is_empty() => None,
+                other => Some(other),
+            },
+            Rest::H2(stream) => match ready!(stream.poll_data(cx)) {
                 Some(Ok(chunk)) => {
                     let released = stream.flow_control().release_capacity(chunk.len());
                     Some(released.map(|()| chunk).map_err(std::io::Error::other))
@@ -78,8 +90,13 @@ impl Source {
                 Some(Err(e)) => Some(Err(std::io::Error::other(e))),
                 None => None,
             },
+            Rest::Held => return Poll::Pending,
             Rest::Ended => None,
+        };
+        if result.is_none() {
+            self.rest = Rest::Ended;
         }
+        Poll::Ready(result)
     }
 }
 
@@ -87,8 +104,30 @@ impl Source {
 pub enum Sink {
     /// A byte stream.
     Io(Box<dyn AsyncWrite + Send + Unpin>),
+    /// A TCP connection: when it is dropped before [`Sink::finish`], the peer sees a reset and not an end in good order.
+    Tcp(TcpSink),
     /// An HTTP/2 stream.
     H2(SendStream<Bytes>),
+}
+
+/// The writing half of a TCP connection.
+pub struct TcpSink {
+    half: Option<OwnedWriteHalf>,
+}
+
+impl Drop for TcpSink {
+    fn drop(&mut self) {
+        if let Some(half) = self.half.take() {
+            let _ = half.as_ref().set_zero_linger();
+            half.forget();
+        }
+    }
+}
+
+impl TcpSink {
+    fn half(&mut self) -> std::io::Result<&mut OwnedWriteHalf> {
+        self.half.as_mut().ok_or_else(|| std::io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 impl Sink {
@@ -97,19 +136,31 @@ impl Sink {
         Sink::Io(Box::new(writer))
     }
 
-    /// Sends a chunk, waiting for the peer's window or socket. Not cancel safe.
-    pub async fn send(&mut self, mut chunk: Bytes) -> std::io::Result<()> {
+    /// The writing half of a TCP connection.
+    pub fn tcp(half: OwnedWriteHalf) -> Self {
+        Sink::Tcp(TcpSink { half: Some(half) })
+    }
+
+    /// Sends a chunk at once, waiting for the peer's window or socket. Not cancel safe.
+    pub async fn send(&mut self, chunk: Bytes) -> std::io::Result<()> {
+        self.feed(chunk).await?;
+        self.flush().await
+    }
+
+    /// Sends a chunk that may wait in a buffer until [`Sink::flush`]. Not cancel safe.
+    pub async fn feed(&mut self, mut chunk: Bytes) -> std::io::Result<()> {
         match self {
-            Sink::Io(writer) => {
-                writer.write_all(&chunk).await?;
-                writer.flush().await
-            }
+            Sink::Io(writer) => writer.write_all(&chunk).await,
+            Sink::Tcp(sink) => sink.half()?.write_all(&chunk).await,
             Sink::H2(stream) => {
                 while !chunk.is_empty() {
                     stream.reserve_capacity(chunk.len());
-                    let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-                    let granted = granted.unwrap_or(Err(h2::Reason::CANCEL.into())).map_err(std::io::Error::other)?;
-                    let part = chunk.split_to(granted.min(chunk.len()));
+                    // `poll_capacity` reports growth only: what was granted before must be used first.
+                    while stream.capacity() == 0 {
+                        let grown = poll_fn(|cx| stream.poll_capacity(cx)).await;
+                        grown.unwrap_or(Err(h2::Reason::CANCEL.into())).map_err(std::io::Error::other)?;
+                    }
+                    let part = chunk.split_to(stream.capacity().min(chunk.len()));
                     stream.send_data(part, false).map_err(std::io::Error::other)?;
                 }
                 Ok(())
@@ -117,18 +168,47 @@ impl Sink {
         }
     }
 
+    /// Pushes out what [`Sink::feed`] left in a buffer.
+    pub async fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Sink::Io(writer) => writer.flush().await,
+            Sink::Tcp(_) | Sink::H2(_) => Ok(()),
+        }
+    }
+
     /// Ends this direction in good order.
     pub async fn finish(&mut self) -> std::io::Result<()> {
         match self {
             Sink::Io(writer) => writer.shutdown().await,
+            Sink::Tcp(sink) => {
+                sink.half()?.shutdown().await?;
+                // Shut already: dropping the half neither resets nor shuts again.
+                if let Some(half) = sink.half.take() {
+                    half.forget();
+                }
+                Ok(())
+            }
             Sink::H2(stream) => stream.send_data(Bytes::new(), true).map_err(std::io::Error::other),
         }
     }
 
     /// Ends this direction so that the other side notices that it was cut.
     pub fn reset(&mut self) {
-        if let Sink::H2(stream) = self {
-            stream.send_reset(h2::Reason::CANCEL);
+        match self {
+            Sink::Io(_) => {} // under TLS the missing close_notify says it
+            Sink::Tcp(sink) => drop(TcpSink { half: sink.half.take() }),
+            Sink::H2(stream) => stream.send_reset(h2::Reason::CANCEL),
+        }
+    }
+
+    /// Ready with an error once the peer has refused to be sent more; only HTTP/2 can tell.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        match self {
+            Sink::H2(stream) => match ready!(stream.poll_reset(cx)) {
+                Ok(reason) => Poll::Ready(std::io::Error::other(h2::Error::from(reason))),
+                Err(e) => Poll::Ready(std::io::Error::other(e)),
+            },
+            Sink::Io(_) | Sink::Tcp(_) => Poll::Pending,
         }
     }
 }
@@ -141,8 +221,16 @@ pub struct Tunnel {
     pub sink: Sink,
 }
 
+impl Tunnel {
+    /// Both directions of a TCP connection.
+    pub fn tcp(socket: TcpStream) -> Self {
+        let (read, write) = socket.into_split();
+        Tunnel { source: Source::io(read), sink: Sink::tcp(write) }
+    }
+}
+
 /// What a client asks to be carried to: a host in lower case without port, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Host.
     pub host: Arc<str>,

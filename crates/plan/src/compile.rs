@@ -68,7 +68,10 @@ impl Plan {
     /// an address, are left out and reported in `warnings`: one site's record must not stop the others.
     pub fn compile(snapshot: &Snapshot, me: &str) -> Result<Plan, PlanError> {
         if snapshot.schema != SCHEMA {
-            return bad("schema", format!("{} is not {SCHEMA}: control and data plane are of different releases", snapshot.schema));
+            return bad(
+                "schema",
+                format!("{} is not {SCHEMA}: control and data plane are of different releases", snapshot.schema),
+            );
         }
         check_limits(&snapshot.limits)?;
         let peers = peers(&snapshot.peers)?;

@@ -92,6 +92,29 @@ pub enum HandshakeError {
     Rejected(#[from] Rejected),
 }
 
+impl HandshakeError {
+    /// What to tell the operator when it was the certificate that was refused, whoever refused it; `None` when the network
+    /// broke or somebody spoke something else than TLS.
+    pub fn about_certificate(&self) -> Option<String> {
+        let e = match self {
+            HandshakeError::Rejected(rejected) => return Some(rejected.to_string()),
+            HandshakeError::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>()?,
+        };
+        match e {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => Some(other.to_string()),
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Expired) => {
+                Some("the certificate has expired: renew it (it also renews after expiry, with the same key)".into())
+            }
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked) => {
+                Some("the identity is revoked: ask the operator of the authority".into())
+            }
+            rustls::Error::InvalidCertificate(e) => Some(format!("the certificate is not good: {e}")),
+            rustls::Error::NoCertificatesPresented => Some(Rejected::None.to_string()),
+            _ => None,
+        }
+    }
+}
+
 /// Everything that handshakes need, from one snapshot.
 pub struct Settings {
     me: Arc<Identity>,
@@ -131,8 +154,8 @@ impl Settings {
         }
         let revoked = Revoked::new(&snapshot.revocations)
             .map_err(|index| SettingsError::new("revocations.keys", format!("hash {index} has not 32 bytes")))?;
-        let trust = Trust::new(snapshot.trust_domain.clone(), roots, revoked, &provider)
-            .map_err(|e| SettingsError::new("roots", e))?;
+        let trust =
+            Trust::new(snapshot.trust_domain.clone(), roots, revoked, &provider).map_err(|e| SettingsError::new("roots", e))?;
         let trust = Arc::new(trust);
         let (key, me) = own_identity(snapshot, &trust, &provider, now)?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -184,8 +207,7 @@ impl Settings {
         expected: &Expected,
         alpn: &[u8],
     ) -> Result<(Connected, Identity), HandshakeError> {
-        let verifier =
-            Arc::new(Callee { trust: self.trust.clone(), expected: expected.clone(), outcome: Mutex::new(None) });
+        let verifier = Arc::new(Callee { trust: self.trust.clone(), expected: expected.clone(), outcome: Mutex::new(None) });
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(std::io::Error::other)?
@@ -217,8 +239,7 @@ type Own = (Arc<rustls::sign::CertifiedKey>, Identity);
 
 /// Loads what this process proves itself with, and checks it as a peer would.
 fn own_identity(snapshot: &Snapshot, trust: &Trust, provider: &CryptoProvider, now: u64) -> Result<Own, SettingsError> {
-    let chain: Vec<CertificateDer<'static>> =
-        snapshot.identity.chain.iter().map(|c| CertificateDer::from(c.to_vec())).collect();
+    let chain: Vec<CertificateDer<'static>> = snapshot.identity.chain.iter().map(|c| CertificateDer::from(c.to_vec())).collect();
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(snapshot.identity.key.to_vec()));
     let key = provider.key_provider.load_private_key(der).map_err(|e| SettingsError::new("identity.key", e))?;
     let key = rustls::sign::CertifiedKey::new(chain, key);

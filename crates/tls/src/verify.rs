@@ -36,9 +36,8 @@ impl Trust {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let roots = Arc::new(roots);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(|e| e.to_string())?;
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().map_err(|e| e.to_string())?;
         Ok(Trust { domain, roots, clients, algorithms: provider.signature_verification_algorithms, revoked })
     }
 
@@ -137,9 +136,10 @@ impl ServerCertVerifier for Callee {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let chain: Vec<_> = std::iter::once(leaf.clone()).chain(issuers.iter().cloned()).collect();
-        let verdict = self.trust.verify(&chain, Side::Server, now).and_then(|identity| {
-            if self.expected.is(&identity) { Ok(identity) } else { Err(self.expected.rejects(&identity)) }
-        });
+        let verdict = self
+            .trust
+            .verify(&chain, Side::Server, now)
+            .and_then(|identity| if self.expected.is(&identity) { Ok(identity) } else { Err(self.expected.rejects(&identity)) });
         let answer = verdict.as_ref().map(|_| ServerCertVerified::assertion()).map_err(|r| refuse(r.clone()));
         *self.outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(verdict);
         answer

@@ -1,0 +1,21 @@
+//! From a servlet to its site over TCP.
+
+use crate::tunnel::Tunnel;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use tokio::net::TcpSocket;
+
+/// Connects to `address`, at the port that `ports` gives for the asked one. The address comes from the snapshot alone, never
+/// from a name: what was registered is what is dialled.
+pub(crate) async fn connect(address: IpAddr, bind: Option<IpAddr>, ports: &[(u16, u16)], asked: u16) -> io::Result<Tunnel> {
+    let port = ports.iter().find(|(from, _)| *from == asked).map(|(_, to)| *to);
+    let port = port.ok_or_else(|| io::Error::other("the site does not take this port"))?;
+    let target = SocketAddr::new(address, port);
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = bind {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(target).await?;
+    stream.set_nodelay(true)?;
+    Ok(Tunnel::tcp(stream))
+}

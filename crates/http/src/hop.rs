@@ -1,0 +1,162 @@
+//! One CONNECT between nodes: what it says, and how a node serves it.
+//!
+//! ```text
+//! :method CONNECT   :authority wiki.example:443
+//! polder-site: wiki        polder-stage: ring;k=0 | beacon | servlet
+//! polder-hops: 31          polder-within: 1800       (milliseconds that the asker will wait)
+//! ```
+//!
+//! The answer is 200, or an error whose only content is the token in `proxy-status`: it is the same whatever role the node
+//! has (trap 10).
+
+use crate::path::{self, Ask};
+use crate::plane::{Plane, unix_now};
+use crate::pump::{End, pump};
+use crate::tunnel::{Sink, Source, Tunnel};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use polder_plan::Stage;
+use polder_types::Identity;
+use polder_wire::ProxyError;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What one node asks of the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HopRequest {
+    pub(crate) site: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) stage: Stage,
+    pub(crate) hops: u8,
+    pub(crate) within: Duration,
+}
+
+impl HopRequest {
+    /// As HTTP/2 sees it.
+    pub(crate) fn request(&self) -> Result<Request<()>, http::Error> {
+        let authority: Uri = format!("{}:{}", self.host, self.port).parse()?;
+        Request::builder()
+            .method(Method::CONNECT)
+            .uri(authority)
+            .header("polder-site", &self.site)
+            .header("polder-stage", self.stage.to_string())
+            .header("polder-hops", u16::from(self.hops))
+            .header("polder-within", u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX))
+            .body(())
+    }
+
+    /// Reads a peer's request; `None` if anything is missing, repeated or malformed.
+    pub(crate) fn read(uri: &Uri, headers: &HeaderMap) -> Option<Self> {
+        let authority = uri.authority()?;
+        let within: u64 = one(headers, "polder-within")?.parse().ok()?;
+        Some(HopRequest {
+            site: one(headers, "polder-site")?.to_owned(),
+            host: authority.host().to_owned(),
+            port: authority.port_u16()?,
+            stage: one(headers, "polder-stage")?.parse().ok()?,
+            hops: one(headers, "polder-hops")?.parse().ok()?,
+            within: Duration::from_millis(within),
+        })
+    }
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.to_str().ok()?;
+    if values.next().is_some() { None } else { Some(first) }
+}
+
+/// The error in an answer between nodes; anything unknown counts as unavailable.
+pub(crate) fn error_of(headers: &HeaderMap) -> ProxyError {
+    let status = headers.get("proxy-status").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let token = status.split_once("error=").map(|(_, token)| token).unwrap_or_default();
+    [ProxyError::Timeout, ProxyError::Terminated, ProxyError::Loop, ProxyError::Limit]
+        .into_iter()
+        .find(|e| e.token() == token)
+        .unwrap_or(ProxyError::Unavailable)
+}
+
+/// Answers with an error and nothing else.
+pub(crate) fn refuse(mut respond: SendResponse<Bytes>, error: ProxyError) {
+    let response =
+        Response::builder().status(error.status()).header("proxy-status", format!("polder; error={}", error.token())).body(());
+    if let Ok(response) = response {
+        let _ = respond.send_response(response, true);
+    }
+}
+
+/// Serves one CONNECT of a peer node to its end.
+pub(crate) async fn serve(
+    plane: Arc<Plane>,
+    peer: Arc<Identity>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    let asked = HopRequest::read(&head.uri, &head.headers);
+    drop(head); // not kept for the life of the tunnel
+    let mut client = Source::h2(body);
+    let opened = match asked {
+        None => Err(ProxyError::Malformed),
+        Some(asked) => onward(&plane, &peer, asked, &mut client).await,
+    };
+    let (far, idle) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            plane.counters.tunnels_failed.up();
+            return refuse(respond, error);
+        }
+    };
+    let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
+    drop(respond);
+    let near = Tunnel { source: client, sink: Sink::H2(sink) };
+    let _open = plane.counters.tunnels_open.hold();
+    plane.counters.tunnels.up();
+    let end = pump(near, far, idle, &plane.counters.bytes_up, &plane.counters.bytes_down).await;
+    if end == End::Idle {
+        plane.counters.tunnels_idle.up();
+    }
+}
+
+/// Checks a peer's request against the tables and opens the next step.
+async fn onward(
+    plane: &Arc<Plane>,
+    peer: &Identity,
+    asked: HopRequest,
+    client: &mut Source,
+) -> Result<(Tunnel, Duration), ProxyError> {
+    let world = plane.world().ok_or(ProxyError::Unavailable)?;
+    let limits = &world.plan.limits;
+    let wrong = |why: &str, error| {
+        plane.counters.refused_hop.up();
+        plane.refused("hop", why, peer.name.to_string(), None);
+        Err(error)
+    };
+    if !world.plan.is_fresh(unix_now()) {
+        plane.counters.refused_stale.up();
+        return Err(ProxyError::Unavailable);
+    }
+    // The access point has checked the user; that the target is a registered one every node checks for itself.
+    let Some(site) = world.plan.find(&asked.host, asked.port).filter(|site| *site.name == asked.site) else {
+        return wrong(
+            "a peer asked for a target that no site registered here; its snapshot may be newer",
+            ProxyError::Unavailable,
+        );
+    };
+    let Some(hops) = asked.hops.min(limits.max_hops).checked_sub(1).filter(|hops| *hops > 0) else {
+        return wrong("a tunnel used up its hops: the routes of some nodes form a loop; they settle", ProxyError::Loop);
+    };
+    let ask = Ask {
+        site: site.clone(),
+        host: asked.host,
+        port: asked.port,
+        stage: asked.stage,
+        hops,
+        within: asked.within.min(Duration::from_millis(u64::from(limits.open_timeout_ms))),
+    };
+    let tunnel = path::open(plane, &world, &ask, client).await?;
+    Ok((tunnel, Duration::from_millis(u64::from(limits.idle_timeout_ms))))
+}

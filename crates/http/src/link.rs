@@ -1,0 +1,395 @@
+//! Links to nodes: dialled on demand or kept warm, one connection per lane.
+//!
+//! Theory of operation. A *slot* is one wanted connection: (node, address, lane). Its *keeper* task dials when somebody wants
+//! a stream, or always when the snapshot calls the peer warm; it measures the round trip, notices death, and dials again with
+//! backoff and jitter. Openers wait at the slot's state. A link counts as up only after the peer has answered a first PING:
+//! in TLS 1.3 a client learns only then that its own certificate was accepted.
+//!
+//! Tunnels and control calls use lanes of their own, that is, TCP connections of their own: a full send queue, an exhausted
+//! HTTP/2 window or the stream limit of the bulk lane never delays ring maintenance (trap 49).
+
+use crate::dial;
+use crate::plane::{Plane, World, unix_now};
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream};
+use http::Request;
+use polder_tls::Expected;
+use polder_types::{Event, Identity, Peer, Role};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout};
+
+/// Between PINGs on an idle link.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// A link whose PING stays unanswered so long is dead.
+const PING_WAIT: Duration = Duration::from_secs(10);
+/// First pause after a failed dial; doubles.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest pause after a failed dial. Somebody who wants a stream does not wait for it.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A node is not dialled more often than this, however many want it.
+const DIAL_GAP: Duration = Duration::from_millis(100);
+/// A link that is not warm is given up after so long without use.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// Which of the connections to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Tunnels.
+    Bulk,
+    /// Control calls.
+    Control,
+    /// Site role: streams that the servlet opens towards us.
+    DialOut,
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LinkError(pub Arc<str>);
+
+impl LinkError {
+    pub(crate) fn new(why: impl ToString) -> Self {
+        LinkError(why.to_string().into())
+    }
+}
+
+/// A link that is up.
+pub(crate) struct Live {
+    pub(crate) send: Option<SendRequest<Bytes>>,
+    used_up: Notify,
+}
+
+impl Live {
+    pub(crate) fn new(send: Option<SendRequest<Bytes>>) -> Self {
+        Live { send, used_up: Notify::new() }
+    }
+}
+
+/// What dialling yields.
+pub(crate) struct Dialled {
+    pub(crate) live: Live,
+    pub(crate) peer: Identity,
+    pub(crate) pings: Option<PingPong>,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) rtt: Duration,
+}
+
+#[derive(Clone)]
+enum State {
+    Idle,
+    Up(Arc<Live>),
+    Down(LinkError),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    expected: Expected,
+    address: SocketAddr,
+    lane: Lane,
+}
+
+struct Slot {
+    key: Key,
+    warm: AtomicBool,
+    /// Attempts that have ended, and the state.
+    state: watch::Sender<(u64, State)>,
+    want: Notify,
+    rtt_us: AtomicU64,
+    open_us: AtomicU64,
+    used: Mutex<Instant>,
+    keeper: Mutex<Option<AbortHandle>>,
+}
+
+/// Every link of this process.
+#[derive(Default)]
+pub struct Links {
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+/// A link as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct LinkStatus {
+    /// Peer's name.
+    pub name: String,
+    /// Peer's address.
+    pub address: SocketAddr,
+    /// Which connection.
+    pub lane: Lane,
+    /// Whether it is up.
+    pub up: bool,
+    /// Last measured round trip in microseconds; 0 when unknown.
+    pub rtt_us: u64,
+}
+
+impl Links {
+    /// Opens a stream to `peer` with `request`; dials if there is no link. Waits as long as dialling takes: the caller sets
+    /// the deadline. The response comes later; body bytes may be sent at once.
+    pub async fn open_stream(
+        &self,
+        plane: &Arc<Plane>,
+        peer: &Peer,
+        lane: Lane,
+        request: Request<()>,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), LinkError> {
+        let slot = self.slot(plane, peer, lane);
+        *slot.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        loop {
+            let live = slot.up().await?;
+            let send = live.send.clone().ok_or_else(|| LinkError::new("this lane opens no streams"))?;
+            match send.ready().await {
+                Ok(mut send) => return send.send_request(request, end).map_err(LinkError::new),
+                // The peer is going (GOAWAY) or gone: what runs may end, new streams need a new connection.
+                Err(_) => slot.let_go(&live),
+            }
+        }
+    }
+
+    /// Whether the bulk lane to `peer` is up.
+    pub fn is_up(&self, peer: &Peer) -> bool {
+        self.find(peer, Lane::Bulk).is_some_and(|slot| matches!(slot.state.borrow().1, State::Up(_)))
+    }
+
+    /// Last measured round trip to `peer` over the bulk lane; `None` when it is not up.
+    pub fn rtt(&self, peer: &Peer) -> Option<Duration> {
+        let slot = self.find(peer, Lane::Bulk)?;
+        let up = matches!(slot.state.borrow().1, State::Up(_));
+        up.then(|| Duration::from_micros(slot.rtt_us.load(Relaxed)))
+    }
+
+    /// How long opening a tunnel through `peer` lately took (smoothed); `None` before the first.
+    pub(crate) fn open_time(&self, peer: &Peer) -> Option<Duration> {
+        let slot = self.find(peer, Lane::Bulk)?;
+        Some(slot.open_us.load(Relaxed)).filter(|us| *us > 0).map(Duration::from_micros)
+    }
+
+    /// Learns from one opening.
+    pub(crate) fn note_open_time(&self, peer: &Peer, took: Duration) {
+        if let Some(slot) = self.find(peer, Lane::Bulk) {
+            let (old, new) = (slot.open_us.load(Relaxed), u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+            // Weight 1/8 as TCP's smoothed round trip (RFC 6298 §2).
+            slot.open_us.store(if old == 0 { new } else { old - old / 8 + new / 8 }, Relaxed);
+        }
+    }
+
+    /// What `status` shows.
+    pub fn status(&self) -> Vec<LinkStatus> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = slots
+            .values()
+            .map(|slot| LinkStatus {
+                name: slot.key.expected.name.to_string(),
+                address: slot.key.address,
+                lane: slot.key.lane,
+                up: matches!(slot.state.borrow().1, State::Up(_)),
+                rtt_us: slot.rtt_us.load(Relaxed),
+            })
+            .collect();
+        all.sort_by(|a, b| (&a.name, a.lane as u8).cmp(&(&b.name, b.lane as u8)));
+        all
+    }
+
+    fn find(&self, peer: &Peer, lane: Lane) -> Option<Arc<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&Key::of(peer, lane)).cloned()
+    }
+
+    fn slot(&self, plane: &Arc<Plane>, peer: &Peer, lane: Lane) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Key::of(peer, lane);
+        slots.entry(key.clone()).or_insert_with(|| Slot::start(plane, key)).clone()
+    }
+
+    /// Brings links in line with a new snapshot. `renewed`: our own certificate changed; every link is replaced, and the old
+    /// ones end with their last tunnel. Links to peers that the snapshot no longer lists get no new tunnels.
+    pub(crate) fn reconcile(&self, plane: &Arc<Plane>, world: &World, renewed: bool) {
+        let listed = |key: &Key| {
+            let peer = world.plan.peer(&key.expected.name);
+            peer.filter(|peer| peer.ring_id == key.expected.ring_id && peer.address == key.address).cloned()
+        };
+        let mut retired = Vec::new();
+        {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.retain(|key, slot| {
+                let peer = listed(key);
+                slot.warm.store(peer.as_ref().is_some_and(|peer| peer.warm) && key.lane != Lane::Control, Relaxed);
+                // A control call may go to a node that is no peer yet (a joiner asks its successor).
+                let keep = !renewed && (peer.is_some() || key.lane == Lane::Control);
+                if !keep {
+                    retired.push(slot.clone());
+                }
+                keep
+            });
+        }
+        retired.iter().for_each(|slot| slot.retire());
+        let lane = if plane.config.role == Role::Site { Lane::DialOut } else { Lane::Bulk };
+        for peer in world.plan.peers().filter(|peer| peer.warm) {
+            let slot = self.slot(plane, peer, lane);
+            slot.warm.store(true, Relaxed);
+            slot.want.notify_one();
+        }
+    }
+
+    /// Retires links that nobody has used for long and the snapshot does not want warm.
+    pub fn retire_idle(&self) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| {
+            let idle = slot.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > IDLE;
+            let keep = slot.warm.load(Relaxed) || !idle;
+            if !keep {
+                slot.retire();
+            }
+            keep
+        });
+    }
+}
+
+impl Key {
+    fn of(peer: &Peer, lane: Lane) -> Self {
+        let expected = Expected { name: peer.name.clone(), ring_id: peer.ring_id };
+        Key { expected, address: peer.address, lane }
+    }
+}
+
+impl Slot {
+    fn start(plane: &Arc<Plane>, key: Key) -> Arc<Slot> {
+        let slot = Arc::new(Slot {
+            key,
+            warm: AtomicBool::new(false),
+            state: watch::Sender::new((0, State::Idle)),
+            want: Notify::new(),
+            rtt_us: AtomicU64::new(0),
+            open_us: AtomicU64::new(0),
+            used: Mutex::new(Instant::now()),
+            keeper: Mutex::new(None),
+        });
+        let keeper = tokio::spawn(keep(plane.clone(), slot.clone()));
+        *slot.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper.abort_handle());
+        slot
+    }
+
+    /// Ends the keeper and lets go of the connection: it closes itself after its last stream.
+    fn retire(&self) {
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            keeper.abort();
+        }
+        self.state.send_modify(|s| *s = (s.0 + 1, State::Down(LinkError::new("the link was replaced; try again"))));
+    }
+
+    /// Waits until the link is up, asking the keeper to dial; an attempt that ends without success ends the wait.
+    async fn up(&self) -> Result<Arc<Live>, LinkError> {
+        let mut state = self.state.subscribe();
+        let asked = state.borrow_and_update().0;
+        loop {
+            match &*state.borrow_and_update() {
+                (_, State::Up(live)) => return Ok(live.clone()),
+                (attempt, State::Down(why)) if *attempt > asked => return Err(why.clone()),
+                _ => self.want.notify_one(),
+            }
+            state.changed().await.map_err(|_| LinkError::new("the engine stops"))?;
+        }
+    }
+
+    /// Stops using a connection that takes no more streams.
+    fn let_go(&self, dead: &Arc<Live>) {
+        let used_up = self.state.send_if_modified(|s| {
+            let same = matches!(&s.1, State::Up(live) if Arc::ptr_eq(live, dead));
+            if same {
+                s.1 = State::Idle;
+            }
+            same
+        });
+        if used_up {
+            dead.used_up.notify_one();
+        }
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_modify(|s| *s = (s.0 + 1, state));
+    }
+}
+
+/// The keeper of one slot.
+async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
+    let name = slot.key.expected.name.to_string();
+    let mut failures = 0u32;
+    slot.want.notified().await;
+    loop {
+        match dial::dial(&plane, &slot.key.expected, slot.key.address, slot.key.lane).await {
+            Ok(dialled) => {
+                failures = 0;
+                plane.counters.links_dialled.up();
+                let reason = watch_over(&plane, &slot, dialled).await;
+                plane.emit(Event::Link { name: name.clone(), up: false, rtt_us: 0, reason: reason.0.to_string() });
+                slot.set(State::Down(reason));
+            }
+            Err(why) => {
+                failures = failures.saturating_add(1);
+                plane.counters.links_failed.up();
+                if failures == 1 {
+                    plane.emit(Event::Link { name: name.clone(), up: false, rtt_us: 0, reason: why.0.to_string() });
+                }
+                slot.set(State::Down(why));
+            }
+        }
+        tokio::time::sleep(DIAL_GAP.mul_f64(jitter())).await;
+        if slot.warm.load(Relaxed) {
+            let pause = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX).mul_f64(jitter());
+            let _ = timeout(pause, slot.want.notified()).await;
+        } else {
+            slot.want.notified().await;
+        }
+    }
+}
+
+/// Announces a link, measures it, and returns why it ended. A link is replaced some time before the peer's certificate ends.
+async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkError {
+    let Dialled { live, peer, mut pings, mut task, rtt } = dialled;
+    let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+    slot.rtt_us.store(micros(rtt), Relaxed);
+    let live = Arc::new(live);
+    slot.set(State::Up(live.clone()));
+    plane.emit(Event::Link { name: peer.name.to_string(), up: true, rtt_us: micros(rtt), reason: String::new() });
+    let _open = plane.counters.links_open.hold();
+    loop {
+        tokio::select! {
+            _ = &mut task => return LinkError::new("the connection ended"),
+            () = live.used_up.notified() => return LinkError::new("the peer takes no more streams on this connection"),
+            () = tokio::time::sleep(PING_EVERY.mul_f64(jitter())) => {}
+        }
+        if expires_soon(&peer) {
+            return LinkError::new("the peer's certificate ends soon: the link is renewed");
+        }
+        let Some(pings) = &mut pings else { continue };
+        let sent = Instant::now();
+        tokio::select! {
+            _ = &mut task => return LinkError::new("the connection ended"),
+            pong = timeout(PING_WAIT, pings.ping(Ping::opaque())) => match pong {
+                Ok(Ok(_)) => slot.rtt_us.store(micros(sent.elapsed()), Relaxed),
+                Ok(Err(e)) => return LinkError::new(e),
+                Err(_) => {
+                    task.abort();
+                    return LinkError::new("the peer does not answer: it or the network in between is down");
+                }
+            },
+        }
+    }
+}
+
+/// Whether the peer's certificate has less than a minute left. One that came so short is left in peace.
+fn expires_soon(peer: &Identity) -> bool {
+    (0..60).contains(&(peer.not_after - unix_now()))
+}
+
+/// A factor between 0.75 and 1.25, so that nodes do not act in step. Not secret: the hasher's keys are chance enough.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let chance = RandomState::new().hash_one(0u8) >> 32;
+    0.75 + (chance as f64) / f64::from(u32::MAX) / 2.0
+}

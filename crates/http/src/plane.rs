@@ -1,0 +1,150 @@
+//! The tunnel plane of one process: what its connections and tunnels share.
+
+use crate::control::Calls;
+use crate::counters::Counters;
+use crate::dialout::DialOuts;
+use crate::link::Links;
+use crate::registry::Registry;
+use arc_swap::ArcSwapOption;
+use polder_plan::Plan;
+use polder_tls::Settings;
+use polder_types::{Event, Role, SiteName};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// Where events go. Never blocks.
+pub trait Events: Send + Sync + 'static {
+    /// Queues an event; a full queue drops and counts it.
+    fn emit(&self, event: Event);
+
+    /// Queues a call unless the queue is full; says whether it did.
+    fn offer(&self, call: Event) -> bool;
+}
+
+/// One snapshot in force: decisions and handshake settings change together.
+#[derive(Debug)]
+pub struct World {
+    /// Decisions.
+    pub plan: Plan,
+    /// Handshakes.
+    pub tls: Settings,
+}
+
+/// What a plane is born with.
+#[derive(Clone, Debug)]
+pub struct PlaneConfig {
+    /// Role of the process.
+    pub role: Role,
+    /// How long Python has to answer a call.
+    pub call_timeout: Duration,
+    /// Most calls that wait for Python.
+    pub calls: usize,
+    /// Site role: asked port → origin.
+    pub origins: Vec<(u16, SocketAddr)>,
+}
+
+/// Everything that connections and tunnels of this process share.
+pub struct Plane {
+    /// Frozen at birth.
+    pub config: PlaneConfig,
+    /// What has been done.
+    pub counters: Counters,
+    /// Links to nodes.
+    pub links: Links,
+    /// Live connections by identity.
+    pub registry: Registry,
+    pub(crate) dialouts: DialOuts,
+    /// Control calls that wait.
+    pub calls: Calls,
+    draining: watch::Sender<bool>,
+    events: Arc<dyn Events>,
+    world: ArcSwapOption<World>,
+}
+
+/// Unix seconds.
+pub fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+impl Plane {
+    /// A plane without a snapshot: it refuses everything until [`Plane::apply`].
+    pub fn new(config: PlaneConfig, events: Arc<dyn Events>) -> Arc<Self> {
+        let calls = Calls::new(config.calls);
+        Arc::new(Plane {
+            config,
+            counters: Counters::default(),
+            links: Links::default(),
+            registry: Registry::default(),
+            dialouts: DialOuts::default(),
+            calls,
+            draining: watch::Sender::new(false),
+            events,
+            world: ArcSwapOption::empty(),
+        })
+    }
+
+    /// The snapshot in force; `None` before the first.
+    pub fn world(&self) -> Option<Arc<World>> {
+        self.world.load_full()
+    }
+
+    /// Puts a compiled snapshot in force: live connections of the newly revoked are cut, links are brought in line. Must run
+    /// inside the runtime.
+    pub fn apply(self: &Arc<Self>, world: World) {
+        for warning in &world.plan.warnings {
+            self.log("warn", "plan", warning.clone());
+        }
+        let world = Arc::new(world);
+        let before = self.world.swap(Some(world.clone()));
+        self.cut_unworthy(&world);
+        let renewed = before.is_some_and(|before| !before.tls.same_identity(&world.tls));
+        self.links.reconcile(self, &world, renewed);
+    }
+
+    /// Cuts live connections whose identity is revoked, or a user's or site's that has expired.
+    pub fn cut_unworthy(&self, world: &World) {
+        let now = unix_now();
+        let cut = self.registry.cut(|identity| {
+            // A node's certificate is replaced long before it ends and its links carry the tunnels of many: they are
+            // renewed by their dialler (`link`), not cut.
+            world.tls.is_revoked(identity) || (identity.kind != polder_types::Kind::Node && identity.not_after < now)
+        });
+        self.counters.identities_cut.add(cut);
+    }
+
+    /// Tells nodes and sites that this process is going: they open nothing new on their connections to us.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Sites whose agent is connected now.
+    pub fn dialled_out(&self) -> Vec<SiteName> {
+        self.dialouts.sites()
+    }
+
+    /// Queues an event.
+    pub fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    pub(crate) fn offer(&self, call: Event) -> bool {
+        self.events.offer(call)
+    }
+
+    /// Tells the operator of a refusal.
+    pub fn refused(&self, what: &str, why: impl Into<String>, who: impl Into<String>, source: Option<IpAddr>) {
+        let source = source.map(|ip| ip.to_string()).unwrap_or_default();
+        self.emit(Event::Refused { what: what.into(), why: why.into(), who: who.into(), source });
+    }
+
+    /// Queues a log record.
+    pub fn log(&self, level: &str, target: &str, text: impl Into<String>) {
+        self.emit(Event::Log { level: level.into(), target: target.into(), text: text.into() });
+    }
+}

@@ -1,0 +1,88 @@
+//! Site role: from the inner address, or from a servlet's stream, to the origin.
+
+use crate::hop;
+use crate::plane::Plane;
+use crate::pump::{End, pump};
+use crate::tunnel::{Sink, Source, Tunnel};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request, Response};
+use polder_wire::ProxyError;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The origin for a port that was asked for. A single origin takes every port that a listener has.
+fn origin(plane: &Plane, port: u16, listener: bool) -> Option<SocketAddr> {
+    let origins = &plane.config.origins;
+    let exact = origins.iter().find(|(asked, _)| *asked == port).map(|(_, origin)| *origin);
+    exact.or_else(|| if listener && origins.len() == 1 { Some(origins[0].1) } else { None })
+}
+
+async fn reach(plane: &Plane, origin: SocketAddr) -> Result<(Tunnel, Duration), ProxyError> {
+    let limits = plane.world().map(|world| (world.plan.limits.open_timeout_ms, world.plan.limits.idle_timeout_ms));
+    let (open, idle) = limits.ok_or(ProxyError::Unavailable)?;
+    let connect = timeout(Duration::from_millis(open.into()), TcpStream::connect(origin)).await;
+    let stream = connect.map_err(|_| ProxyError::Timeout)?.map_err(|_| ProxyError::Unavailable)?;
+    stream.set_nodelay(true).map_err(|_| ProxyError::Internal)?;
+    Ok((Tunnel::tcp(stream), Duration::from_millis(idle.into())))
+}
+
+async fn carry(plane: &Plane, near: Tunnel, far: Tunnel, idle: Duration) {
+    let _open = plane.counters.tunnels_open.hold();
+    plane.counters.tunnels.up();
+    if pump(near, far, idle, &plane.counters.bytes_up, &plane.counters.bytes_down).await == End::Idle {
+        plane.counters.tunnels_idle.up();
+    }
+}
+
+/// Relays one connection that came to the inner address. The perimeter decides who gets so far.
+pub async fn serve_socket(plane: Arc<Plane>, socket: TcpStream) {
+    let Ok(local) = socket.local_addr() else { return };
+    let _ = socket.set_nodelay(true);
+    let near = Tunnel::tcp(socket);
+    let Some(origin) = origin(&plane, local.port(), true) else {
+        plane.counters.refused_target.up();
+        return;
+    };
+    match reach(&plane, origin).await {
+        Ok((far, idle)) => carry(&plane, near, far, idle).await,
+        Err(_) => {
+            plane.counters.tunnels_failed.up(); // dropping `near` resets it, which the servlet can tell from an empty answer
+        }
+    }
+}
+
+/// Serves a stream that a servlet opened on our dial-out connection.
+pub(crate) async fn serve_stream(plane: Arc<Plane>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    if request.method() != Method::CONNECT {
+        return hop::refuse(respond, ProxyError::Malformed);
+    }
+    let target = request.uri().authority().and_then(|a| Some((a.host().to_ascii_lowercase(), a.port_u16()?)));
+    let own = |(host, port): (String, u16)| {
+        // Only our own site's names, when the snapshot lists it; the port must have an origin in any case.
+        let world = plane.world()?;
+        let me = world.plan.site(&world.tls.me().name);
+        let named = me.is_none_or(|me| world.plan.find(&host, port).is_some_and(|site| site.name == me.name));
+        named.then(|| origin(&plane, port, false)).flatten()
+    };
+    let Some(origin) = target.and_then(own) else {
+        plane.counters.refused_target.up();
+        return hop::refuse(respond, ProxyError::Unavailable);
+    };
+    let source = Source::h2(request.into_body());
+    match reach(&plane, origin).await {
+        Ok((far, idle)) => {
+            let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
+            drop(respond);
+            carry(&plane, Tunnel { source, sink: Sink::H2(sink) }, far, idle).await;
+        }
+        Err(error) => {
+            plane.counters.tunnels_failed.up();
+            hop::refuse(respond, error);
+        }
+    }
+}
