@@ -33,7 +33,7 @@ class Ruling(StrEnum):
     TRACKED = "tracked"
     """A flow that passes if connection tracking knows it: begun from inside."""
     TOO_BIG = "too-big"
-    """An ICMP message about one of our tunnels: passes as far as its rate limit."""
+    """An ICMP message about a packet of ours: passes as far as its rate limit."""
     NEIGHBOUR = "neighbour"
     """IPv6 neighbour discovery on the link of a gateway that filters for itself."""
     SHUT = "shut"
@@ -124,7 +124,7 @@ def _matches(flow: Flow, p: _Packet) -> bool:
 
 
 def _too_big(plan: Plan, p: _Packet, now: float) -> bool:
-    """RFC 1191 §3, RFC 8201 §4: a router tells of a smaller MTU and quotes our packet, which went to a servlet."""
+    """RFC 1191 §3, RFC 8201 §4: a router tells of a smaller MTU and quotes our packet, sent to a servlet or a flow."""
     if not plan.too_big_per_s or str(p.dest) not in plan.edges:
         return False
     if p.dest.version == 4:
@@ -135,5 +135,5 @@ def _too_big(plan: Plan, p: _Packet, now: float) -> bool:
         quoted, to = p.payload[8:], slice(24, 40)
     if not told or len(quoted) < to.stop:
         return False
-    peer = str(ip_address(quoted[to]))
-    return any(pair.source == peer for pair in plan.live(now, p.dest.version))
+    peer = ip_address(quoted[to])
+    return any(peer in network for network in plan.peers(now, p.dest.version))

@@ -87,9 +87,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a filter for one site must know.
 
     ``edges`` are the outer addresses of the site's gateway, where GRE may go; ``networks`` (CIDR) are further addresses
-    of the site that are shut as well. ``too_big_per_s`` bounds the ICMP "too big" messages about our own tunnels
-    (0 shuts them out), ``pair_mbit`` caps what one admitted source may send in megabits per second (``None``: no cap).
-    ``version`` grows with every change.
+    of the site that are shut as well. ``too_big_per_s`` bounds the ICMP "too big" messages about packets to servlets and
+    flows (0 shuts them out), ``pair_mbit`` caps what one admitted source may send in megabits per second (``None``: no
+    cap). ``version`` grows with every change.
     """
 
     site: str
@@ -131,6 +131,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def flows_of(self, family: int) -> list[Flow]:
         """Flows whose source is of family 4 or 6."""
         return [flow for flow in self.flows if ip_network(flow.source).version == family]
+
+    def peers(self, now: float, family: int) -> list[Network]:
+        """Networks of one family that the site speaks with: live servlets and the sources of its flows."""
+        pairs = [ip_network(pair.source) for pair in self.live(now, family)]
+        return collapse([*pairs, *(ip_network(flow.source) for flow in self.flows_of(family))])
 
     def admit(self, pair: Pair) -> Plan:
         """The plan with ``pair`` added; a pair with the same source and key is replaced."""

@@ -1,0 +1,205 @@
+"""The plan for nftables: one table of its own, replaced in one transaction.
+
+The chain hooks ``prerouting`` at priority -450, in front of the kernel's defragmentation (-400): a fragment is seen as
+one and refused, whoever loaded connection tracking. A flood is dropped before routing and connection tracking spend
+anything on it. On a router and on the gateway itself ``prerouting`` sees the same packets.
+
+Replacing keeps the named counters and swaps rules and pairs in one netlink transaction: at every moment either the old
+or the new plan is in force, never none (``tests/perimeter/test_kernel.py`` floods while it swaps). Pairs carry their
+remaining life as an element timeout: when the control plane dies, old keys die on time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
+
+from polder.perimeter.packet import Place
+from polder.perimeter.plan import GRE_FLAGS_KEY, GRE_PROTOCOLS, Flow, Pair, Plan, collapse
+
+COUNTERS = ("gre", "flows", "too_big", "refused")
+"""Named counters of the table: packets and bytes that passed as GRE, flow or ICMP, and that were refused."""
+
+_FAMILY = {4: "ip", 6: "ip6"}
+_CHAINS = """\
+add chain inet {t} arrive {{ type filter hook prerouting priority -450; policy accept; }}
+add chain inet {t} tracked {{ type filter hook prerouting priority -150; policy accept; }}
+add chain inet {t} guard4
+add chain inet {t} guard6
+add chain inet {t} big4
+add chain inet {t} big6
+add chain inet {t} big"""
+
+
+def table(site: str) -> str:
+    """Name of the site's table in family ``inet``: nftables names take no dots and dashes as they stand."""
+    return "polder_" + "".join(c if c.isalnum() else {"_": "__", "-": "_m", ".": "_d"}[c] for c in site)
+
+
+def render(plan: Plan, now: float, place: Place = Place.ROUTER, trusted: Sequence[str] = ()) -> str:
+    """Text for ``nft -f`` that puts ``plan`` in force, whatever plan of this site was before. Holds the keys: a secret.
+
+    ``trusted`` names network interfaces of the inside whose packets are let be.
+    """
+    name = table(plan.site)
+    parts = [
+        f"# Polder: perimeter of site {plan.site}, plan {plan.version}. Secret: it holds GRE keys.",
+        f"add table inet {name}",
+        _CHAINS.format(t=name),
+        f"flush table inet {name}",
+        *(f"add counter inet {name} {counter}" for counter in COUNTERS),
+        *(line for family in (4, 6) for line in _pairs(name, family, plan.live(now, family), now)),
+        f"table inet {name} {{",
+        *_big(plan),
+        *_too_big(plan, now, 4),
+        *_too_big(plan, now, 6),
+        *_arrive(plan, place, trusted),
+        *_guard(plan, 4, place),
+        *_guard(plan, 6, place),
+        *_tracked(plan, trusted),
+        "}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def remove(site: str) -> str:
+    """Text for ``nft -f`` that takes the site's filter away, if there is one."""
+    return f"add table inet {table(site)}\ndelete table inet {table(site)}\n"
+
+
+def restore(site: str, listed: str | None) -> str:
+    """Text that puts back what ``nft list table`` had said (``None``: there was no table)."""
+    return remove(site) + (listed or "")
+
+
+def _pairs(name: str, family: int, pairs: Iterable[Pair], now: float) -> list[str]:
+    """The set of {source, key}. ``flush`` comes before ``add`` in the same transaction."""
+    kind = f"typeof {_FAMILY[family]} saddr . @th,32,32; flags timeout;"
+    life = {(pair.source, pair.key): max(1, int(pair.not_after - now)) for pair in pairs}
+    elements = ", ".join(f"{source} . {key:#010x} timeout {seconds}s" for (source, key), seconds in sorted(life.items()))
+    return [
+        f"add set inet {name} pairs{family} {{ {kind} }}",
+        f"flush set inet {name} pairs{family}",
+        *([f"add element inet {name} pairs{family} {{ {elements} }}"] if elements else []),
+    ]
+
+
+def _arrive(plan: Plan, place: Place, trusted: Sequence[str]) -> list[str]:
+    lines = ["    chain arrive {"]
+    inside = (*trusted, "lo") if place is Place.HOST else tuple(trusted)
+    if inside:
+        lines.append(f"        iifname {_set(_interface(each) for each in inside)} return")
+    for family in (4, 6):
+        if shut := plan.protected(family):
+            lines.append(f"        {_FAMILY[family]} daddr {_set(map(str, shut))} jump guard{family}")
+    return [*lines, "    }"]
+
+
+def _guard(plan: Plan, family: int, place: Place) -> list[str]:
+    """Everything in here goes to a protected address; what no rule accepts is counted and dropped."""
+    ip = _FAMILY[family]
+    lines = [f"    chain guard{family} {{"]
+    if family == 4:
+        # No options and no fragment, first or later: offset or MF set (RFC 791 §3.1).
+        lines.append("        ip hdrlength != 5 counter name refused drop")
+        lines.append("        ip frag-off & 0x3fff != 0 counter name refused drop")
+    edges = _set(plan.edges_of(family))
+    if plan.edges_of(family):
+        cap = _cap(plan, family)
+        lines += [f"        {_gre(family)} {ip} daddr {edges} {cap}counter name refused drop"] if cap else []
+        lines.append(f"        {_gre(family)} {ip} daddr {edges} {ip} saddr . @th,32,32 @pairs{family} counter name gre accept")
+    lines += [f"        {match} counter name flows accept" for match in _flows(plan.flows_of(family), family)]
+    if plan.edges_of(family):
+        big = "ip protocol 1 {} icmp type destination-unreachable icmp code frag-needed jump big4"
+        big6 = "ip6 nexthdr 58 {} icmpv6 type packet-too-big jump big6"
+        lines.append("        " + (big if family == 4 else big6).format(f"{ip} daddr {edges}"))
+    if place is Place.HOST and family == 6:
+        lines.append("        ip6 nexthdr 58 ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
+    return [*lines, "        counter name refused drop", "    }"]
+
+
+def _gre(family: int) -> str:
+    """GRE directly behind the IP header, K bit alone, IP inside. ``@th`` fails on a header that is cut short."""
+    # ``ip6 nexthdr`` is the first next-header field: hop-by-hop, routing, fragment headers are not 47.
+    direct = "ip protocol 47" if family == 4 else "ip6 nexthdr 47"
+    return f"{direct} @th,0,16 {GRE_FLAGS_KEY:#06x} @th,16,16 {{ {', '.join(f'{p:#06x}' for p in GRE_PROTOCOLS)} }}"
+
+
+def _cap(plan: Plan, family: int) -> str:
+    """Per admitted pair: more than its cap is refused, so that a servlet that was taken over cannot fill the link."""
+    if plan.pair_mbit is None:
+        return ""
+    rate = f"limit rate over {plan.pair_mbit * 125} kbytes/second burst {max(64, plan.pair_mbit * 25)} kbytes"
+    return f"{_FAMILY[family]} saddr . @th,32,32 @pairs{family} meter rate{family} {{ {_FAMILY[family]} saddr {rate} }} "
+
+
+def _flows(flows: Iterable[Flow], family: int) -> list[str]:
+    """One match per shape, its sources in one set."""
+    shapes: dict[tuple[str, int | None, int | None, bool], list[str]] = {}
+    for flow in flows:
+        shapes.setdefault((flow.protocol, flow.source_port, flow.dest_port, flow.established), []).append(flow.source)
+    return [
+        _flow(family, protocol, sport, dport, established, sources)
+        for (protocol, sport, dport, established), sources in sorted(shapes.items(), key=str)
+    ]
+
+
+def _flow(family: int, protocol: str, sport: int | None, dport: int | None, established: bool, sources: list[str]) -> str:
+    merged = collapse(ip_network(source) for source in sources)
+    ip = _FAMILY[family]
+    direct = f"ip protocol {protocol}" if family == 4 else f"ip6 nexthdr {protocol}"
+    words = [direct, f"{ip} saddr {_set(map(str, merged))}"]
+    words += [f"{protocol} sport {sport}"] if sport else []
+    words += [f"{protocol} dport {dport}"] if dport else []
+    words += ["tcp flags & ack == ack"] if established else []
+    return " ".join(words)
+
+
+def _too_big(plan: Plan, now: float, family: int) -> list[str]:
+    """ICMP "too big" whose quoted packet went to somebody we speak with: the destination address in the quoted header."""
+    lines = [f"    chain big{family} {{"]
+    # ICMP header, then the quoted IP header: its destination stands at byte 8 + 16 (IPv4) or 8 + 24 (IPv6).
+    offset, width = (192, 32) if family == 4 else (256, 128)
+    for peer in plan.peers(now, family) if plan.too_big_per_s else []:
+        bits = f"{int(peer.network_address) >> (width - peer.prefixlen):#x}"
+        lines.append(f"        @th,{offset},{peer.prefixlen} {bits} goto big" if peer.prefixlen else "        goto big")
+    return [*lines, "        counter name refused drop", "    }"]
+
+
+def _big(plan: Plan) -> list[str]:
+    rate = max(1, plan.too_big_per_s)
+    return [
+        "    chain big {",
+        f"        limit rate {rate}/second burst {rate} packets counter name too_big accept",
+        "        counter name refused drop",
+        "    }",
+    ]
+
+
+def _tracked(plan: Plan, trusted: Sequence[str]) -> list[str]:
+    """Behind connection tracking: stateful flows pass only on connections that the inside began."""
+    lines = ["    chain tracked {"]
+    if trusted:
+        lines.append(f"        iifname {_set(_interface(each) for each in trusted)} return")
+    for family in (4, 6):
+        flows = plan.flows_of(family)
+        open_too = _flows([flow for flow in flows if not flow.stateful], family)
+        shut = _set(map(str, plan.protected(family)))
+        stateful = _flows([flow for flow in flows if flow.stateful], family)
+        if stateful:
+            lines += [f"        {match} return" for match in open_too]
+            lines += [
+                f"        {_FAMILY[family]} daddr {shut} {match} ct state != established counter name refused drop"
+                for match in stateful
+            ]
+    return [*lines, "    }"]
+
+
+def _set(items: Iterable[str]) -> str:
+    return "{ " + ", ".join(items) + " }"
+
+
+def _interface(name: str) -> str:
+    if not (0 < len(name) < 16) or not all(c.isalnum() or c in "._-@" for c in name):
+        raise ValueError(f"{name!r} is not the name of a network interface")
+    return f'"{name}"'
