@@ -10,6 +10,7 @@ pub mod counters;
 pub mod deliver;
 mod dial;
 pub mod dialout;
+pub mod front;
 pub mod hop;
 pub mod link;
 pub mod overlay;

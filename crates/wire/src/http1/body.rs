@@ -110,6 +110,19 @@ impl BodyReader {
         }
     }
 
+    /// Takes from the front of `chunk`, which has not been in a buffer, what is surely content: for relaying without a copy.
+    pub fn direct(&mut self, chunk: &mut Bytes) -> Bytes {
+        match &mut self.0 {
+            State::UntilClose => std::mem::take(chunk),
+            State::Chunked(chunked) => chunked.direct(chunk),
+            State::Left(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len());
+                *left -= taken as u64;
+                chunk.split_to(taken)
+            }
+        }
+    }
+
     /// Whether the end of the stream is a proper end of the body.
     pub fn complete_at_eof(&self) -> bool {
         match &self.0 {

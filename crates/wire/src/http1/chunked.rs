@@ -45,6 +45,14 @@ impl Chunked {
         matches!(self.state, State::Ended)
     }
 
+    /// See `BodyReader::direct`: what is left of the present chunk.
+    pub(crate) fn direct(&mut self, from: &mut Bytes) -> Bytes {
+        let State::Data(left) = self.state else { return Bytes::new() };
+        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(from.len());
+        self.state = if left == taken as u64 { State::DataEnd } else { State::Data(left - taken as u64) };
+        from.split_to(taken)
+    }
+
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, HttpError> {
         loop {
             match self.state {

@@ -1,0 +1,161 @@
+//! What every client's connection shares: limits in force, counts, counters, and whom to tell.
+
+use super::counters::Counters;
+use crate::tunnel::Asker;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use polder_flow::{Bounds, Gate, Over, SourceKey};
+use polder_types::{Forwarder, Limits};
+use polder_wire::{ProxyError, Refusal};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Who is told what was refused (it becomes `Event::Refused`). Must not block; may drop and count.
+pub trait Report: Send + Sync + 'static {
+    /// `what` is `limit` or `target`; `why` and `who` are for the operator.
+    fn refused(&self, what: &'static str, why: &str, who: &str, source: IpAddr);
+}
+
+/// Shared by all fronts of one engine; lives as long as the engine.
+pub struct FrontContext {
+    limits: ArcSwap<Limits>,
+    forwarder: ArcSwapOption<Forwarder>,
+    gate: Mutex<Gate>,
+    start: Instant,
+    draining: watch::Sender<bool>,
+    jitter: RandomState,
+    report: Box<dyn Report>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl FrontContext {
+    /// A context with the limits of the first snapshot.
+    pub fn new(limits: Limits, report: impl Report) -> Arc<Self> {
+        Arc::new(FrontContext {
+            limits: ArcSwap::from_pointee(limits),
+            forwarder: ArcSwapOption::empty(),
+            gate: Mutex::default(),
+            start: Instant::now(),
+            draining: watch::Sender::new(false),
+            jitter: RandomState::new(),
+            report: Box::new(report),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Puts the limits, and in a forwarder its PAC file and manners, of a new snapshot in force.
+    pub fn apply(&self, limits: Limits, forwarder: Option<Forwarder>) {
+        self.limits.store(Arc::new(limits));
+        self.forwarder.store(forwarder.map(Arc::new));
+        let now = self.now();
+        let limits = self.limits();
+        let mut gate = self.gate();
+        gate.sweep(limits.handshake_rate_per_source, now);
+        gate.sweep_identities(limits.tunnel_rate_per_identity, now);
+    }
+
+    /// Sends every client away when it has finished what it is doing: HTTP/2 GOAWAY, HTTP/1.1 `Connection: close`.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// A stranger or user connects, before his handshake. Keep the pass as long as the connection.
+    pub fn enter(self: &Arc<Self>, source: IpAddr) -> Result<Pass, Refusal> {
+        let key = SourceKey::from(source);
+        let entered = self.gate().enter(key, &self.bounds(), self.now());
+        match entered {
+            Ok(()) => Ok(Pass { ctx: self.clone(), key }),
+            Err(over) => Err(self.over(over, &source.to_string(), source)),
+        }
+    }
+
+    /// `who` opens a tunnel. Keep the permit as long as the tunnel.
+    pub(crate) fn tunnel(self: &Arc<Self>, who: &Asker, source: IpAddr) -> Result<Permit, Refusal> {
+        let identity = who.as_ref().map_or_else(|| Arc::from("loopback"), |identity| identity.uri.clone());
+        let opened = self.gate().open(&identity, &self.bounds(), self.now());
+        match opened {
+            Ok(()) => Ok(Permit { ctx: self.clone(), identity }),
+            Err(over) => Err(self.over(over, &identity, source)),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.limits.load_full()
+    }
+
+    pub(crate) fn forwarder(&self) -> Option<Arc<Forwarder>> {
+        self.forwarder.load_full()
+    }
+
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    pub(crate) fn now(&self) -> polder_flow::Millis {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Seconds for `Retry-After`: 1 to 8, different each time, so that those who were sent away do not return together.
+    pub(crate) fn retry_after(&self) -> u32 {
+        1 + (self.jitter.hash_one(self.start.elapsed().as_nanos()) % 8) as u32
+    }
+
+    pub(crate) fn refused(&self, what: &'static str, why: &str, who: &str, source: IpAddr) {
+        self.report.refused(what, why, who, source);
+    }
+
+    fn over(&self, over: Over, who: &str, source: IpAddr) -> Refusal {
+        self.counters.over(over);
+        let why = match over {
+            Over::Connections => "too many connections in all: raise limits.connections or add nodes",
+            Over::PerSource => "too many connections from one source: limits.connections_per_source",
+            Over::HandshakeRate => "too many handshakes from one source: limits.handshake_rate_per_source",
+            Over::Tunnels => "too many open tunnels of one user: limits.tunnels_per_identity",
+            Over::TunnelRate(_) => "too many new tunnels of one user: limits.tunnel_rate_per_identity",
+        };
+        self.refused("limit", why, who, source);
+        Refusal::new(ProxyError::Limit, "You have too many connections open, or open them too fast.")
+    }
+
+    fn bounds(&self) -> Bounds {
+        let limits = self.limits.load();
+        Bounds {
+            connections: limits.connections,
+            connections_per_source: limits.connections_per_source,
+            handshake_rate_per_source: limits.handshake_rate_per_source,
+            tunnels_per_identity: limits.tunnels_per_identity,
+            tunnel_rate_per_identity: limits.tunnel_rate_per_identity,
+        }
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that counts while this lives.
+pub struct Pass {
+    ctx: Arc<FrontContext>,
+    key: SourceKey,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.ctx.gate().left(self.key);
+    }
+}
+
+/// A tunnel that counts while this lives.
+pub(crate) struct Permit {
+    ctx: Arc<FrontContext>,
+    identity: Arc<str>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.ctx.gate().closed(&self.identity);
+    }
+}

@@ -1,0 +1,96 @@
+//! Plain counters of the front, read by name.
+
+use crate::counters::Count;
+use polder_flow::Over;
+use polder_wire::ProxyError;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the fronts of an engine have done since it began. Relaxed: each is right by itself.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Count,)*
+        }
+
+        impl Counters {
+            /// Names (prefix `front_`) and values.
+            pub fn read(&self) -> Vec<(&'static str, u64)> {
+                vec![$((concat!("front_", stringify!($name)), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections of clients served.
+    connections,
+    /// HTTP requests of any kind, CONNECT too.
+    requests,
+    /// Tunnels opened.
+    tunnels,
+    /// Plain-HTTP exchanges answered by an origin.
+    exchanges,
+    /// Exchanges that found an open tunnel to use again.
+    reused,
+    /// Exchanges said again on another tunnel because the first broke before it answered.
+    retried,
+    /// Bytes from clients.
+    bytes_up,
+    /// Bytes to clients.
+    bytes_down,
+    /// Refused by the access rules.
+    refused_denied,
+    /// Refused because no site registered the target.
+    refused_prohibited,
+    /// Failed: no path, too late, or broken.
+    failed,
+    /// Refused as malformed.
+    refused_malformed,
+    /// Our own errors.
+    internal,
+    /// Limit: connections in all.
+    over_connections,
+    /// Limit: connections per source.
+    over_connections_per_source,
+    /// Limit: handshakes per source.
+    over_handshake_rate,
+    /// Limit: open tunnels per identity.
+    over_tunnels,
+    /// Limit: new tunnels per identity.
+    over_tunnel_rate,
+    /// Limit: request heads that did not come in time.
+    over_header_timeout,
+    /// Limit: request bodies that came too slowly.
+    over_body_rate,
+    /// Limit: readers that took nothing.
+    over_stall,
+    /// Limit: HTTP/2 connections sent away for resetting streams.
+    over_resets,
+    /// Limit: tunnels closed because nothing moved.
+    over_idle,
+}
+
+impl Counters {
+    pub(crate) fn over(&self, over: Over) {
+        let counter = match over {
+            Over::Connections => &self.over_connections,
+            Over::PerSource => &self.over_connections_per_source,
+            Over::HandshakeRate => &self.over_handshake_rate,
+            Over::Tunnels => &self.over_tunnels,
+            Over::TunnelRate(_) => &self.over_tunnel_rate,
+        };
+        counter.up();
+    }
+
+    pub(crate) fn refused(&self, error: ProxyError) {
+        let counter = match error {
+            ProxyError::Denied => &self.refused_denied,
+            ProxyError::Prohibited => &self.refused_prohibited,
+            ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated => &self.failed,
+            ProxyError::Malformed | ProxyError::Loop => &self.refused_malformed,
+            ProxyError::Internal => &self.internal,
+            ProxyError::Limit => return, // counted by the limit that was hit
+        };
+        counter.up();
+    }
+}

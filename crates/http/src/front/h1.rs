@@ -1,0 +1,250 @@
+//! The proxy in HTTP/1.1 and 1.0.
+
+use super::client::{Client, malformed};
+use super::exchange::{Ended, exchange};
+use super::inbox::{Inbox, ReadError, tunnel};
+use super::local;
+use super::origin::Body;
+use super::out::{H1Out, Out};
+use super::pool::Pool;
+use super::request::Request;
+use crate::pump::{End, pump};
+use crate::tunnel::{Sink, Source, Target, Tunnel};
+use bytes::{Bytes, BytesMut};
+use polder_wire::Refusal;
+use polder_wire::http1::{Authority, BodyLength, BodyReader, RequestHead, RequestTarget, Version};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+/// How long, and for how many bytes, a refused client is heard out.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+struct Connection<'a> {
+    client: &'a Client,
+    inbox: Inbox,
+    sink: Sink,
+    pool: Pool,
+}
+
+/// What follows a request.
+enum Next {
+    /// Another request.
+    Request,
+    /// The end, in good order.
+    Close,
+    /// The end at once: the client must notice that an answer is not whole.
+    Cut,
+    /// The connection is now a tunnel to this.
+    Tunnel(Tunnel, super::context::Permit),
+}
+
+pub(crate) async fn serve<S>(io: S, client: &Client)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (reader, writer) = tokio::io::split(io);
+    let mut connection =
+        Connection { client, inbox: Inbox::new(Source::io(reader)), sink: Sink::io(writer), pool: Pool::default() };
+    let mut first = true;
+    loop {
+        let next = match connection.next_head(first).await {
+            Ok(Some(head)) => connection.answer(&head).await,
+            Ok(None) => Next::Close,
+            Err(refusal) => connection.refuse(None, refusal).await,
+        };
+        first = false;
+        match next {
+            Next::Request => {}
+            Next::Close => return connection.linger().await,
+            Next::Cut => return,
+            Next::Tunnel(far, _permit) => {
+                let near = tunnel(connection.inbox, connection.sink);
+                return carry(client, near, far).await;
+            }
+        }
+    }
+}
+
+async fn carry(client: &Client, near: Tunnel, far: Tunnel) {
+    let idle = Duration::from_millis(u64::from(client.ctx.limits().idle_timeout_ms));
+    let counters = &client.ctx.counters;
+    if pump(near, far, idle, &counters.bytes_up, &counters.bytes_down).await == End::Idle {
+        counters.over_idle.up();
+    }
+}
+
+impl Connection<'_> {
+    /// The next request head; `None` when the client has gone, has been idle for too long, or is sent away.
+    async fn next_head(&mut self, first: bool) -> Result<Option<RequestHead>, Refusal> {
+        let limits = self.client.ctx.limits();
+        let head_time = Duration::from_millis(u64::from(limits.header_timeout_ms));
+        let idle = if first { head_time } else { Duration::from_millis(u64::from(limits.keepalive_timeout_ms)) };
+        let mut draining = self.client.ctx.draining();
+        tokio::select! {
+            biased;
+            came = timeout(idle, wait(&mut self.inbox, &self.pool)) => match came {
+                Ok(Ok(true)) => {}
+                _ => return Ok(None),
+            },
+            _ = draining.wait_for(|draining| *draining) => return Ok(None),
+        }
+        // Slowloris: the time runs from the first byte, however many follow.
+        match timeout(head_time, self.inbox.request()).await {
+            Ok(Ok(head)) => Ok(head),
+            Ok(Err(ReadError::Io(_))) => Ok(None),
+            Ok(Err(ReadError::Http(error))) => Err(malformed(error)),
+            Err(_) => {
+                self.client.ctx.counters.over_header_timeout.up();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn answer(&mut self, head: &RequestHead) -> Next {
+        self.client.ctx.counters.requests.up();
+        match &head.target {
+            RequestTarget::Authority(authority) => self.connect(head, authority).await,
+            RequestTarget::Absolute { authority, path } => match Request::from_h1(head, authority, path) {
+                Ok(request) => self.exchange(head, &request).await,
+                Err(refusal) => self.refuse(Some(head), refusal).await,
+            },
+            RequestTarget::Origin(path) => self.local(head, path).await,
+            RequestTarget::Asterisk => self.local(head, b"*").await,
+        }
+    }
+
+    async fn connect(&mut self, head: &RequestHead, authority: &Authority) -> Next {
+        let Some(port) = authority.port else { return Next::Cut };
+        let target = Target { host: authority.host.clone(), port };
+        let early = self.client.ctx.forwarder().is_some_and(|forwarder| forwarder.early_answer);
+        if let Err(refusal) = self.client.admit(&target) {
+            return self.refuse(Some(head), refusal).await;
+        }
+        if early && self.established().await.is_err() {
+            return Next::Cut;
+        }
+        // Bytes that have come already, and those that come meanwhile, travel with the open.
+        let inbox = std::mem::replace(&mut self.inbox, Inbox::new(Source::bytes(Bytes::new())));
+        let mut source = inbox.into_source();
+        let opened = self.client.open(&target, &mut source).await;
+        self.inbox = Inbox::new(source);
+        match opened {
+            Err(refusal) if early => {
+                self.client.ctx.counters.refused(refusal.error);
+                Next::Cut
+            }
+            Err(refusal) => self.refuse(Some(head), refusal).await,
+            Ok((far, permit)) => {
+                if !early && self.established().await.is_err() {
+                    return Next::Cut;
+                }
+                Next::Tunnel(far, permit)
+            }
+        }
+    }
+
+    /// RFC 9110 §9.3.6: any 2xx; neither Content-Length nor Transfer-Encoding.
+    async fn established(&mut self) -> io::Result<()> {
+        self.sink.send(Bytes::from_static(b"HTTP/1.1 200 Connection established\r\n\r\n")).await
+    }
+
+    async fn exchange(&mut self, head: &RequestHead, request: &Request) -> Next {
+        let body = match head.length {
+            BodyLength::Empty => Body::None,
+            length => Body::Framed(&mut self.inbox, BodyReader::new(length)),
+        };
+        let mut out = Out::H1(h1_out(self.client, &mut self.sink, head, head.persists()));
+        let ended = exchange(self.client, &self.pool, request, body, &mut out).await;
+        let keep = matches!(&out, Out::H1(out) if out.keep);
+        match ended {
+            Ended::Answered { body_read: true } if keep => Next::Request,
+            Ended::Answered { .. } => Next::Close,
+            Ended::Cut => Next::Cut,
+            // A body may still be coming that must not be read as a request.
+            Ended::Refused(refusal) if head.length == BodyLength::Empty && keep => self.tell(head, refusal).await,
+            Ended::Refused(refusal) => self.refuse(Some(head), refusal).await,
+            Ended::Switched(conn) => {
+                let super::pool::Conn { inbox, sink, permit, .. } = *conn;
+                Next::Tunnel(tunnel(inbox, sink), permit)
+            }
+        }
+    }
+
+    async fn local(&mut self, head: &RequestHead, path: &[u8]) -> Next {
+        let path = String::from_utf8_lossy(path);
+        let keep = head.persists() && head.length == BodyLength::Empty;
+        let head_only = head.method == http::Method::HEAD;
+        let mut out = Out::H1(h1_out(self.client, &mut self.sink, head, keep));
+        let sent = match local::answer(self.client, &head.method, head.host.as_ref(), &path) {
+            Ok(page) => {
+                let fields = page.fields();
+                out.own(page.status, &fields, if head_only { Bytes::new() } else { page.body.into() }).await
+            }
+            Err(problem) => out.problem(problem, head_only).await,
+        };
+        match sent {
+            Ok(()) if keep => Next::Request,
+            Ok(()) => Next::Close,
+            Err(_) => Next::Cut,
+        }
+    }
+
+    /// Refuses a request after which the connection can go on.
+    async fn tell(&mut self, head: &RequestHead, refusal: Refusal) -> Next {
+        match self.say_no(Some(head), &refusal, true).await {
+            Ok(()) => Next::Request,
+            Err(_) => Next::Cut,
+        }
+    }
+
+    /// Refuses a request and ends: bytes behind it might have been meant for a tunnel, or as a body.
+    async fn refuse(&mut self, head: Option<&RequestHead>, refusal: Refusal) -> Next {
+        match self.say_no(head, &refusal, false).await {
+            Ok(()) => Next::Close,
+            Err(_) => Next::Cut,
+        }
+    }
+
+    async fn say_no(&mut self, head: Option<&RequestHead>, refusal: &Refusal, keep: bool) -> io::Result<()> {
+        self.client.tell(refusal);
+        let accept = head.and_then(|head| head.fields.all("accept").next());
+        let problem = self.client.problem(refusal, accept);
+        let head_only = head.is_some_and(|head| head.method == http::Method::HEAD);
+        let mut out = match head {
+            Some(head) => h1_out(self.client, &mut self.sink, head, keep),
+            None => plain_out(self.client, &mut self.sink),
+        };
+        out.keep = keep;
+        Out::H1(out).problem(problem, head_only).await
+    }
+
+    async fn linger(mut self) {
+        if self.sink.finish().await.is_ok() {
+            let _ = timeout(LINGER.0, self.inbox.discard(LINGER.1)).await;
+        }
+    }
+}
+
+/// Waits for the first byte of a request; tunnels that wait meanwhile are closed in their time.
+async fn wait(inbox: &mut Inbox, pool: &Pool) -> io::Result<bool> {
+    let mut came = std::pin::pin!(inbox.wait());
+    loop {
+        tokio::select! {
+            biased;
+            came = &mut came => return came,
+            () = tokio::time::sleep(super::pool::MAX_AGE) => pool.sweep(),
+        }
+    }
+}
+
+fn h1_out<'c>(client: &Client, sink: &'c mut Sink, head: &RequestHead, keep: bool) -> H1Out<'c> {
+    let draining = *client.ctx.draining().borrow();
+    H1Out { old: head.version == Version::Http10, keep: keep && !draining, ..plain_out(client, sink) }
+}
+
+fn plain_out<'c>(client: &Client, sink: &'c mut Sink) -> H1Out<'c> {
+    let stall = Duration::from_millis(u64::from(client.ctx.limits().stall_timeout_ms));
+    H1Out { sink, old: false, keep: false, stall, pending: BytesMut::new(), chunked: false, begun: false }
+}

@@ -1,0 +1,270 @@
+//! The proxy in HTTP/2 (RFC 9113 §8.5). Extended CONNECT is not offered: browsers tunnel WebSocket.
+
+use super::client::{Client, malformed};
+use super::exchange::{Ended, exchange};
+use super::local;
+use super::origin::Body;
+use super::out::{H2Out, Out};
+use super::pool::Pool;
+use super::request::{Parts, Request};
+use crate::pump::{End, pump};
+use crate::tunnel::{Sink, Source, Target, Tunnel};
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::request::Parts as Head;
+use http::{Method, Response};
+use polder_flow::Bucket;
+use polder_types::Limits;
+use polder_wire::Refusal;
+use polder_wire::http1::{Authority, BodyLength, HttpError, MAX_FIELDS, MAX_HEAD};
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Bytes that wait per stream for the client to take them.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Window of a whole client connection: what one client can make us hold.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Locally reset streams remembered, and resets forced on us by the client's errors, before GOAWAY.
+const MAX_RESETS: usize = 100;
+/// How long a connection that was sent away may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How a stream ended.
+enum StreamEnd {
+    Good,
+    /// The client reset it before it was answered: what rapid-reset floods do.
+    Reset,
+}
+
+struct Shared {
+    client: Arc<Client>,
+    pool: Pool,
+}
+
+pub(crate) async fn serve<S>(io: S, client: Arc<Client>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limits = client.ctx.limits();
+    let patience = Duration::from_millis(u64::from(limits.header_timeout_ms));
+    let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(io)).await else { return };
+    let idle = Duration::from_millis(u64::from(limits.keepalive_timeout_ms));
+    let most_tasks = 2 * limits.streams_per_client as usize;
+    let mut draining = client.ctx.draining();
+    let mut resets = Bucket::full(limits.reset_rate_per_client, client.ctx.now());
+    let shared = Arc::new(Shared { client: client.clone(), pool: Pool::default() });
+    // Dropping the set ends every stream's task: nothing outlives the connection.
+    let mut streams = JoinSet::new();
+    let mut leaving = false;
+    let mut check = Idle::new(idle);
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                // Streams that the client has reset no longer count for h2, but their tasks have yet to end.
+                Some(Ok((_, mut respond))) if streams.len() >= most_tasks => respond.send_reset(Reason::REFUSED_STREAM),
+                Some(Ok((request, respond))) => {
+                    check = Idle::new(idle);
+                    streams.spawn(stream(shared.clone(), request, respond));
+                }
+                Some(Err(_)) | None => return,
+            },
+            Some(ended) = streams.join_next() => {
+                check = Idle::new(idle);
+                let reset = matches!(ended, Ok(StreamEnd::Reset));
+                if reset && !resets.take(limits.reset_rate_per_client, client.ctx.now()) {
+                    client.ctx.counters.over_resets.up();
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    let _ = timeout(FAREWELL, poll_fn(|cx| connection.poll_closed(cx))).await;
+                    return;
+                }
+            }
+            _ = draining.wait_for(|draining| *draining), if !leaving => {
+                leaving = true;
+                check = Idle::new(FAREWELL);
+                connection.graceful_shutdown();
+            }
+            () = sleep_until(check.next), if streams.is_empty() => {
+                shared.pool.sweep();
+                match (check.over(), leaving) {
+                    (true, true) => return,
+                    (true, false) => {
+                        leaving = true;
+                        check = Idle::new(FAREWELL);
+                        connection.graceful_shutdown();
+                    }
+                    (false, _) => check.again(),
+                }
+            }
+        }
+    }
+}
+
+/// When to look after a connection without streams.
+struct Idle {
+    next: Instant,
+    end: Instant,
+}
+
+impl Idle {
+    fn new(idle: Duration) -> Self {
+        let now = Instant::now();
+        Idle { next: now + idle.min(super::pool::MAX_AGE), end: now + idle }
+    }
+
+    fn over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    fn again(&mut self) {
+        self.next = (Instant::now() + super::pool::MAX_AGE).min(self.end);
+    }
+}
+
+/// Budgets against rapid reset, MadeYouReset, CONTINUATION and HPACK floods; h2 sends GOAWAY when one is used up.
+fn builder(limits: &Limits) -> Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(limits.streams_per_client)
+        .max_header_list_size(MAX_HEAD as u32)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.link_window.min(CONNECTION_WINDOW).max(limits.stream_window))
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_RESETS));
+    builder
+}
+
+async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
+    let client = &shared.client;
+    client.ctx.counters.requests.up();
+    let (head, body) = request.into_parts();
+    if head.headers.len() > MAX_FIELDS {
+        return refuse(client, &head, respond, malformed(HttpError::TooManyFields)).await;
+    }
+    let Some(authority) = head.uri.authority().and_then(|a| Authority::parse(a.as_str().as_bytes())) else {
+        return refuse(client, &head, respond, malformed(HttpError::Target)).await;
+    };
+    // RFC 9113 §8.3.1: Host and :authority that differ are malformed.
+    let differs = |host: &http::HeaderValue| Authority::parse(host.as_bytes()).as_ref() != Some(&authority);
+    if head.headers.get_all("host").iter().any(differs) {
+        return refuse(client, &head, respond, malformed(HttpError::Host)).await;
+    }
+    if head.method == Method::CONNECT {
+        let Some(port) = authority.port else {
+            return refuse(client, &head, respond, malformed(HttpError::Target)).await;
+        };
+        return connect(client, &head, &Target { host: authority.host, port }, body, respond).await;
+    }
+    if head.uri.scheme_str() != Some("http") {
+        // `https` in :scheme is a request to this proxy as a web server.
+        return origin_form(client, &head, &authority, respond).await;
+    }
+    let fields = fields(&head);
+    let request = match for_origin(&head, &authority, &body, &fields) {
+        Ok(request) => request,
+        Err(refusal) => return refuse(client, &head, respond, refusal).await,
+    };
+    let body = if body.is_end_stream() { Body::None } else { Body::Stream(Source::h2(body)) };
+    let mut out = h2_out(client, respond);
+    let ended = exchange(client, &shared.pool, &request, body, &mut out).await;
+    settle(client, &head, out, ended).await
+}
+
+/// Fields in the form of HTTP/1: cookies, which HTTP/2 may split, joined again (RFC 9113 §8.2.3).
+fn fields(head: &Head) -> Vec<(&str, Cow<'_, [u8]>)> {
+    let mut fields: Vec<(&str, Cow<'_, [u8]>)> = Vec::with_capacity(head.headers.len());
+    for (name, value) in &head.headers {
+        match fields.iter_mut().find(|(seen, _)| name == http::header::COOKIE && *seen == "cookie") {
+            Some((_, cookies)) => cookies.to_mut().extend([b"; ", value.as_bytes()].concat()),
+            None => fields.push((name.as_str(), Cow::Borrowed(value.as_bytes()))),
+        }
+    }
+    fields
+}
+
+fn for_origin(
+    head: &Head,
+    authority: &Authority,
+    body: &RecvStream,
+    fields: &[(&str, Cow<'_, [u8]>)],
+) -> Result<Request, Refusal> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    // h2 takes more characters than HTTP/1 would.
+    if !path.bytes().all(|b| matches!(b, 0x21..=0x7e)) || (path == "*" && head.method != Method::OPTIONS) {
+        return Err(malformed(HttpError::Target));
+    }
+    let declared = head.headers.get(http::header::CONTENT_LENGTH).map(|value| value.to_str().unwrap_or_default().parse::<u64>());
+    let length = match declared {
+        Some(Err(_)) => return Err(malformed(HttpError::Length)),
+        Some(Ok(0)) | None if body.is_end_stream() => BodyLength::Empty,
+        Some(Ok(n)) => BodyLength::Sized(n),
+        None => BodyLength::Chunked,
+    };
+    let path = path.as_bytes();
+    let parts = Parts { method: &head.method, authority, path, length, upgrade: None, version: "2" };
+    Request::new(&parts, || fields.iter().map(|(name, value)| (*name, value.as_ref())))
+}
+
+async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream, mut respond: SendResponse<Bytes>) -> StreamEnd {
+    // DATA that follows at once travels with the open.
+    let mut source = Source::h2(body);
+    let opened = tokio::select! {
+        opened = client.open(target, &mut source) => opened,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return StreamEnd::Reset,
+    };
+    let (far, _permit) = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => return refuse(client, head, respond, refusal).await,
+    };
+    let Ok(stream) = respond.send_response(Response::new(()), false) else { return StreamEnd::Reset };
+    let near = Tunnel { source, sink: Sink::H2(stream) };
+    let idle = Duration::from_millis(u64::from(client.ctx.limits().idle_timeout_ms));
+    let counters = &client.ctx.counters;
+    if pump(near, far, idle, &counters.bytes_up, &counters.bytes_down).await == End::Idle {
+        counters.over_idle.up();
+    }
+    StreamEnd::Good
+}
+
+async fn origin_form(client: &Client, head: &Head, authority: &Authority, respond: SendResponse<Bytes>) -> StreamEnd {
+    let head_only = head.method == Method::HEAD;
+    let mut out = h2_out(client, respond);
+    let sent = match local::answer(client, &head.method, Some(authority), head.uri.path()) {
+        Ok(page) => out.own(page.status, &page.fields(), if head_only { Bytes::new() } else { page.body.into() }).await,
+        Err(problem) => out.problem(problem, head_only).await,
+    };
+    sent.map_or(StreamEnd::Reset, |()| StreamEnd::Good)
+}
+
+async fn refuse(client: &Client, head: &Head, respond: SendResponse<Bytes>, refusal: Refusal) -> StreamEnd {
+    settle(client, head, h2_out(client, respond), Ended::Refused(refusal)).await
+}
+
+async fn settle(client: &Client, head: &Head, mut out: Out<'_>, ended: Ended) -> StreamEnd {
+    match ended {
+        Ended::Answered { .. } => StreamEnd::Good,
+        Ended::Refused(refusal) => {
+            client.tell(&refusal);
+            let accept = head.headers.get(http::header::ACCEPT).map(http::HeaderValue::as_bytes);
+            let problem = client.problem(&refusal, accept);
+            let sent = out.problem(problem, head.method == Method::HEAD).await;
+            sent.map_or(StreamEnd::Reset, |()| StreamEnd::Good)
+        }
+        Ended::Cut | Ended::Switched(_) => {
+            let begun = out.begun();
+            out.cut();
+            if begun { StreamEnd::Good } else { StreamEnd::Reset }
+        }
+    }
+}
+
+fn h2_out(client: &Client, respond: SendResponse<Bytes>) -> Out<'static> {
+    let stall = Duration::from_millis(u64::from(client.ctx.limits().stall_timeout_ms));
+    Out::H2(H2Out { respond, stream: None, stall, ended: false })
+}

@@ -1,0 +1,229 @@
+//! One request and its answer on one tunnel.
+
+use super::client::Client;
+use super::inbox::{Inbox, ReadError};
+use super::out::Out;
+use super::pool::Conn;
+use super::request::Request;
+use crate::tunnel::{Sink, Source};
+use bytes::{BufMut, Bytes, BytesMut};
+use polder_flow::MinRate;
+use polder_wire::http1::{BodyReader, HttpError, LAST_CHUNK, ResponseHead, chunk_head};
+use std::time::Duration;
+
+/// Most 1xx before a final answer.
+const MAX_INTERIM: usize = 16;
+
+/// A client's request body.
+pub(crate) enum Body<'c> {
+    /// None, or all of it has been read.
+    None,
+    /// On an HTTP/1 connection.
+    Framed(&'c mut Inbox, BodyReader),
+    /// An HTTP/2 stream.
+    Stream(Source),
+}
+
+impl Body<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let piece = match self {
+            Body::None => None,
+            Body::Framed(inbox, reader) => inbox.piece(reader).await?,
+            Body::Stream(source) => source.next().await.transpose()?,
+        };
+        if piece.is_none() {
+            *self = Body::None;
+        }
+        Ok(piece)
+    }
+}
+
+/// How a conversation failed.
+pub(crate) enum Fault {
+    /// The origin broke before the first byte of its answer.
+    NoAnswer,
+    /// The origin broke later, or answered what is not HTTP.
+    Origin(HttpError),
+    /// The origin was silent for too long.
+    Late,
+    /// The client's body is malformed.
+    Request(HttpError),
+    /// The client's body came too slowly.
+    Slow,
+    /// The client is gone or takes nothing.
+    Client,
+}
+
+/// How it went well.
+pub(crate) enum Spoken {
+    /// Answered wholly. `again`: the tunnel can take another request.
+    Wholly { again: bool },
+    /// The origin switches protocols; its head has been passed on.
+    Switched,
+}
+
+/// Says what of the request has not travelled yet, and passes the answer on.
+pub(crate) async fn converse(
+    client: &Client,
+    conn: &mut Conn,
+    request: &Request,
+    body: &mut Body<'_>,
+    out: &mut Out<'_>,
+) -> Result<Spoken, Fault> {
+    let Conn { inbox, sink, .. } = conn;
+    let mut said = false;
+    let ended = {
+        let say = say_body(client, sink, body, request.chunked);
+        let hear = hear(client, inbox, request, out);
+        tokio::pin!(say, hear);
+        loop {
+            tokio::select! {
+                done = &mut say, if !said => match done {
+                    // An origin that has heard enough may answer all the same.
+                    Ok(()) | Err(Fault::Origin(_)) => said = true,
+                    Err(fault) => return Err(fault),
+                },
+                ended = &mut hear => break ended?,
+            }
+        }
+    };
+    Ok(match ended {
+        Heard::Switched => Spoken::Switched,
+        Heard::Wholly(persists) => Spoken::Wholly { again: persists && said && matches!(body, Body::None) && inbox.is_empty() },
+    })
+}
+
+/// Carries the client's body to the origin, at no less than the least rate.
+async fn say_body(client: &Client, sink: &mut Sink, body: &mut Body<'_>, chunked: bool) -> Result<(), Fault> {
+    if matches!(body, Body::None) {
+        return Ok(());
+    }
+    let mut rate = MinRate::new(client.ctx.limits().body_rate_floor, client.ctx.now());
+    loop {
+        let left = rate.deadline().saturating_sub(client.ctx.now());
+        let piece = match tokio::time::timeout(Duration::from_millis(left), body.next()).await {
+            Err(_) if rate.came(0, client.ctx.now()) => continue,
+            Err(_) => return Err(Fault::Slow),
+            Ok(Err(ReadError::Http(error))) => return Err(Fault::Request(error)),
+            Ok(Err(ReadError::Io(_))) => return Err(Fault::Client),
+            Ok(Ok(piece)) => piece,
+        };
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        client.ctx.counters.bytes_up.add(length as u64);
+        if piece.is_some() && !rate.came(length, client.ctx.now()) {
+            return Err(Fault::Slow);
+        }
+        let last = piece.is_none();
+        let before = client.ctx.now();
+        let framed = match piece {
+            Some(data) if chunked => framed(&data),
+            Some(data) => data,
+            None if chunked => Bytes::from_static(LAST_CHUNK),
+            None => Bytes::new(),
+        };
+        sink.send(framed).await.map_err(|_| Fault::Origin(HttpError::Truncated))?;
+        if last {
+            return Ok(());
+        }
+        rate.excuse(client.ctx.now() - before);
+    }
+}
+
+/// One chunk with its framing.
+fn framed(data: &Bytes) -> Bytes {
+    if data.is_empty() {
+        return Bytes::new(); // a chunk of size 0 would be the last
+    }
+    let head = chunk_head(data.len());
+    let mut framed = BytesMut::with_capacity(head.len() + data.len() + 2);
+    framed.put_slice(&head);
+    framed.put_slice(data);
+    framed.put_slice(b"\r\n");
+    framed.freeze()
+}
+
+enum Heard {
+    Wholly(bool),
+    Switched,
+}
+
+async fn hear(client: &Client, inbox: &mut Inbox, request: &Request, out: &mut Out<'_>) -> Result<Heard, Fault> {
+    let idle = Duration::from_millis(u64::from(client.ctx.limits().idle_timeout_ms));
+    let mut interims = 0;
+    let head = loop {
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(idle, inbox.response(&request.method)) => answer,
+            () = out.gone() => return Err(Fault::Client),
+        };
+        let head = match answer {
+            Err(_) => return Err(Fault::Late),
+            Ok(Ok(None)) | Ok(Err(ReadError::Io(_))) if interims == 0 && inbox.is_empty() => return Err(Fault::NoAnswer),
+            Ok(Ok(None) | Err(ReadError::Io(_))) => return Err(Fault::Origin(HttpError::Truncated)),
+            Ok(Err(ReadError::Http(error))) => return Err(Fault::Origin(error)),
+            Ok(Ok(Some(head))) => head,
+        };
+        if !head.interim() {
+            break head;
+        }
+        interims += 1;
+        if interims > MAX_INTERIM {
+            return Err(Fault::Origin(HttpError::Status));
+        }
+        out.interim(&head).await.map_err(|_| Fault::Client)?;
+    };
+    if head.status == 101 {
+        return if request.upgrade { switch(out, &head).await } else { Err(Fault::Origin(HttpError::Status)) };
+    }
+    pass_on(client, inbox, request, &head, out, idle).await
+}
+
+async fn pass_on(
+    client: &Client,
+    inbox: &mut Inbox,
+    request: &Request,
+    head: &ResponseHead,
+    out: &mut Out<'_>,
+    idle: Duration,
+) -> Result<Heard, Fault> {
+    let lost = |error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::TimedOut {
+            client.ctx.counters.over_stall.up();
+        }
+        Fault::Client
+    };
+    let bodiless = matches!(head.status, 204 | 304) || request.method == http::Method::HEAD;
+    out.head(head, bodiless).await.map_err(lost)?;
+    let mut reader = BodyReader::new(head.length);
+    loop {
+        let piece = match inbox.piece_now(&mut reader) {
+            Some(piece) => piece,
+            None => {
+                out.flush().await.map_err(lost)?;
+                tokio::select! {
+                    piece = tokio::time::timeout(idle, inbox.piece(&mut reader)) => piece.map_err(|_| Fault::Late)?,
+                    () = out.gone() => return Err(Fault::Client),
+                }
+            }
+        };
+        match piece {
+            Ok(Some(data)) => {
+                client.ctx.counters.bytes_down.add(data.len() as u64);
+                out.data(data).await.map_err(lost)?;
+            }
+            Ok(None) => break,
+            Err(ReadError::Http(error)) => return Err(Fault::Origin(error)),
+            Err(ReadError::Io(_)) => return Err(Fault::Origin(HttpError::Truncated)),
+        }
+    }
+    out.end().await.map_err(lost)?;
+    client.ctx.counters.exchanges.up();
+    Ok(Heard::Wholly(head.persists()))
+}
+
+/// Passes `101 Switching Protocols` on; HTTP/1.1 only, for only there was an upgrade asked for.
+async fn switch(out: &mut Out<'_>, head: &ResponseHead) -> Result<Heard, Fault> {
+    let Out::H1(out) = out else { return Err(Fault::Origin(HttpError::Status)) };
+    out.switch(head);
+    out.flush().await.map_err(|_| Fault::Client)?;
+    Ok(Heard::Switched)
+}
