@@ -1,6 +1,6 @@
 //! Attack tools work in the laboratory only. Every tool asks here before it sends its first packet.
 //!
-//! The laboratory leaves a mark, `/run/netns/.polder-lab`, on a file system that only its own mount namespace sees; it holds the
+//! The laboratory leaves a mark, `/run/polder-lab`, on a file system that only its own mount namespace sees; it holds the
 //! number of the network namespace that the run was started from. This guards against mistakes, not against malice: who wants
 //! to flood a network needs no tool of ours.
 
@@ -12,8 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where the laboratory's mark lies, beside the names of its hosts' namespaces.
-pub const MARK: &str = "/run/netns/.polder-lab";
+/// Where the laboratory's mark lies.
+pub const MARK: &str = "/run/polder-lab";
+/// Where its hosts' namespaces have their names.
+pub const NAMES: &str = "/run/netns";
 /// The machine's first network namespace on kernels that number it so (6.17 and newer).
 const INITIAL: u64 = 0xEFFF_FFF9;
 /// Longest attack.
@@ -30,7 +32,7 @@ pub fn in_lab(address: IpAddr) -> bool {
 /// Whether this process may attack `targets` at `rate` a second for `time`. Errors say which bound is broken.
 pub fn check(targets: &[IpAddr], rate: u64, time: Duration) -> Result<(), LabError> {
     bounds(targets, rate, time)?;
-    inside(Path::new(MARK))
+    inside(Path::new(MARK), Path::new(NAMES))
 }
 
 fn bounds(targets: &[IpAddr], rate: u64, time: Duration) -> Result<(), LabError> {
@@ -45,7 +47,7 @@ fn bounds(targets: &[IpAddr], rate: u64, time: Duration) -> Result<(), LabError>
 }
 
 /// Whether this process stands in a network namespace that the laboratory named and that is not the machine's own.
-fn inside(mark: &Path) -> Result<(), LabError> {
+fn inside(mark: &Path, names: &Path) -> Result<(), LabError> {
     let refuse = |why: &str| LabError::Refused(format!("{why}; attack tools run only inside `polder lab`"));
     let text = fs::read_to_string(mark).map_err(|_| refuse("this is not a laboratory"))?;
     let outside: u64 = text.trim().parse().map_err(|_| refuse("the laboratory's mark is not readable"))?;
@@ -53,7 +55,7 @@ fn inside(mark: &Path) -> Result<(), LabError> {
     if here == outside || here == INITIAL {
         return Err(refuse("this process is in the machine's own network"));
     }
-    let named = fs::read_dir(mark.parent().unwrap_or(mark))?;
+    let named = fs::read_dir(names)?;
     if named.flatten().any(|entry| entry.metadata().is_ok_and(|data| data.ino() == here)) {
         Ok(())
     } else {
@@ -92,7 +94,7 @@ mod tests {
         let here = fs::metadata("/proc/self/ns/net").unwrap().ino();
         for (text, why) in [(here.to_string(), "own network"), ("x".into(), "not readable"), ("1".into(), "")] {
             fs::write(&mark, text).unwrap();
-            let error = inside(&mark).unwrap_err();
+            let error = inside(&mark, &directory).unwrap_err();
             assert!(error.to_string().contains(why) && matches!(error, LabError::Refused(_)), "{error}");
         }
         fs::remove_dir_all(&directory).unwrap();

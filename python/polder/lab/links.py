@@ -1,0 +1,111 @@
+"""Network namespaces, their devices and addresses: thin, and only ever inside the laboratory."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Iterable
+
+_TUNSETIFF = 0x400454CA
+_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_CLONE_NEWNET = 0x4000_0000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LinkError(RuntimeError):
+    """A network command failed; the text is the tool's own. Nothing outside the laboratory was touched."""
+
+
+def ip(commands: Iterable[str], host: str | None = None) -> None:
+    """Run commands of iproute2 in one batch, in the namespace ``host`` or in the laboratory's own."""
+    _batch(["ip", *(["-netns", host] if host else []), "-batch", "-"], commands)
+
+
+def tc(commands: Iterable[str], host: str) -> None:
+    """Run commands of tc in one batch."""
+    _batch(["tc", "-netns", host, "-batch", "-"], commands)
+
+
+def _batch(argv: list[str], commands: Iterable[str]) -> None:
+    text = "\n".join(commands) + "\n"
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LinkError(f"{' '.join(argv)}: {done.stderr.strip()} in:\n{text}")
+
+
+def bring_up_loopback() -> None:
+    """A new network namespace starts with its loopback device down."""
+    ip(["link set lo up"])
+
+
+def enter(host: str) -> list[str]:
+    """The words before a command that make it run on ``host``."""
+    return ["nsenter", f"--net=/run/netns/{host}", "--"]
+
+
+def sysctl(host: str, settings: dict[str, int]) -> None:
+    """Set kernel parameters below ``net.`` on ``host``."""
+    words = [f"net.{key}={value}" for key, value in settings.items()]
+    done = subprocess.run([*enter(host), "sysctl", "-qw", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LinkError(f"sysctl on {host}: {done.stderr.strip()}")
+
+
+def open_tun(host: str, name: str) -> int:
+    """Make the TUN device ``name`` on ``host``; returns its non-blocking descriptor, which carries bare IP packets.
+
+    A device belongs to the namespace of the thread that opened ``/dev/net/tun``, and the descriptor works from everywhere, so
+    a thread goes there and comes to its end.
+    """
+    result: list[int | OSError] = []
+
+    def there() -> None:
+        try:
+            result.append(_open_tun(host, name))
+        except OSError as error:
+            result.append(error)
+
+    thread = threading.Thread(target=there)
+    thread.start()
+    thread.join()
+    match result[0]:
+        case OSError() as error:
+            raise LinkError(f"cannot make the TUN device {name} on {host}: {error}") from error
+        case fd:
+            return fd
+
+
+def _open_tun(host: str, name: str) -> int:
+    place = os.open(f"/run/netns/{host}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(place, _CLONE_NEWNET) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+    finally:
+        os.close(place)
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def shaper_counts(host: str, device: str) -> dict[str, int]:
+    """``bytes``, ``packets`` and ``drops`` of the outermost queueing discipline of a device."""
+    done = subprocess.run(
+        ["tc", "-netns", host, "-json", "-statistics", "qdisc", "show", "dev", device],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LinkError(f"tc on {host}: {done.stderr.strip()}")
+    root = next(one for one in json.loads(done.stdout) if one.get("root"))
+    return {key: int(root[key]) for key in ("bytes", "packets", "drops")}

@@ -1,0 +1,30 @@
+"""``python -m polder.lab.tool NAME``: run one native tool; configuration (MessagePack) on stdin, report (JSON) on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+import msgspec
+
+from polder.engine import laboratory
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 the system said no, 2 the configuration or the place was refused (why: on stderr)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # native code does not return to Python before its end
+    try:
+        report = laboratory.run(sys.argv[1], msgspec.msgpack.decode(sys.stdin.buffer.read()))
+    except (PermissionError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(report), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
