@@ -10,6 +10,7 @@ pub mod counters;
 pub mod deliver;
 mod dial;
 pub mod dialout;
+pub mod forwarder;
 pub mod front;
 pub mod hop;
 pub mod link;

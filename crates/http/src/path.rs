@@ -14,7 +14,7 @@ use crate::{deliver, dialout};
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use polder_plan::{Hop, SitePlan, Stage};
 use polder_types::{Delivery, Peer};
 use polder_wire::ProxyError;
@@ -185,12 +185,23 @@ async fn deliver(plane: &Arc<Plane>, ask: &Ask, replay: &mut Replay, client: &mu
     }
 }
 
-/// Says the client's first bytes while waiting for the answer.
+/// Says the client's first bytes while waiting for a node's answer.
 pub(crate) async fn converse(
+    response: ResponseFuture,
+    stream: SendStream<Bytes>,
+    replay: &mut Replay,
+    client: &mut Source,
+) -> Result<Tunnel, Failed> {
+    converse_with(response, stream, replay, client, error_of).await
+}
+
+/// As [`converse`]; `error_of` reads a refusal.
+pub(crate) async fn converse_with(
     mut response: ResponseFuture,
     mut stream: SendStream<Bytes>,
     replay: &mut Replay,
     client: &mut Source,
+    error_of: fn(&HeaderMap) -> ProxyError,
 ) -> Result<Tunnel, Failed> {
     let broken = |_| Failed::Path(ProxyError::Unavailable);
     // Not waiting for window: h2 keeps what does not fit yet, and the amount is bounded by the replay limit.

@@ -54,7 +54,8 @@ where
     let limits = client.ctx.limits();
     let patience = Duration::from_millis(u64::from(limits.header_timeout_ms));
     let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(io)).await else { return };
-    let idle = Duration::from_millis(u64::from(limits.keepalive_timeout_ms));
+    // Longer than HTTP/1's: forwarders keep their links warm.
+    let idle = Duration::from_millis(u64::from(limits.idle_timeout_ms));
     let most_tasks = 2 * limits.streams_per_client as usize;
     let mut draining = client.ctx.draining();
     let mut resets = Bucket::full(limits.reset_rate_per_client, client.ctx.now());
