@@ -124,10 +124,13 @@ class Maintenance:
         asked = self._walk.way[-1]
         match answer:
             case Successors(members=members):
-                nearer = [m for m in members if between(m.id, asked.id, self.me.id) and m.ring_id not in self._walk.avoid]
+                before = [m for m in members if between(m.id, asked.id, self.me.id)]
+                nearer = [m for m in before if m.ring_id not in self._walk.avoid]
                 if nearer:
                     self._ask_best(nearer[-1])
                     return
+                # What is left of ``before`` is dead to us, and lies behind us: as the head of our list it would hide the rest.
+                members = tuple(m for m in members if m not in before)
                 # A list shorter than r has seen the whole ring: behind its end comes the answerer again.
                 whole = (*members, asked) if len(members) < self.config.successors else members
                 self._become_member(whole, now)

@@ -290,7 +290,8 @@ class Simulator:
             return
         token = self._tokens = self._tokens + 1
         if isinstance(output.message, Successors | Neighbours):
-            self._in_flight[token] = (node.member.id, *_ids(output.message.members))
+            asker, members = call.asker.machine, output.message.members
+            self._in_flight[token] = _ids(asker.table.chop((node.member, *members) if asker.joined else members))
         self._at(self.now + delay, lambda: self._hear(call, token, output.message))
 
     def _hear(self, call: _Call, token: int, answer: RingAnswer) -> None:
