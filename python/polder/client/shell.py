@@ -1,0 +1,130 @@
+"""``Client``: the user's forwarder. Its engine listens on loopback and carries to access points; this shell keeps it informed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from polder.api.admin import AdminServer
+from polder.api.client import fetch_members
+from polder.api.keeper import Keeper
+from polder.client.pac import pac_file
+from polder.model import Member, Refused, Signed
+from polder.settings.client import ClientSettings
+from polder.settings.identity import IdentityDir
+from polder.shell.clock import wall
+from polder.shell.linked import Linked
+from polder.snapshot.fold import Verdicts
+from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
+
+log = logging.getLogger("polder.client")
+
+_REFRESH = 60.0
+"""Seconds between looks at the authority's list of sites and access points; a forwarder works without an answer."""
+
+
+class Client(Linked):
+    """A running forwarder."""
+
+    def __init__(self, path: Path, settings: ClientSettings) -> None:
+        self._path = path
+        self._settings = settings
+        self._identity = IdentityDir.load(path)
+        self._keeper = Keeper(path, self._identity, self._on_renewed)
+        super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)))
+        self._admin = AdminServer(path / "admin.sock", {"status": self._status})
+
+    @property
+    def proxy(self) -> str:
+        """Where browsers find the proxy, ``ip:port``."""
+        return self.engine.addresses[0]
+
+    @property
+    def pac_url(self) -> str:
+        """What to give a browser as automatic proxy configuration."""
+        return f"http://{self.proxy}/proxy.pac"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that go through the overlay."""
+        return self._settings.hosts or self._identity.hosts
+
+    async def start(self) -> None:
+        """Apply the first snapshot and begin the background work."""
+        self.apply()
+        self.tasks.forever("renewal", self._keeper.forever)
+        self.tasks.forever("refresh", self._refresh)
+        await self._admin.start()
+
+    async def close(self, deadline: float = 5.0) -> None:
+        """End in good order."""
+        await self._admin.close()
+        await super().close(deadline)
+
+    def verdicts(self) -> Verdicts:
+        """Identity, access points and hosts."""
+        points = self._access_points()
+        return Verdicts(
+            trust_domain=self._identity.id.trust_domain,
+            roots=self._identity.roots,
+            identity=IdentityMaterial(self._identity.chain, self._identity.key),
+            members=points,
+            warm=frozenset(point.name for point in points[: self._settings.warm]),
+            limits=Limits(**self._settings.limits.model_dump()),
+            forwarder=Forwarder(
+                access_points=tuple(point.name for point in points),
+                hosts=self.hosts,
+                pac=pac_file(self.hosts, (f"PROXY {self.proxy}",)),
+            ),
+        )
+
+    def _access_points(self) -> tuple[Member, ...]:
+        """The wished ones in the wished order, or all."""
+        known = {member.name: member for member in self._identity.members}
+        wished = self._settings.access_points or tuple(known)
+        for name in wished:
+            if name not in known:
+                log.warning("an access point in the configuration is unknown", extra={"access_point": name})
+        return tuple(known[name] for name in wished if name in known)
+
+    async def _refresh(self) -> None:
+        try:
+            news = await fetch_members(self._identity, self._path)
+        except (Refused, OSError) as error:
+            log.debug("the authority did not answer; what is known stays in force", extra={"error": str(error)})
+        else:
+            self._learn(news.members, news.hosts)
+        await asyncio.sleep(_REFRESH)
+
+    def _learn(self, members: tuple[Member, ...], hosts: tuple[str, ...]) -> None:
+        fresh = dataclasses.replace(self._identity, members=members or self._identity.members, hosts=hosts)
+        if fresh != self._identity:
+            self._identity = self._keeper.identity = fresh
+            fresh.save_renewed(self._path)
+            self.dirty()
+
+    def _on_renewed(self, identity: IdentityDir, _revocations: Signed) -> None:
+        self._identity = identity
+        self.dirty()
+
+    def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        counters = self.engine.counters()
+        return {
+            "user": self._identity.id.name,
+            "proxy": self.proxy,
+            "pac": self.pac_url,
+            "sites": list(self.hosts),
+            "access_points": [point.name for point in self._access_points()],
+            "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+            "counters": counters,
+        }
+
+
+async def start(path: Path, settings: ClientSettings) -> Client:
+    """A started forwarder for the identity in ``path``."""
+    client = Client(path, settings)
+    await client.start()
+    return client
