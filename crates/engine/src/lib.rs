@@ -1,1 +1,258 @@
 //! The runtime: listeners, links, counters, the queue of events.
+//!
+//! Theory of operation. An [`Engine`] owns one thread with a tokio runtime (more threads if configured) and everything in it.
+//! Callers only hand in bytes and take out bytes; no call waits for the network. A snapshot is compiled in the caller's
+//! thread, so that a bad one is an error there and then, and swapped in whole. Stopping is: close the listeners, tell peers,
+//! let tunnels end until the deadline, drop the runtime from its own thread.
+
+mod accept;
+mod queue;
+mod status;
+
+use accept::Door;
+use bytes::Bytes;
+use polder_http::control;
+use polder_http::forwarder::Forwarder;
+use polder_http::front::{FrontContext, Report};
+use polder_http::overlay::Overlay;
+use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
+use polder_http::tunnel::Opener;
+use polder_plan::Plan;
+use polder_tls::Settings;
+use polder_types::{CallId, EngineConfig, Peer, Role, SCHEMA, Snapshot, decode};
+use queue::Queue;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+
+/// Between looks at whether tunnels have ended while stopping.
+const LOOK: Duration = Duration::from_millis(10);
+/// Between looks for expired identities and unused links.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Why the engine did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The configuration, the snapshot or an argument is unusable; what was in force stays.
+    #[error("{0}")]
+    Invalid(String),
+    /// A listener could not be opened, or the system refused a thread or descriptor.
+    #[error("{0}")]
+    System(String),
+    /// Stopped before.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+fn invalid(e: impl ToString) -> EngineError {
+    EngineError::Invalid(e.to_string())
+}
+
+fn system(e: impl ToString) -> EngineError {
+    EngineError::System(e.to_string())
+}
+
+/// One data plane.
+pub struct Engine {
+    plane: Arc<Plane>,
+    queue: Arc<Queue>,
+    addresses: Vec<SocketAddr>,
+    handle: Handle,
+    front: OnceLock<Arc<FrontContext>>,
+    /// Listeners wait here for the first snapshot: before it nobody could be answered.
+    listeners: Mutex<Vec<TcpListener>>,
+    stop: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Refusals of the front become events.
+struct Tell(Arc<Plane>);
+
+impl Report for Tell {
+    fn refused(&self, what: &'static str, why: &str, who: &str, source: IpAddr) {
+        self.0.refused(what, why, who, Some(source));
+    }
+}
+
+impl Engine {
+    /// Starts an engine from an encoded [`EngineConfig`].
+    pub fn start(config: &[u8]) -> Result<Engine, EngineError> {
+        let config: EngineConfig = decode(config).map_err(|e| invalid(format!("config: {e}")))?;
+        if config.schema != SCHEMA {
+            return Err(invalid(format!("config.schema: {} is not {SCHEMA}", config.schema)));
+        }
+        let queue = Arc::new(Queue::new(config.event_queue.max(1) as usize).map_err(system)?);
+        let runtime = runtime(config.workers).map_err(system)?;
+        let handle = runtime.handle().clone();
+        let listeners = {
+            let _inside = handle.enter();
+            let bind = |address: &SocketAddr| accept::bind(*address).map_err(|e| system(format!("listen {address}: {e}")));
+            config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?
+        };
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(system)?;
+        let plane_config = PlaneConfig {
+            role: config.role,
+            call_timeout: Duration::from_millis(u64::from(config.call_timeout_ms)),
+            calls: config.event_queue.max(1) as usize,
+            origins: config.origins.clone(),
+        };
+        let plane = Plane::new(plane_config, queue.clone());
+        let (end, ended) = watch::channel(false);
+        let thread =
+            std::thread::Builder::new().name("polder-engine".into()).spawn(move || run(runtime, ended)).map_err(system)?;
+        Ok(Engine {
+            plane,
+            queue,
+            addresses,
+            handle,
+            front: OnceLock::new(),
+            listeners: Mutex::new(listeners),
+            stop: watch::Sender::new(false),
+            end,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Readable while events wait.
+    pub fn event_fd(&self) -> RawFd {
+        self.queue.fd()
+    }
+
+    /// Takes up to `max` encoded events.
+    pub fn drain_events(&self, max: usize) -> Vec<Vec<u8>> {
+        self.queue.drain(max)
+    }
+
+    /// Puts an encoded [`Snapshot`] in force and returns its version. Errors name the field; the last snapshot stays.
+    pub fn apply(&self, snapshot: &[u8]) -> Result<u64, EngineError> {
+        self.running()?;
+        let snapshot: Snapshot = decode(snapshot).map_err(invalid)?;
+        let tls = Settings::new(&snapshot, u64::try_from(unix_now()).unwrap_or(0)).map_err(invalid)?;
+        let plan = Plan::compile(&snapshot, &tls.me().name).map_err(invalid)?;
+        let version = plan.version;
+        if self.plane.world().is_some_and(|world| world.plan.version >= version) {
+            return Err(invalid(format!("version: {version} is not newer than the one in force")));
+        }
+        let front = self.front.get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone())));
+        front.apply(plan.limits.clone(), plan.forwarder.clone());
+        let _inside = self.handle.enter();
+        self.plane.apply(World { plan, tls });
+        self.open_doors(front);
+        Ok(version)
+    }
+
+    /// Starts accepting, once.
+    fn open_doors(&self, front: &Arc<FrontContext>) {
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
+        if listeners.is_empty() {
+            return;
+        }
+        let opener: Arc<dyn Opener> = match self.plane.config.role {
+            Role::Forwarder => Arc::new(Forwarder::new(self.plane.clone())),
+            Role::Node | Role::Site => Arc::new(Overlay::new(self.plane.clone())),
+        };
+        let door = Arc::new(Door { plane: self.plane.clone(), front: front.clone(), opener });
+        for listener in listeners {
+            self.handle.spawn(accept::listen(door.clone(), listener, self.stop.subscribe()));
+        }
+        self.handle.spawn(sweep(self.plane.clone()));
+    }
+
+    /// Calls `method` at a node; the answer arrives as an event with the returned number.
+    pub fn call(&self, peer: Peer, method: String, body: Vec<u8>, wait: Duration) -> Result<CallId, EngineError> {
+        self.running()?;
+        let id = self.plane.calls.number();
+        self.handle.spawn(control::call(self.plane.clone(), id, peer, method, Bytes::from(body), wait));
+        Ok(id)
+    }
+
+    /// Answers a peer's call. A late answer is dropped.
+    pub fn reply(&self, id: CallId, status: u16, body: Vec<u8>) {
+        self.plane.calls.answer(id, status, Bytes::from(body));
+    }
+
+    /// Counters by name.
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = self.plane.counters.all();
+        if let Some(front) = self.front.get() {
+            all.extend(front.counters.read());
+        }
+        all.insert("events_lost", self.queue.lost());
+        all
+    }
+
+    /// Links, tunnels, version in force, as a MessagePack map.
+    pub fn status(&self) -> Vec<u8> {
+        status::encode(&self.plane)
+    }
+
+    /// Stops: no new connections at once, tunnels end until `deadline`, then everything is dropped. Waits for the end;
+    /// stopping twice is harmless.
+    pub fn stop(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        self.stop.send_replace(true);
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.plane.drain();
+        if let Some(front) = self.front.get() {
+            front.drain();
+        }
+        while self.plane.counters.tunnels_open.get() > 0 && Instant::now() < until {
+            std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+        }
+        self.end.send_replace(true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    fn running(&self) -> Result<(), EngineError> {
+        if *self.stop.borrow() { Err(EngineError::Stopped) } else { Ok(()) }
+    }
+}
+
+impl Drop for Engine {
+    /// Without [`Engine::stop`] the thread is told to end and left alone: a destructor must not wait.
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.end.send_replace(true);
+    }
+}
+
+fn runtime(workers: u16) -> std::io::Result<Runtime> {
+    if workers <= 1 {
+        Builder::new_current_thread().enable_all().build()
+    } else {
+        Builder::new_multi_thread().worker_threads(usize::from(workers)).thread_name("polder-engine").enable_all().build()
+    }
+}
+
+/// The engine's own thread: everything that the runtime holds is dropped here.
+fn run(runtime: Runtime, mut ended: watch::Receiver<bool>) {
+    runtime.block_on(async move {
+        let _ = ended.wait_for(|ended| *ended).await;
+    });
+    runtime.shutdown_background();
+}
+
+async fn sweep(plane: Arc<Plane>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        plane.links.retire_idle();
+        if let Some(world) = plane.world() {
+            plane.cut_unworthy(&world);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! From an accepted socket to whoever serves it.
+
+use polder_http::front::{self, FrontContext};
+use polder_http::plane::Plane;
+use polder_http::tunnel::Opener;
+use polder_http::{peer, relay};
+use polder_tls::{Alpn, HandshakeError};
+use polder_types::{Kind, Role};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// Connections that the kernel may finish before we take them.
+const BACKLOG: u32 = 4096;
+
+/// What every accepted connection needs.
+pub(crate) struct Door {
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) front: Arc<FrontContext>,
+    pub(crate) opener: Arc<dyn Opener>,
+}
+
+/// Binds a listener. Must run inside the runtime.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until `stop` changes.
+pub(crate) async fn listen(door: Arc<Door>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((socket, from)) => drop(tokio::spawn(enter(door.clone(), socket, from.ip()))),
+            Err(e) => {
+                // Out of descriptors or memory: connections wait in the backlog meanwhile.
+                door.plane.log("error", "accept", format!("{e}: raise the limit of open files"));
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn enter(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
+    let _ = socket.set_nodelay(true);
+    let plane = &door.plane;
+    plane.counters.connections.up();
+    match plane.config.role {
+        Role::Node => stranger(door, socket, from).await,
+        Role::Forwarder => {
+            let Ok(_pass) = door.front.enter(from) else { return };
+            let _open = plane.counters.connections_open.hold();
+            front::serve(socket, false, None, from, door.opener.clone(), door.front.clone()).await;
+        }
+        Role::Site => {
+            let _open = plane.counters.connections_open.hold();
+            relay::serve_socket(plane.clone(), socket).await;
+        }
+    }
+}
+
+/// A connection of somebody who has yet to say who he is. Addresses of known nodes are outside the budget of strangers, so
+/// that a flood of handshakes does not keep nodes apart; what a node is, only its certificate decides.
+async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
+    let plane = door.plane.clone();
+    let Some(world) = plane.world() else { return };
+    let known = world.plan.peers().any(|peer| peer.address.ip() == from);
+    let mut pass = None;
+    if !known {
+        match door.front.enter(from) {
+            Ok(entered) => pass = Some(entered),
+            Err(_) => return plane.counters.connections_refused.up(),
+        }
+    }
+    let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));
+    let (stream, identity, alpn) = match timeout(patience, world.tls.accept(socket)).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(e)) => return refuse(&plane, &e, from),
+        Err(_) => return plane.counters.handshakes_failed.up(),
+    };
+    let identity = Arc::new(identity);
+    // The snapshot may have changed during the handshake; from here on the registry sees every change.
+    let open = plane.clone();
+    let task = {
+        let identity = identity.clone();
+        async move {
+            let _open = open.counters.connections_open.hold();
+            match identity.kind {
+                Kind::User => {
+                    let opener = door.opener.clone();
+                    drop(world);
+                    let _pass = pass;
+                    front::serve(stream, alpn == Alpn::H2, Some(identity), from, opener, door.front.clone()).await;
+                }
+                Kind::Node | Kind::Site | Kind::Admin => {
+                    drop(pass);
+                    peer::serve(door.plane.clone(), world, identity, alpn, from, stream).await;
+                }
+            }
+        }
+    };
+    plane.registry.spawn(identity, task);
+    if let Some(world) = plane.world() {
+        plane.cut_unworthy(&world);
+    }
+}
+
+fn refuse(plane: &Plane, error: &HandshakeError, from: IpAddr) {
+    plane.counters.handshakes_failed.up();
+    if let Some(why) = error.about_certificate() {
+        plane.counters.identities_refused.up();
+        plane.refused("certificate", why, "", Some(from));
+    }
+}

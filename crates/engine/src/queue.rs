@@ -1,0 +1,143 @@
+//! The bounded queue of events, and the descriptor that wakes asyncio.
+
+use polder_http::plane::Events;
+use polder_types::{Event, encode};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+
+/// Events on their way to Python. One byte waits in the descriptor while the queue is not empty; no native thread ever
+/// touches the interpreter.
+pub struct Queue {
+    inner: Mutex<Inner>,
+    most: usize,
+    ring: UnixStream,
+    wake: UnixStream,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: VecDeque<Event>,
+    armed: bool,
+    lost: u64,
+    lost_ever: u64,
+}
+
+impl Queue {
+    /// A queue of at most `most` events.
+    pub fn new(most: usize) -> io::Result<Self> {
+        let (ring, wake) = UnixStream::pair()?;
+        ring.set_nonblocking(true)?;
+        wake.set_nonblocking(true)?;
+        Ok(Queue { inner: Mutex::default(), most, ring, wake })
+    }
+
+    /// Readable while events wait.
+    pub fn fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// Takes up to `max` events, encoded.
+    pub fn drain(&self, max: usize) -> Vec<Vec<u8>> {
+        let mut inner = self.lock();
+        let mut batch = Vec::new();
+        if inner.lost > 0 && max > 0 {
+            batch.push(encode(&Event::Lost { count: std::mem::take(&mut inner.lost) }));
+        }
+        while batch.len() < max
+            && let Some(event) = inner.events.pop_front()
+        {
+            batch.push(encode(&event));
+        }
+        if inner.events.is_empty() && inner.armed {
+            inner.armed = false;
+            let _ = (&self.wake).read(&mut [0; 8]);
+        }
+        batch
+    }
+
+    /// Events dropped since the start.
+    pub fn lost(&self) -> u64 {
+        self.lock().lost_ever
+    }
+
+    fn push(&self, event: Event, bounded: bool) -> bool {
+        let mut inner = self.lock();
+        if bounded && inner.events.len() >= self.most {
+            return false;
+        }
+        inner.events.push_back(event);
+        if !inner.armed {
+            inner.armed = true;
+            let _ = (&self.ring).write(&[1]);
+        }
+        true
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Events for Queue {
+    fn emit(&self, event: Event) {
+        // An answer ends a wait in Python, which itself bounds how many there are: it is never dropped.
+        let bounded = !matches!(event, Event::Answer { .. });
+        if !self.push(event, bounded) {
+            let mut inner = self.lock();
+            inner.lost += 1;
+            inner.lost_ever += 1;
+        }
+    }
+
+    fn offer(&self, call: Event) -> bool {
+        self.push(call, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use polder_types::decode;
+
+    fn log(text: usize) -> Event {
+        Event::Log { level: "info".into(), target: "t".into(), text: text.to_string() }
+    }
+
+    fn readable(queue: &Queue) -> bool {
+        let mut peek = [0; 1];
+        // A byte is taken only by `drain`: look at it through a clone that is put back.
+        match (&queue.wake).read(&mut peek) {
+            Ok(1) => (&queue.ring).write(&peek).is_ok(),
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn wakes_once_per_batch_and_sleeps_when_empty() {
+        let queue = Queue::new(10).unwrap();
+        assert!(!readable(&queue));
+        (0..5).for_each(|n| queue.emit(log(n)));
+        assert!(readable(&queue));
+        assert_eq!(queue.drain(3).len(), 3);
+        assert!(readable(&queue), "two events are left");
+        assert_eq!(queue.drain(3).len(), 2);
+        assert!(!readable(&queue));
+        queue.emit(log(9));
+        assert!(readable(&queue), "armed again");
+    }
+
+    #[test]
+    fn a_full_queue_drops_counts_and_tells_but_never_an_answer() {
+        let queue = Queue::new(2).unwrap();
+        (0..5).for_each(|n| queue.emit(log(n)));
+        assert!(!queue.offer(log(6)));
+        queue.emit(Event::Answer { id: 7, status: 200, body: vec![] });
+        let events: Vec<Event> = queue.drain(10).iter().map(|e| decode(e).unwrap()).collect();
+        assert!(matches!(events[0], Event::Lost { count: 3 }));
+        assert!(matches!(events[3], Event::Answer { id: 7, .. }));
+        assert_eq!((events.len(), queue.lost()), (4, 3));
+    }
+}

@@ -1,0 +1,75 @@
+//! The data plane. Calls return at once, except `stop`; none holds the interpreter's lock while it waits.
+
+use polder_engine::{Engine as Native, EngineError};
+use polder_types::{Peer, RingId};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::time::Duration;
+
+fn raise(error: EngineError) -> PyErr {
+    match error {
+        EngineError::Invalid(_) => PyValueError::new_err(error.to_string()),
+        EngineError::System(_) => PyOSError::new_err(error.to_string()),
+        EngineError::Stopped => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+#[pyclass(frozen)]
+pub struct Engine {
+    native: Native,
+}
+
+#[pymethods]
+impl Engine {
+    /// Starts an engine. `ValueError`: the configuration; `OSError`: a listener could not be opened.
+    #[new]
+    fn new(py: Python<'_>, config: &[u8]) -> PyResult<Self> {
+        py.detach(|| Native::start(config)).map(|native| Engine { native }).map_err(raise)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.native.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    fn event_fd(&self) -> i32 {
+        self.native.event_fd()
+    }
+
+    /// `ValueError`: unusable, and which field; the last snapshot stays in force.
+    fn apply(&self, py: Python<'_>, snapshot: &[u8]) -> PyResult<u64> {
+        py.detach(|| self.native.apply(snapshot)).map_err(raise)
+    }
+
+    #[allow(clippy::too_many_arguments)] // flat on purpose: the boundary carries plain values only
+    fn call(&self, name: &str, ring_id: &[u8], address: &str, method: String, body: Vec<u8>, timeout_ms: u64) -> PyResult<u64> {
+        let ring_id: [u8; 16] = ring_id.try_into().map_err(|_| PyValueError::new_err("a ring id has 16 bytes"))?;
+        let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is not ip:port")))?;
+        let peer = Peer { name: name.into(), ring_id: RingId(u128::from_be_bytes(ring_id)), address, warm: false };
+        self.native.call(peer, method, body, Duration::from_millis(timeout_ms)).map_err(raise)
+    }
+
+    fn reply(&self, id: u64, status: u16, body: Vec<u8>) {
+        self.native.reply(id, status, body);
+    }
+
+    fn drain_events<'py>(&self, py: Python<'py>, max: usize) -> Vec<Bound<'py, PyBytes>> {
+        self.native.drain_events(max).iter().map(|event| PyBytes::new(py, event)).collect()
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, value) in self.native.counters() {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.native.status())
+    }
+
+    fn stop(&self, py: Python<'_>, deadline_ms: u64) {
+        py.detach(|| self.native.stop(Duration::from_millis(deadline_ms)));
+    }
+}
