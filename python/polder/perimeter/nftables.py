@@ -20,6 +20,9 @@ from polder.perimeter.plan import GRE_FLAGS_KEY, GRE_PROTOCOLS, Flow, Pair, Plan
 COUNTERS = ("gre", "flows", "too_big", "refused")
 """Named counters of the table: packets and bytes that passed as GRE, flow or ICMP, and that were refused."""
 
+MAX_LIFE_S = 30 * 24 * 3600
+"""Longest timeout that is written: nft counts milliseconds in 32 bits, 49 days. A plan that is not rendered again for 30 days
+shuts by itself."""
 _FAMILY = {4: "ip", 6: "ip6"}
 _CHAINS = """\
 add chain inet {t} arrive {{ type filter hook prerouting priority -450; policy accept; }}
@@ -75,7 +78,7 @@ def restore(site: str, listed: str | None) -> str:
 def _pairs(name: str, family: int, pairs: Iterable[Pair], now: float) -> list[str]:
     """The set of {source, key}. ``flush`` comes before ``add`` in the same transaction."""
     kind = f"typeof {_FAMILY[family]} saddr . @th,32,32; flags timeout;"
-    life = {(pair.source, pair.key): max(1, int(pair.not_after - now)) for pair in pairs}
+    life = {(pair.source, pair.key): min(MAX_LIFE_S, max(1, int(pair.not_after - now))) for pair in pairs}
     elements = ", ".join(f"{source} . {key:#010x} timeout {seconds}s" for (source, key), seconds in sorted(life.items()))
     return [
         f"add set inet {name} pairs{family} {{ {kind} }}",

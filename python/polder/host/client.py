@@ -1,0 +1,181 @@
+"""An agent's side of the host helper: ``HostHelper`` over the socket, ``LocalHost`` when the process is root itself.
+
+Both are a ``Host``; calls run in a thread, so asyncio goes on. The connection is the lifetime of tunnels: keep the object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from polder.host.commands import HostError
+from polder.host.filters import FilterKeeper
+from polder.host.helper import Workshop
+from polder.host.messages import (
+    MAX_MESSAGE,
+    Abilities,
+    Done,
+    Failed,
+    FilterApply,
+    FilterConfirm,
+    FilterRollback,
+    FilterState,
+    FilterStatus,
+    Probe,
+    Remove,
+    Reply,
+    Request,
+    Tunnel,
+    TunnelUp,
+    decode_reply,
+    encode,
+)
+from polder.perimeter import Place, Plan
+
+SOCKET = Path("/run/polder/host.sock")
+_LIMIT_S = 30.0
+R = TypeVar("R", bound=Reply)
+
+
+class Door(Protocol):
+    """One exchange: a request, its reply and the descriptors that came along. Blocking; raises ``HostError``."""
+
+    def ask(self, request: Request) -> tuple[Reply, list[int]]: ...
+
+    def close(self) -> None: ...
+
+
+class Host:
+    """Privileged side effects for one agent. Every call raises ``HostError`` with cause and cure when it fails."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._turn = asyncio.Lock()
+
+    async def tunnel(self, tunnel: Tunnel) -> tuple[TunnelUp, dict[str, int]]:
+        """Make or change a tunnel.
+
+        In mode ``tun`` the first call returns descriptors by name (``tun``, ``raw4``, ``raw6``); they are the caller's now.
+        """
+        reply, descriptors = await self._ask(tunnel, TunnelUp)
+        return reply, dict(zip(reply.fds, descriptors, strict=True))
+
+    async def filter_apply(
+        self, plan: Plan, place: Place = Place.ROUTER, trusted: tuple[str, ...] = (), rollback_after: float | None = None
+    ) -> FilterState:
+        """Put ``plan`` in force; without ``filter_confirm`` within ``rollback_after`` seconds the old filter comes back."""
+        return (await self._ask(FilterApply(plan, place, trusted, rollback_after), FilterState))[0]
+
+    async def filter_confirm(self, site: str) -> None:
+        """Keep the applied filter."""
+        await self._ask(FilterConfirm(site), Done)
+
+    async def filter_rollback(self, site: str) -> None:
+        """Go back to the last confirmed filter now."""
+        await self._ask(FilterRollback(site), Done)
+
+    async def filter_state(self, site: str) -> FilterState:
+        """State and counters of a site's filter."""
+        return (await self._ask(FilterStatus(site), FilterState))[0]
+
+    async def remove_tunnel(self, name: str) -> None:
+        """Take a tunnel away."""
+        await self._ask(Remove(tunnel=name), Done)
+
+    async def remove_filter(self, site: str) -> None:
+        """Take a site's filter away: its perimeter is open afterwards."""
+        await self._ask(Remove(site=site), Done)
+
+    async def abilities(self) -> Abilities:
+        """What the host can do."""
+        return (await self._ask(Probe(), Abilities))[0]
+
+    async def close(self) -> None:
+        """Leave: tunnels go, filters stay."""
+        async with self._turn:
+            await asyncio.to_thread(self._door.close)
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _ask(self, request: Request, kind: type[R]) -> tuple[R, list[int]]:
+        async with self._turn:
+            reply, descriptors = await asyncio.to_thread(self._door.ask, request)
+        if isinstance(reply, kind):
+            return reply, descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(reply, Failed):
+            raise HostError(reply.why, retry=reply.retry)
+        raise HostError(f"the host helper answered {type(reply).__name__} to {type(request).__name__}: is it of another version?")
+
+
+class HostHelper(Host):
+    """The helper behind ``path``. Construct inside a running loop; connects at once."""
+
+    def __init__(self, path: Path = SOCKET) -> None:
+        super().__init__(_SocketDoor(path))
+
+
+class LocalHost(Host):
+    """For a process that has ``CAP_NET_ADMIN`` itself (the lab, ``polder filter`` as root): no socket in between.
+
+    Who applies a filter with a rollback must see to it that it happens: see ``polder.host.watchdog.spawn``.
+    """
+
+    def __init__(self, wall_clock: Callable[[], float], directory: Path | None = None) -> None:
+        super().__init__(_LocalDoor(Workshop(FilterKeeper(directory) if directory else FilterKeeper(), wall_clock)))
+
+
+class _LocalDoor:
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def ask(self, request: Request) -> tuple[Reply, list[int]]:
+        return self._workshop.handle(request)
+
+    def close(self) -> None:
+        self._workshop.leave()
+
+
+class _SocketDoor:
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(_LIMIT_S)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"no host helper at {path} ({error.strerror}): start `polder host-helper` as root", retry=True
+            ) from error
+
+    def ask(self, request: Request) -> tuple[Reply, list[int]]:
+        try:
+            self._socket.send(encode(request))
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError | ConnectionResetError):
+                raise HostError(f"cannot reach the host helper: {error}", retry=True) from error
+            # A helper that refuses us says why before it hangs up: read that first.
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 8)
+        except OSError as error:
+            raise HostError(f"the host helper does not answer: {error}", retry=True) from error
+        if not data:
+            raise HostError("the host helper hung up: look into its log, start it again", retry=True)
+        try:
+            return decode_reply(data), list(descriptors)
+        except ValueError as error:
+            raise HostError(str(error)) from error
+
+    def close(self) -> None:
+        self._socket.close()
