@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Engine, Row, and_, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from polder.model import Kind, Member, Refused, SpiffeId, Verdict
+from polder.model.overlay_messages import EpochSecret
 from polder.store import tables
 from polder.store.database import transaction
 from polder.store.entries import (
@@ -172,18 +172,18 @@ class Ledger:
         with transaction(self._engine) as db:
             return current_epoch(db), tuple(RevokedRow(*row) for row in db.execute(query.order_by(r.id)))
 
-    def secrets(self) -> Mapping[int, bytes]:
-        """The two newest beacon-key secrets by epoch: a rotation needs the old one for a while."""
+    def secrets(self) -> tuple[EpochSecret, ...]:
+        """The two newest secrets of beacon keys, oldest first: a rotation needs the old one for a while."""
         s = tables.secrets.c
         with transaction(self._engine) as db:
-            rows = db.execute(select(s.epoch, s.secret).order_by(s.epoch.desc()).limit(2)).all()
-        return {row.epoch: row.secret for row in rows}
+            rows = db.execute(select(s.epoch, s.not_before, s.secret).order_by(s.epoch.desc()).limit(2)).all()
+        return tuple(EpochSecret(*row) for row in reversed(rows))
 
-    def add_secret(self, secret: bytes, now: float) -> int:
-        """Begin a new epoch of beacon keys with 32 bytes; returns its number, from 1."""
+    def add_secret(self, secret: bytes, not_before: float) -> int:
+        """A new epoch of beacon keys, in force from ``not_before`` on, with 32 bytes; returns its number, from 1."""
         with transaction(self._engine) as db:
             epoch = (db.scalar(select(func.max(tables.secrets.c.epoch))) or 0) + 1
-            db.execute(insert(tables.secrets).values(epoch=epoch, secret=secret, created_at=now))
+            db.execute(insert(tables.secrets).values(epoch=epoch, secret=secret, not_before=int(not_before)))
         return epoch
 
     def _enrolling(self, db: Connection, token: Row[Any], address: str | None, place: Place) -> Entry:

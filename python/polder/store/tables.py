@@ -79,6 +79,6 @@ secrets = Table(
     metadata,
     Column("epoch", Integer, primary_key=True),
     Column("secret", LargeBinary(32), nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("not_before", Integer, nullable=False),
 )
-"""Beacon-key secrets that members share, by epoch."""
+"""Secrets of beacon keys that nodes share; in force from ``not_before`` on."""

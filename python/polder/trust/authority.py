@@ -52,11 +52,15 @@ class Issuer:
             builder = builder.add_extension(extension, critical)
         builder = _identifiers(builder, public, self.key.public_key())
         leaf = builder.sign(self.key, hashes.SHA256(), ecdsa_deterministic=True)
-        return leaf.public_bytes(Encoding.DER), self.certificate.public_bytes(Encoding.DER)
+        return leaf.public_bytes(Encoding.DER), *self.chain()
+
+    def chain(self) -> tuple[bytes]:
+        """The issuer's own certificate, as the chain of what it signs itself."""
+        return (self.certificate.public_bytes(Encoding.DER),)
 
     def sign_revocations(self, listed: RevocationList) -> Signed:
         """The list, signed by the issuer itself: it stays believable while the issuer is."""
-        return sign(listed, self.key, (self.certificate.public_bytes(Encoding.DER),))
+        return sign(listed, self.key, self.chain())
 
 
 def make_root(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: float, rng: random.Random) -> x509.Certificate:

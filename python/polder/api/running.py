@@ -1,0 +1,83 @@
+"""The authority as a process: HTTPS server, its own certificate renewed in memory, the administrator's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from pathlib import Path
+from typing import Any
+
+from polder.api.admin import AdminServer
+from polder.api.authority import AuthorityServer
+from polder.api.authority_dir import Authority
+from polder.api.service import AuthorityService
+from polder.api.tls import authority_id, new_key, server_tls, set_identity
+from polder.settings import StateDir
+from polder.shell.clock import chance, wall
+from polder.shell.tasks import Tasks
+from polder.trust.profiles import Profile
+from polder.trust.renewal import renew_at
+
+log = logging.getLogger("polder.authority")
+
+
+class AuthorityShell:
+    """Start with ``start``; ``address`` is where it listens. Its TLS key lives in memory only and is new at every start."""
+
+    def __init__(self, authority: Authority, directory: Path, rng: random.Random | None = None) -> None:
+        self.address = ""
+        self._authority = authority
+        self._directory = directory
+        self._rng = rng or chance()
+        self._tls: ssl.SSLContext = server_tls(authority.roots)
+        self._not_after = 0.0
+        service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, wall, self._rng)
+        self._server = AuthorityServer(service, self._tls)
+        self._admin = AdminServer(directory / "admin.sock", {"status": self._status})
+        self._tasks = Tasks()
+
+    @classmethod
+    async def start(cls, authority: Authority, state: StateDir) -> AuthorityShell:
+        """Serve ``authority``; raises ``OSError`` when the address is taken."""
+        shell = cls(authority, state.authority)
+        shell._present()
+        host, _, port = authority.settings.listen.rpartition(":")
+        bound = await shell._server.start(host.strip("[]"), int(port))
+        shell.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+        await shell._admin.start()
+        shell._tasks.forever("own certificate", shell._keep)
+        log.info(
+            "serving", extra={"address": shell.address, "trust_domain": authority.settings.trust_domain, "pin": authority.pin}
+        )
+        return shell
+
+    async def close(self) -> None:
+        """Finish what runs and stop."""
+        await self._tasks.close()
+        await self._admin.close()
+        await self._server.close()
+        self._authority.ledger.close()
+
+    def _present(self) -> None:
+        """Issue a leaf for a fresh key and present it from the next handshake on."""
+        settings, key, now = self._authority.settings, new_key(), wall()
+        profile = Profile(authority_id(settings.trust_domain))
+        chain = self._authority.issuer.issue(profile, key.public_key(), now, settings.admin_life, self._rng)
+        set_identity(self._tls, key, chain, self._directory)
+        self._not_after = now + settings.admin_life
+
+    async def _keep(self) -> None:
+        life = self._authority.settings.admin_life
+        await asyncio.sleep(max(0.0, renew_at(self._not_after - life, self._not_after, self._rng) - wall()))
+        self._present()
+
+    def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        settings = self._authority.settings
+        own = {"address": self.address, "trust_domain": settings.trust_domain, "url": settings.url, "pin": self._authority.pin}
+        return (
+            own
+            | {"issuer_not_after": int(self._authority.issuer.certificate.not_valid_after_utc.timestamp())}
+            | self._server.counters
+        )
