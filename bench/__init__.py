@@ -1,0 +1,1 @@
+"""Measurements: programs that run Polder beside its peers and write ``bench/results``."""

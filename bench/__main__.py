@@ -1,0 +1,38 @@
+"""``make bench``: every measurement in turn. ``--quick`` asks each for its shorter form; names run those only."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+PROGRAMS = {
+    "ring": ("bench.ring_hops", "lookup hops, and the ring's five properties under churn"),
+    "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
+    "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
+}
+
+
+def main() -> int:
+    """Run them; exit status 1 if one failed, after all have run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], help="which; default: all")
+    parser.add_argument("--quick", action="store_true", help="the shorter form of each")
+    arguments = parser.parse_args()
+    failed = []
+    for name in arguments.names or PROGRAMS:
+        module, what = PROGRAMS[name]
+        print(f"== {name}: {what}", flush=True)
+        began = time.monotonic()
+        command = [sys.executable, "-m", module, *(["--quick"] if arguments.quick else [])]
+        if subprocess.run(command, check=False).returncode != 0:
+            failed.append(name)
+        print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
