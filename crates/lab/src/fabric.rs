@@ -9,6 +9,7 @@
 //! A queue is a number: the time at which its link is free again. A packet that would wait longer than the queue's bound is
 //! dropped there and counted. Jitter never reorders the packets of a pair, because routers of one path do not either.
 
+use crate::chance::Chance;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
@@ -99,7 +100,7 @@ pub struct Fabric {
     vacant: Vec<usize>,
     most: usize,
     sequence: u64,
-    chance: u64,
+    chance: Chance,
 }
 
 impl Fabric {
@@ -139,7 +140,7 @@ impl Fabric {
             vacant: Vec::new(),
             most,
             sequence: 0,
-            chance: seed,
+            chance: Chance(seed),
         })
     }
 
@@ -219,7 +220,7 @@ impl Fabric {
 
     /// The path between two ports: when a packet sent at `sent` arrives; `None` when it is lost on the way.
     fn cross(&mut self, sent: Nanos, from: usize, to: usize, bits: u64) -> Option<Nanos> {
-        let chances = (self.random(), self.random());
+        let chances = (self.chance.draw(), self.chance.draw());
         let (row, column) = (self.ports[from].place, self.ports[to].place);
         let (paths, places) = (&self.paths, self.places);
         let pair = self.pairs.entry((from, to)).or_insert_with(|| Pair { path: paths[row * places + column], free: 0, last: 0 });
@@ -246,15 +247,6 @@ impl Fabric {
         self.hosts.get(&address).copied().or_else(|| {
             self.networks.iter().find(|&&(network, length, _)| covers(network, length, address)).map(|&(_, _, port)| port)
         })
-    }
-
-    /// SplitMix64 (Steele, Lea, Flood 2014): deterministic by the seed.
-    fn random(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

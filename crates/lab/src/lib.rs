@@ -2,11 +2,17 @@
 //!
 //! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
 
+pub mod chance;
 pub mod fabric;
+pub mod flood;
 pub mod guard;
+pub mod hello;
+pub mod pace;
+pub mod packet;
+pub mod strangers;
 pub mod switch;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a tool of the laboratory did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +32,16 @@ pub enum LabError {
 pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
     match name {
         "switch" => switch::run(parse(config)?).map(|()| Vec::new()),
+        "flood" => flood::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),
     }
 }
 
 fn parse<'a, T: Deserialize<'a>>(config: &'a [u8]) -> Result<T, LabError> {
     rmp_serde::from_slice(config).map_err(|error| LabError::Config(error.to_string()))
+}
+
+fn report_bytes<T: Serialize>(report: &T) -> Vec<u8> {
+    rmp_serde::to_vec_named(report).unwrap_or_default()
 }
