@@ -4,6 +4,7 @@
 //! 64 KiB into a buffer that the thread shares; what rustls does not take at once waits in a slice of it. An idle connection
 //! holds no buffer.
 
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -18,37 +19,36 @@ const BATCH: usize = 64 * 1024;
 const SMALL: usize = 4096;
 
 thread_local! {
-    static SCRATCH: RefCell<bytes::BytesMut> = RefCell::new(bytes::BytesMut::new());
+    /// One buffer per level of nesting: a TLS stream that is read here reads its socket here.
+    static SCRATCH: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Reads once into the thread's scratch buffer and hands out what came: no buffer is held while nothing comes.
-pub fn read_batch(reader: Pin<&mut (impl AsyncRead + ?Sized)>, cx: &mut Context<'_>) -> Poll<io::Result<bytes::Bytes>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        if scratch.capacity() < BATCH / 4 {
-            scratch.reserve(BATCH);
-        }
-        let mut reader = reader;
-        let n = ready!(pin!(reader.read_buf(scratch)).poll(cx))?;
-        if n < SMALL {
-            let copy = bytes::Bytes::copy_from_slice(scratch);
-            return Poll::Ready(Ok(copy));
-        }
-        Poll::Ready(Ok(scratch.split().freeze()))
-    })
+/// Reads once into a scratch buffer of the thread and hands out what came: no buffer is held while nothing comes. Empty at
+/// the end of the stream.
+pub fn read_batch(reader: Pin<&mut (impl AsyncRead + ?Sized)>, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    scratch.clear();
+    if scratch.capacity() < BATCH / 4 {
+        scratch.reserve(BATCH);
+    }
+    let mut reader = reader;
+    let read = pin!(reader.read_buf(&mut scratch)).poll(cx);
+    let chunk = read.map_ok(|n| if n < SMALL { Bytes::copy_from_slice(&scratch) } else { scratch.split().freeze() });
+    SCRATCH.with_borrow_mut(|all| all.push(scratch));
+    chunk
 }
 
 /// A TCP socket under TLS.
 #[derive(Debug)]
 pub struct Wire {
     socket: TcpStream,
-    ahead: bytes::Bytes,
+    ahead: Bytes,
 }
 
 impl Wire {
     /// Wraps a connected socket.
     pub fn new(socket: TcpStream) -> Self {
-        Wire { socket, ahead: bytes::Bytes::new() }
+        Wire { socket, ahead: Bytes::new() }
     }
 
     /// The socket.
