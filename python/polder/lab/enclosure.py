@@ -44,7 +44,7 @@ def run(main: Callable[[], int]) -> int:
     Call it early: the process must have one thread. Raises ``NoNamespacesError`` and leaves the process as it was when the
     kernel refuses.
     """
-    outer = os.stat("/proc/self/ns/net").st_ino
+    outer = Path("/proc/self/ns/net").stat().st_ino
     _separate()
     sys.stdout.flush()
     sys.stderr.flush()

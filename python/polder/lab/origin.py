@@ -110,6 +110,15 @@ def _certificate(
     return builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + 30 * day)
 
 
+def _configure(root: Path, names: Sequence[str], listen: Sequence[tuple[str, int, bool]]) -> list[str]:
+    """Write the configuration; the arguments that make nginx use it."""
+    lines = [f"listen {address}:{port}{' ssl' if tls else ''};" for address, port, tls in listen]
+    # Workers would become `nobody`, who cannot read the run's directory; inside, root is nobody special.
+    conf = root / "nginx.conf"
+    conf.write_text(_CONF.format(root=root, user="user root;", listen=" ".join(lines), names=" ".join(names)))
+    return ["-p", str(root), "-c", str(conf)]
+
+
 async def start(
     processes: Processes,
     host: str | None,
@@ -122,13 +131,10 @@ async def start(
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
     if not binary:
         raise ProcessError("nginx is not installed: apt-get install nginx-light (or your system's package)")
+    root = root.resolve()  # noqa: ASYNC240 - one look at the file system, before anything runs
     page = write_page(root / "www")
     ca = write_certificates(root, names, datetime.datetime.now(datetime.UTC))
-    lines = [f"listen {address}:{port}{' ssl' if tls else ''};" for address, port, tls in listen]
-    # As root, workers would become `nobody`, who cannot read the run's directory; in a user namespace root is nobody special.
-    conf = _CONF.format(root=root.resolve(), user="user root;", listen=" ".join(lines), names=" ".join(names))
-    (root / "nginx.conf").write_text(conf)
-    process = await processes.start(host, name, [binary, "-p", root.resolve(), "-c", root.resolve() / "nginx.conf"])
+    process = await processes.start(host, name, [binary, *_configure(root, names, listen)])
     for _, port, _ in listen:
         await wait_until_listening(host or "this host", port, process)
     return Origin(process, root, ca, page)

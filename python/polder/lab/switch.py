@@ -42,8 +42,8 @@ class PortSpec:
     queue_us: int
 
     def record(self) -> dict[str, Any]:
-        """As the native side reads it: an address is a variant with bytes, as serde writes it in binary formats."""
-        prefixes = [(_address(network), length) for network, length in self.prefixes]
+        """As the native side reads it."""
+        prefixes = [(address_record(network), length) for network, length in self.prefixes]
         return {
             "fd": self.fd,
             "prefixes": prefixes,
@@ -54,7 +54,8 @@ class PortSpec:
         }
 
 
-def _address(text: str) -> dict[str, list[int]]:
+def address_record(text: str) -> dict[str, list[int]]:
+    """An address as serde writes it in binary formats: a variant with its bytes."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     return {"V6" if family == socket.AF_INET6 else "V4": list(socket.inet_pton(family, text))}
 
@@ -99,7 +100,7 @@ class Switch:
         return self._process.pid
 
     def report(self) -> dict[str, Any]:
-        """Counters: ``ports`` (list of counts), ``held``, ``late`` (``count``, ``sum_us``, ``worst_us`` since the last report)."""
+        """``ports`` (counts), ``held`` (packets), ``late`` since the last report (``count``, ``sum_us``, ``worst_us``)."""
         return self._order("report")
 
     def plug(self, port: int, plugged: bool) -> None:
