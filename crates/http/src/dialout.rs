@@ -8,7 +8,7 @@ use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, Uri};
 use polder_tls::Accepted;
-use polder_types::{Identity, SiteName};
+use polder_types::{Event, Identity, SiteName};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,9 @@ pub(crate) async fn hold(plane: Arc<Plane>, world: Arc<World>, site: Arc<Identit
             return;
         }
         held.push((id, send));
+        if held.len() == 1 {
+            plane.emit(Event::DialOut { site: site.name.to_string(), up: true });
+        }
     }
     let _gone = Gone { plane: &plane, site: &site.name, id };
     let _open = plane.counters.dialouts_open.hold();
@@ -90,6 +93,7 @@ impl Drop for Gone<'_> {
             held.retain(|(id, _)| *id != self.id);
             if held.is_empty() {
                 agents.remove(self.site);
+                self.plane.emit(Event::DialOut { site: self.site.to_string(), up: false });
             }
         }
     }

@@ -49,6 +49,13 @@ pub enum Event {
         /// Why it went down; empty when up.
         reason: String,
     },
+    /// A site's agent dialled this node (its first connection), or its last connection ended.
+    DialOut {
+        /// The site.
+        site: String,
+        /// Whether an agent is connected now.
+        up: bool,
+    },
     /// Something was refused that the operator should see: a foreign certificate, a self-chosen ring id, a denied user.
     Refused {
         /// `certificate`, `identity`, `access`, `limit`, `target`, `hop`.

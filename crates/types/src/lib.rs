@@ -6,11 +6,13 @@
 
 mod config;
 mod event;
+mod gre;
 mod identity;
 mod snapshot;
 
 pub use config::{EngineConfig, Role};
 pub use event::{CallId, Event};
+pub use gre::{GreConfig, GrePeer, Prefix};
 pub use identity::{Identity, IdentityError, Kind, PeerName, RingId, SiteName};
 pub use snapshot::{
     BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, Revocations, RingRoute, Rule, ServletEntry, Site,

@@ -17,7 +17,7 @@ from polder.model import Kind, Member, Refused, Verdict, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, status_of
 from polder.shell.tasks import Tasks
 from polder.snapshot.fold import Verdicts, fold
-from polder.snapshot.schema import Call, EngineConfig, Event, Link, Log, Lost, Refusal
+from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal
 
 log = logging.getLogger("polder.shell")
 native = logging.getLogger("polder.native")
@@ -47,6 +47,9 @@ class Linked:
 
     def on_link(self, link: Link) -> None:
         """A link came up or went down."""
+
+    def on_dial_out(self, change: DialOutChange) -> None:
+        """A site's agent dialled this node, or left it."""
 
     def dirty(self) -> None:
         """Something was decided: fold and apply within 10 ms."""
@@ -88,6 +91,8 @@ class Linked:
                 self._on_call(event)
             case Link():
                 self.on_link(event)
+            case DialOutChange():
+                self.on_dial_out(event)
             case Refusal():
                 refusals.warning(event.why, extra={"what": event.what, "who": event.who, "source": event.source})
             case Log():

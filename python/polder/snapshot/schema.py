@@ -144,7 +144,7 @@ class EngineConfig(Frozen, frozen=True):
     schema: int = SCHEMA
 
 
-class Call(Frozen, frozen=True, tag=False):
+class Call(Frozen, frozen=True):
     """A peer's control call, with what its verified certificate says; answer with ``reply(id, …)``."""
 
     id: int
@@ -173,6 +173,13 @@ class Link(Frozen, frozen=True):
     reason: str
 
 
+class DialOutChange(Frozen, frozen=True):
+    """A site's agent dialled this node, or its last connection ended."""
+
+    site: str
+    up: bool
+
+
 class Refusal(Frozen, frozen=True):
     """Something the data plane refused and the operator should see."""
 
@@ -196,12 +203,13 @@ class Lost(Frozen, frozen=True):
     count: int
 
 
-Event = Call | Answer | Link | Refusal | Log | Lost
+Event = Call | Answer | Link | DialOutChange | Refusal | Log | Lost
 
 EVENT_KINDS: dict[str, type] = {
     "call": Call,
     "answer": Answer,
     "link": Link,
+    "dial_out": DialOutChange,
     "refused": Refusal,
     "log": Log,
     "lost": Lost,
