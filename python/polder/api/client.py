@@ -104,7 +104,17 @@ def identity_from(enrolled: Enrolled, url: str, pin: str, key: ec.EllipticCurveP
     if said.id != who or said.key_hash != key_hash(key.public_key()):
         raise Refused(Verdict.WRONG_HOLDER, "the authority answered with a certificate for somebody else")
     return IdentityDir(
-        who, key_to_der(key), chain, roots, url, pin, enrolled.members, enrolled.hosts, address, tuple(enrolled.secrets)
+        id=who,
+        key=key_to_der(key),
+        chain=chain,
+        roots=roots,
+        authority_url=url,
+        pin=pin,
+        members=enrolled.members,
+        hosts=enrolled.hosts,
+        address=address,
+        secrets=enrolled.secrets,
+        browser_root=enrolled.browser_root,
     )
 
 

@@ -40,7 +40,8 @@ class Nonce(Reply, frozen=True):
 
 
 class Enrolled(Reply, frozen=True):
-    """An identity: ``chain`` is leaf and issuer, ``roots`` what to pin. ``secrets`` (for beacon keys): for nodes only.
+    """An identity: ``chain`` is leaf and issuer, ``roots`` what to pin. ``secrets`` (for beacon keys): for nodes only;
+    ``browser_root`` for users: a narrow root under which a browser accepts nodes as its proxies.
 
     ``members``: some nodes to begin with; ``hosts``: names of protected sites; ``renew_after``: two thirds of the life.
     """
@@ -55,6 +56,7 @@ class Enrolled(Reply, frozen=True):
     hosts: tuple[str, ...]
     revocations: Signed
     secrets: tuple[EpochSecret, ...] = ()
+    browser_root: str = ""
 
 
 class Members(Reply, frozen=True):

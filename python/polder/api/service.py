@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from polder.api.messages import Enrolled, EnrolRequest, Members, RenewRequest
 from polder.model import Kind, Member, Refused, Signed, SpiffeId, Verdict
 from polder.settings import AuthoritySettings
 from polder.settings.quantities import parse_address
 from polder.store import Entry, Issued, Ledger
-from polder.trust.authority import Issuer
+from polder.trust.authority import Issuer, make_browser_root
 from polder.trust.chain import MAX_CERTIFICATE
 from polder.trust.envelope import ChainVerifier
 from polder.trust.keys import certificates_to_pem
@@ -70,6 +71,7 @@ class AuthorityService:
         self._issuer = issuer
         self._clock = clock
         self._rng = rng
+        self._browser_root = make_browser_root(issuer, clock(), rng).public_bytes(Encoding.PEM).decode()
         self._nonce_key = rng.getrandbits(256).to_bytes(32, "big")
 
     def enrol(self, request: EnrolRequest) -> Enrolled:
@@ -119,7 +121,8 @@ class AuthorityService:
     def _issue(self, public: ec.EllipticCurvePublicKey, now: float) -> Callable[[Entry], Issued]:
         def issue(entry: Entry) -> Issued:
             life = entry.life or self.settings.life(entry.id.kind)
-            profile = Profile(entry.id, entry.ring_id, entry.groups, entry.hosts)
+            ip = entry.address.rpartition(":")[0].strip("[]") if entry.address else None
+            profile = Profile(entry.id, entry.ring_id, entry.groups, entry.hosts, ip)
             chain = self._issuer.issue(profile, public, now, life, self._rng)
             leaf = x509.load_der_x509_certificate(chain[0])
             return Issued(f"{leaf.serial_number:x}", chain, leaf.not_valid_after_utc.timestamp())
@@ -139,6 +142,7 @@ class AuthorityService:
             hosts=self._ledger.hosts(),
             revocations=self.revocations(),
             secrets=self._ledger.secrets() if who.kind is Kind.NODE else (),
+            browser_root=self._browser_root if who.kind is Kind.USER else "",
         )
 
     def _some_members(self) -> tuple[Member, ...]:

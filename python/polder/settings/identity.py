@@ -1,8 +1,8 @@
 """``IdentityDir``: one identity on disk.
 
 ``key.pem`` (0600, made here, never leaves), ``chain.pem``, ``roots.pem``, ``identity.toml`` (written last: it makes the directory
-valid) and, for nodes, ``secrets.mp`` (0600). Each file is replaced atomically; a renewal replaces ``chain.pem`` and keeps the
-key, so that every mixture of old and new files is usable.
+valid) and, for nodes, ``secrets.mp`` (0600), for users ``browser-root.pem``. Each file is
+replaced atomically; a renewal replaces ``chain.pem`` and keeps the key, so that every mixture of old and new files is usable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class IdentityDir:
     """What an identity directory holds. ``key`` is PKCS #8 DER; ``chain`` (leaf, issuer) and ``roots`` are DER.
 
     ``members``: bootstrap members or access points; ``hosts``: names of protected sites; ``secrets``: beacon-key secrets
-    (nodes only); ``address``: where a node says it listens.
+    (nodes only); ``address``: where a node says it listens; ``browser_root``: PEM of the narrow root for a user's browser.
     """
 
     id: SpiffeId
@@ -48,6 +48,7 @@ class IdentityDir:
     hosts: tuple[str, ...] = ()
     address: str | None = None
     secrets: tuple[EpochSecret, ...] = field(default=(), repr=False)
+    browser_root: str = field(default="", repr=False)
 
     @classmethod
     def load(cls, path: Path) -> IdentityDir:
@@ -68,6 +69,7 @@ class IdentityDir:
                 hosts=tuple(said.get("hosts", [])),
                 address=said.get("address"),
                 secrets=load_secrets(path / "secrets.mp"),
+                browser_root=_text(path / "browser-root.pem"),
             )
         except ConfigError:
             raise
@@ -88,6 +90,8 @@ class IdentityDir:
         write_atomic(path / "chain.pem", b"".join(pem_encode("CERTIFICATE", der) for der in self.chain))
         if self.secrets:
             write_atomic(path / "secrets.mp", msgspec.msgpack.encode(self.secrets), 0o600)
+        if self.browser_root:
+            write_atomic(path / "browser-root.pem", self.browser_root.encode())
         write_atomic(path / "identity.toml", self._toml().encode())
 
     def _toml(self) -> str:
@@ -140,6 +144,10 @@ def load_secrets(file: Path) -> tuple[EpochSecret, ...]:
     if not file.exists():
         return ()
     return msgspec.msgpack.decode(file.read_bytes(), type=tuple[EpochSecret, ...])
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="ascii") if file.exists() else ""
 
 
 def _one(file: Path) -> bytes:

@@ -14,11 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polder.model import RevocationList, Signed
 from polder.trust.envelope import sign
-from polder.trust.profiles import Profile, authority_extensions
+from polder.trust.profiles import Profile, authority_extensions, key_usage
 
 DAY = 86_400
 ROOT_LIFE = 3650 * DAY
@@ -85,6 +85,24 @@ def make_issuer(
     end = min(_date(now + ISSUER_LIFE), root.not_valid_after_utc)
     builder = _builder(name, root.subject, public, now, ISSUER_LIFE, rng).not_valid_after(end)
     return Issuer(key, _sign_authority(builder, trust_domain, 0, public, root_key), trust_domain)
+
+
+def make_browser_root(issuer: Issuer, now: float, rng: random.Random) -> x509.Certificate:
+    """What a user's browser may trust so that it accepts nodes as TLS proxies, and nothing else.
+
+    The issuer's name and key, self-signed and narrowed: names under ``node.<trust-domain>`` only (RFC 5280 §4.2.1.10), servers
+    only. Importing the root itself would let whoever holds the issuer's key stand in for every web site. IP addresses are not
+    narrowed: nodes are dialled by them.
+    """
+    public, name = issuer.key.public_key(), issuer.certificate.subject
+    builder = _builder(name, name, public, now, ISSUER_LIFE, rng).not_valid_after(issuer.certificate.not_valid_after_utc)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(key_usage(ca=True), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    names = x509.NameConstraints([x509.DNSName(f"node.{issuer.trust_domain}")], None)
+    builder = builder.add_extension(names, critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    return builder.sign(issuer.key, hashes.SHA256(), ecdsa_deterministic=True)
 
 
 def domain_of(authority: x509.Certificate) -> str:

@@ -8,6 +8,7 @@ libraries refuse unknown critical ones (RFC 5280 §4.2).
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -32,12 +33,16 @@ AUTHORITY = "authority"
 
 @dataclass(frozen=True)
 class Profile:
-    """What a leaf says. ``ring_id`` for nodes only, ``groups`` for users only, ``hosts`` (DNS names) for sites only."""
+    """What a leaf says. ``ring_id`` and ``ip`` for nodes only, ``groups`` for users only, ``hosts`` (DNS names) for sites only.
+
+    ``ip``: where the node is dialled; a browser that uses the node as its proxy by address checks it.
+    """
 
     id: SpiffeId
     ring_id: bytes | None = None
     groups: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    ip: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` when kind and contents do not go together."""
@@ -45,6 +50,8 @@ class Profile:
         parse_name(self.id.name)
         if (self.ring_id is not None) != (kind is Kind.NODE) or (self.ring_id is not None and len(self.ring_id) != 16):
             raise ValueError("a node has a ring id of 16 bytes, nobody else has one")
+        if self.ip is not None and kind is not Kind.NODE:
+            raise ValueError(f"a {kind} has no address; only nodes have")
         if self.groups and kind is not Kind.USER:
             raise ValueError(f"a {kind} has no groups; only users have")
         if self.hosts and kind is not Kind.SITE:
@@ -70,12 +77,14 @@ class Profile:
         kind = self.id.kind
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(self.id))]
         names += [x509.DNSName(name) for name in self.dns_names()]
+        if self.ip is not None:
+            names.append(x509.IPAddress(ipaddress.ip_address(self.ip)))
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if kind is Kind.NODE or (kind is Kind.ADMIN and self.id.name == AUTHORITY):
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         result: list[tuple[x509.ExtensionType, bool]] = [
             (x509.BasicConstraints(ca=False, path_length=None), True),
-            (_usage(ca=False), True),
+            (key_usage(ca=False), True),
             (x509.ExtendedKeyUsage(usages), False),
             (x509.SubjectAlternativeName(names), False),
         ]
@@ -143,7 +152,7 @@ def _private(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes
     return found.value if isinstance(found, x509.UnrecognizedExtension) else None
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
     """Signatures for leaves; certificates and revocations for authorities."""
     return x509.KeyUsage(
         digital_signature=not ca,
@@ -162,6 +171,6 @@ def authority_extensions(names: list[x509.GeneralName], path_length: int) -> lis
     """Extensions of root (``path_length`` 1) and issuer (0)."""
     return [
         (x509.BasicConstraints(ca=True, path_length=path_length), True),
-        (_usage(ca=True), True),
+        (key_usage(ca=True), True),
         (x509.SubjectAlternativeName(names), False),
     ]
