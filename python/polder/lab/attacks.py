@@ -33,7 +33,7 @@ class UdpFlood(_Attack):
     """UDP packets from the bots' true addresses, or forged ones."""
 
     kind: Literal["udp-flood"] = "udp-flood"
-    mbit_s: float = Field(60.0, gt=0, le=1000)
+    mbit_s: float = Field(80.0, gt=0, le=1000)
     size: int = Field(1200, ge=64, le=1500)
     port: int = Field(0, ge=0, le=65535, description="0: another one for every packet")
     forged: bool = False
@@ -71,14 +71,16 @@ Attack = Annotated[UdpFlood | SynFlood | HandshakeFlood | Slowloris, Field(discr
 
 def configurations(attack: Attack, world: World, seconds: float, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
     """For every bot: its host, the native tool and the tool's configuration."""
-    bots = [name for name in world.hosts if _in_group(name, attack.bots)]
-    if not bots:
-        raise ValueError(f"the topology has no hosts {attack.bots!r} to attack from")
+    bots = group_hosts(world, attack.bots)
     return [(bot, *_configuration(attack, world, bot, len(bots), seconds, seed + number)) for number, bot in enumerate(bots)]
 
 
-def _in_group(name: str, group: str) -> bool:
-    return name == group or (name.startswith(group) and name[len(group) :].isdigit())
+def group_hosts(world: World, group: str) -> list[str]:
+    """The hosts of a group; raises ``ValueError`` when there is none."""
+    hosts = [name for name in world.hosts if name.rstrip("0123456789") == group]
+    if not hosts:
+        raise ValueError(f"the topology has no hosts {group!r}")
+    return hosts
 
 
 def _configuration(attack: Attack, world: World, bot: str, share: int, seconds: float, seed: int) -> tuple[str, dict[str, Any]]:
@@ -132,7 +134,8 @@ async def launch(
         stdin = msgspec.msgpack.encode(config)
         name = f"{attack.kind}-{bot}"
         output = await processes.run(bot, name, [*TOOL, tool], seconds + _SLACK_S, stdin)
-        return {"kind": attack.kind, "bot": bot} | json.loads(output)
+        report: dict[str, Any] = json.loads(output)
+        return {"kind": attack.kind, "bot": bot} | report
 
     runs = [
         one(attack, *configuration)

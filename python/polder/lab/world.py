@@ -171,10 +171,21 @@ def _attach_site(link: SiteLink) -> int:
     links.ip([f"route add 198.19.2.0/24 via {GATEWAY_UP[0]}", f"route add 2001:db8:19:2::/64 via {GATEWAY_UP[1]}"], "isp")
     links.ip([*_device("uplink", GATEWAY_UP, (30, 64)), *_device("lan", GATEWAY_LAN, (24, 64)), *_default(ISP_DOWN)], "gateway")
     links.ip([*_device("eth0", SITE_ADDRESS, (24, 64)), *_default(GATEWAY_LAN)], "site")
-    shape = "qdisc add dev {} root tbf rate {}bit burst {} latency {}ms"
-    links.tc([shape.format("narrow", int(link.down_mbit * 1e6), _BURST_BYTES, link.queue_ms)], "isp")
-    links.tc([shape.format("uplink", int(link.up_mbit * 1e6), _BURST_BYTES, link.queue_ms)], "gateway")
+    links.tc(_shape("narrow", link.down_mbit, link.queue_ms), "isp")
+    links.tc(_shape("uplink", link.up_mbit, link.queue_ms), "gateway")
     return fd
+
+
+def _shape(device: str, mbit: float, queue_ms: int) -> list[str]:
+    """A token bucket over a queue that counts packets, as routers' queues do: a full one drops small packets like large ones.
+
+    (The bucket's own queue counts bytes; in it a SYN nearly always finds the room that a flood's packet does not.)
+    """
+    packets = max(16, round(mbit * 1e6 / 8 * queue_ms / 1000 / 1500))
+    return [
+        f"qdisc add dev {device} root handle 1: tbf rate {int(mbit * 1e6)}bit burst {_BURST_BYTES} latency {queue_ms}ms",
+        f"qdisc add dev {device} parent 1:1 handle 10: pfifo limit {packets}",
+    ]
 
 
 def _device(name: str, addresses: tuple[str, str], lengths: tuple[int, int]) -> list[str]:
