@@ -1,6 +1,7 @@
 //! `polder._native`: the whole boundary between Python and Rust.
 #![allow(missing_docs)]
 mod engine;
+mod gre;
 mod lab;
 
 use pyo3::prelude::*;
@@ -8,6 +9,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<engine::Engine>()?;
+    m.add_class::<gre::GreEndpoint>()?;
     m.add_function(wrap_pyfunction!(lab::lab, m)?)?;
     m.add("SCHEMA", polder_types::SCHEMA)
 }

@@ -1,8 +1,12 @@
 //! Raw sockets, TUN and batched datagrams: the only room with unsafe code.
 #![allow(unsafe_code)]
 
+mod batch;
 mod burst;
+mod gre;
 mod ready;
 
+pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
+pub use gre::{GreCounters, GreEndpoint, GreError};
 pub use ready::{Interest, Ready, adopt};

@@ -1,5 +1,6 @@
 //! Byte formats: HTTP/1.1 heads, error bodies, GRE; no I/O.
 
+pub mod gre;
 pub mod http1;
 mod problem;
 mod refusal;

@@ -59,8 +59,8 @@ class Tunnel(Message, frozen=True, tag="tunnel"):
             raise ValueError(f"{self.name!r} is not a tunnel's name: 'pld' and 1 to 11 of a-z, 0-9")
         for address in self.addresses:
             ip_interface(address)
-        for address in self.local:
-            ip_address(address)
+        if len({ip_address(address).version for address in self.local}) < len(self.local):
+            raise ValueError("a tunnel has one outer address of ours per family at most")
         if not 1280 <= self.mtu <= 9000:
             raise ValueError("the MTU of a tunnel is 1280 to 9000 bytes (IPv6 needs 1280: RFC 8200 §5)")
         if self.mode not in {"auto", "kernel", "tun"}:

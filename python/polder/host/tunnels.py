@@ -23,6 +23,7 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _GRE = 47
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _SOCKET_BUFFER = 4 << 20
 """Bytes: 20 ms of 1.6 Gbit/s, so that a pump that waits for its turn on a busy core loses nothing."""
 
@@ -67,9 +68,8 @@ class Tunnels:
         opened: dict[str, int] = {}
         try:
             opened["tun"] = open_tun(tunnel.name)
-            for family, name in ((4, "raw4"), (6, "raw6")):
-                if any(ip_address(local).version == family for local in tunnel.local):
-                    opened[name] = open_raw(family)
+            for local in tunnel.local:
+                opened[f"raw{ip_address(local).version}"] = open_raw(local)
             _configure_tun(tunnel)
         except (HostError, OSError) as error:
             for descriptor in opened.values():
@@ -116,14 +116,26 @@ def open_tun(name: str) -> int:
     return descriptor
 
 
-def open_raw(family: int) -> int:
-    """A descriptor of a raw GRE socket: it sees every GRE packet to this host, of one family."""
-    raw = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _GRE)
-    for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            raw.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER)
-        except PermissionError:  # in a user namespace: as much as the host allows everybody
-            raw.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
+def open_raw(local: str) -> int:
+    """A descriptor of a raw GRE socket bound to our outer address ``local``: the filter admits no other source.
+
+    ``IP_PMTUDISC_PROBE`` (ip(7)) sets "don't fragment", for the filter refuses fragments, and does not believe ICMP about a
+    smaller MTU, which anybody can forge: the tunnel's MTU is configured.
+    """
+    six = ip_address(local).version == 6
+    raw = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _GRE)
+    try:
+        raw.bind((local, 0))
+        level, option = (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER) if six else (socket.IPPROTO_IP, _IP_MTU_DISCOVER)
+        raw.setsockopt(level, option, _PMTUDISC_PROBE)
+        for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                raw.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER)
+            except PermissionError:  # in a user namespace: as much as the host allows everybody
+                raw.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER)
+    except OSError:
+        raw.close()
+        raise
     return raw.detach()
 
 
