@@ -256,7 +256,8 @@ class ServletRole:
         except ValueError as error:
             raise Refused(Verdict.MALFORMED, f"the delivery has no usable address: {error}") from error
         for address in (inner, outer):
-            if address.is_unspecified or address.is_multicast or address.is_link_local or address.is_reserved:
+            reserved = address.is_reserved and not address.is_loopback
+            if address.is_unspecified or address.is_multicast or address.is_link_local or reserved:
                 raise Refused(Verdict.DENIED, f"{address} is not an address to which a servlet carries")
         # Inside a GRE tunnel private addresses are the rule; on open ground they would be the servlet's own neighbours.
         near = inner.is_loopback or outer.is_loopback or (delivery.transport is Transport.TCP and inner.is_private)

@@ -1,0 +1,365 @@
+"""``SiteRole``: a site chooses its servlets, keeps them appointed, and changes them without dropping anything (trap 3).
+
+One servlet's place goes through these stages; the order is the whole point:
+
+    ADMITTING    the filter gets its rule first
+       │ filter_applied
+    APPOINTING   told every ``retry`` seconds, until it can carry and a beacon has taken its advertisement
+       │
+    SERVING      told every ``heartbeat``; once all of its successors serve too, and the overlap is over:
+       │
+    DRAINING     dismissed: it leaves the beacons, carries on what is open, and passes the filter, for ``drain`` seconds
+       │
+    gone         out of the filter
+
+Every change of the set is a new epoch, told to all that stay, so that a servlet that left (dead, cut off, burned) cannot advertise
+itself back in. Epochs grow with the clock, so a site that lost its memory does not fall behind its own past.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from polder.model import Appointment, Member, Signed
+from polder.model.overlay_messages import Appoint, Appointed, Delivery, Dismiss, Withdrawal
+from polder.overlay.beacon import GRACE, MAX_WITHDRAWALS
+from polder.overlay.calls import CallOut
+from polder.overlay.checks import MAX_LIFE, SKEW
+
+Signer = Callable[[msgspec.Struct], Signed]
+"""Signs with the site's key."""
+
+Deliver = Callable[[Member, int, int], Delivery]
+"""The private half of an appointment, from the servlet, its 32-bit key and its slot (a small number, free again later)."""
+
+
+class Stage(StrEnum):
+    """Where a servlet's place stands."""
+
+    ADMITTING = "admitting"
+    APPOINTING = "appointing"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """Knobs; times in seconds."""
+
+    servlets: int = 2
+    """At once. More survive more deaths; each is one more node that knows the way in."""
+    life: float = 7200.0
+    """Validity of an appointment; signed anew at half of it."""
+    rotate_every: float | None = 3600.0
+    """Fresh servlets so often; ``None``: only on demand. Each draw may hit a hostile node (trap 4)."""
+    overlap: float = GRACE
+    """New servlets serve so long before the old are dismissed: until every beacon has heard of the new."""
+    drain: float = 30.0
+    """A dismissed servlet still carries, and passes the filter: as long as a shortcut may remember it."""
+    heartbeat: float = 5.0
+    retry: float = 0.5
+    failures: int = 3
+    """Heartbeats in a row without an answer that count as death."""
+    breadth: int = 0
+    """Draw from so many nodes only, chosen once (0: from all): bounds how many ever learn the way in (trap 4)."""
+
+
+class Admitted(NamedTuple):
+    """One servlet that the filter must let pass."""
+
+    member: Member
+    key: int
+    slot: int
+    until: float | None
+    """Unix seconds; ``None``: until further notice."""
+
+
+class Moved(NamedTuple):
+    """For the log: a servlet's place changed. ``what`` is a stage, ``dead``, ``burned`` or ``gone``."""
+
+    servlet: str
+    what: str
+
+
+@dataclass(slots=True)
+class _Place:
+    member: Member
+    slot: int
+    key: int
+    stage: Stage = Stage.ADMITTING
+    outgoing: bool = False
+    leave_at: float | None = None
+    epoch: int = 0
+    signed: Signed | None = None
+    not_after: float = 0.0
+    failures: int = 0
+    call_at: float | None = None
+    calling: bool = False
+    end_at: float | None = None
+
+
+class SiteRole:
+    """``now`` in Unix seconds; ``last_epoch``: from before a restart.
+
+    ``rng`` draws servlets and filter keys: shells pass ``SystemRandom``.
+    """
+
+    def __init__(
+        self, site: str, config: SiteConfig, signer: Signer, deliver: Deliver, rng: Random, *, last_epoch: int = 0
+    ) -> None:
+        self.site = site
+        self.config = config
+        self.epoch = last_epoch
+        self.filter_version = 0
+        """Grows with every change of ``admitted``; the shell confirms by ``filter_applied``."""
+        self.exposed: set[str] = set()
+        """Every node that ever knew the way in."""
+        self._signer = signer
+        self._deliver = deliver
+        self._rng = rng
+        self._pool: dict[str, Member] = {}
+        self._vetted: list[str] = []
+        self._burned: set[str] = set()
+        self._withdrawals: list[tuple[float, Signed]] = []
+        self._places: dict[str, _Place] = {}
+        self._applied = 0
+        self._rotate_at: float | None = None
+        self._calls: deque[CallOut] = deque()
+        self._pending: dict[int, str] = {}
+        self._events: deque[Moved] = deque()
+        self._next_id = 0
+
+    # What the shell asks
+
+    def admitted(self) -> tuple[Admitted, ...]:
+        """Whom the filter must let pass, now."""
+        places = sorted(self._places.values(), key=lambda place: place.slot)
+        return tuple(Admitted(place.member, place.key, place.slot, place.end_at) for place in places)
+
+    def stages(self) -> dict[str, Stage]:
+        """Servlet → stage."""
+        return {name: place.stage for name, place in self._places.items()}
+
+    def serving(self) -> int:
+        """How many servlets carry and are known to beacons."""
+        return sum(place.stage is Stage.SERVING for place in self._places.values())
+
+    def poll_event(self) -> Moved | None:
+        """What happened, until ``None``."""
+        return self._events.popleft() if self._events else None
+
+    # What the shell tells
+
+    def set_pool(self, members: Iterable[Member], now: float) -> None:
+        """The nodes that may be servlets. Addresses of those in place are corrected."""
+        self._pool = {member.name: member for member in members}
+        for place in self._places.values():
+            fresh = self._pool.get(place.member.name)
+            if fresh is not None and fresh.ring_id == place.member.ring_id and fresh != place.member:
+                place.member = fresh
+                self._filter_changed()
+        self._fill(now)
+
+    def filter_applied(self, version: int, now: float) -> None:
+        """The filter in force admits what ``admitted`` said at ``version``: those new in it may be appointed."""
+        self._applied = max(self._applied, version)
+        if self._applied < self.filter_version:
+            return
+        for place in self._places.values():
+            if place.stage is Stage.ADMITTING:
+                self._move(place, Stage.APPOINTING)
+                place.call_at = now
+
+    def rotate(self, now: float) -> bool:
+        """Draw fresh servlets; the old go when the new serve. ``False``: a rotation is under way, or there is nobody else."""
+        if any(p.stage in {Stage.ADMITTING, Stage.APPOINTING} for p in self._places.values()):
+            return False
+        old = [place for place in self._places.values() if place.stage is Stage.SERVING and not place.outgoing]
+        fresh = self._draw(self.config.servlets, revive=True)
+        if not fresh:
+            return False
+        for place in old[: len(fresh)]:
+            place.outgoing = True
+        self._new_epoch(now)
+        for member in fresh:
+            self._place(member, now)
+        return True
+
+    def burn(self, name: str, now: float) -> bool:
+        """A servlet is in the enemy's hands: out of the filter at once, out of the beacons by signed word, never drawn again."""
+        self._burned.add(name)
+        place = self._places.pop(name, None)
+        if place is None:
+            return False
+        not_after = int(now + MAX_LIFE + SKEW)
+        statement = self._signer(Withdrawal(self.site, name, max(self.epoch, place.epoch), not_after))
+        self._withdrawals = [*self._withdrawals, (float(not_after), statement)][-MAX_WITHDRAWALS:]
+        self._events.append(Moved(name, "burned"))
+        self._filter_changed()
+        self._call(place.member, "dismiss", Dismiss(self.site, self.epoch))
+        self._new_epoch(now)
+        self._fill(now)
+        return True
+
+    def handle_timeout(self, now: float) -> None:
+        """Call who is due, end what has drained, rotate when it is time."""
+        self._withdrawals = [(until, signed) for until, signed in self._withdrawals if until > now]
+        for name, place in tuple(self._places.items()):
+            if place.end_at is not None and place.end_at <= now:
+                del self._places[name]
+                self._events.append(Moved(name, "gone"))
+                self._filter_changed()
+            elif place.leave_at is not None and place.leave_at <= now:
+                self._drain(place, now)
+            elif place.call_at is not None and place.call_at <= now and not place.calling:
+                self._appoint(place, now)
+        if self._rotate_at is not None and self._rotate_at <= now:
+            self.rotate(now)
+            self._plan_rotation(now)
+        self._fill(now)
+
+    def poll_timeout(self) -> float | None:
+        """When to call ``handle_timeout``."""
+        times = [t for place in self._places.values() for t in (place.end_at, place.leave_at)]
+        times += [place.call_at for place in self._places.values() if not place.calling]
+        return min((t for t in [*times, self._rotate_at] if t is not None), default=None)
+
+    def poll_call(self) -> CallOut | None:
+        """The next call to make, until ``None``."""
+        return self._calls.popleft() if self._calls else None
+
+    def answered(self, request_id: int, by: Member, answer: msgspec.Struct, now: float) -> None:
+        """A servlet took its appointment."""
+        place = self._called(request_id)
+        if place is None or not isinstance(answer, Appointed) or place.stage is Stage.DRAINING:
+            return
+        place.failures = 0
+        carries = answer.ready and answer.beacons > 0
+        if carries and place.stage is Stage.APPOINTING and place.epoch == self.epoch:
+            self._move(place, Stage.SERVING)
+            self._check_superseded(now)
+        soon = place.stage is Stage.APPOINTING or place.epoch != self.epoch
+        place.call_at = now + (self.config.retry if soon else self.config.heartbeat * (0.75 + self._rng.random() / 2))
+
+    def failed(self, request_id: int, status: int, why: str, now: float) -> None:
+        """A servlet did not answer, or refused: after some times it counts as dead, and another one is drawn."""
+        place = self._called(request_id)
+        if place is None or place.stage is Stage.DRAINING:
+            return
+        place.failures += 1
+        place.call_at = now + self.config.retry * (1 + self._rng.random())
+        if place.failures >= self.config.failures:
+            self._events.append(Moved(place.member.name, "dead"))
+            self._drain(place, now)
+            self._new_epoch(now)
+            self._fill(now)
+            self._check_superseded(now)
+
+    # Inside
+
+    def _fill(self, now: float) -> None:
+        """As many places as wanted."""
+        kept = [p for p in self._places.values() if p.stage is not Stage.DRAINING and not p.outgoing]
+        missing = self.config.servlets - len(kept)
+        if missing <= 0 or not self._pool:
+            return
+        for member in self._draw(missing, revive=False):
+            self._place(member, now)
+        if not self.epoch:
+            self._new_epoch(now)
+        if self._rotate_at is None:
+            self._plan_rotation(now)
+
+    def _draw(self, count: int, *, revive: bool) -> list[Member]:
+        """Nodes at random, neither burned nor in place; ``revive``: those that drain as well, where there are no others."""
+        able = [name for name in self._pool if name not in self._burned]
+        if self.config.breadth:
+            self._vetted = [name for name in self._vetted if name in able]
+            others = [name for name in able if name not in self._vetted]
+            self._vetted += self._rng.sample(others, max(0, min(self.config.breadth - len(self._vetted), len(others))))
+            able = list(self._vetted)
+        fresh = [name for name in able if name not in self._places]
+        drain = [name for name in able if name in self._places and self._places[name].stage is Stage.DRAINING and revive]
+        chosen = self._rng.sample(fresh, min(count, len(fresh)))
+        chosen += self._rng.sample(drain, min(count - len(chosen), len(drain)))
+        return [self._pool[name] for name in chosen]
+
+    def _place(self, member: Member, now: float) -> None:
+        self.exposed.add(member.name)
+        place = self._places.get(member.name)
+        if place is not None:
+            # It drains, hence its rule is in the filter still, and stays.
+            place.end_at, place.failures, place.call_at = None, 0, now
+            self._move(place, Stage.APPOINTING)
+        else:
+            slots = {p.slot for p in self._places.values()}
+            slot = next(n for n in range(len(slots) + 1) if n not in slots)
+            self._places[member.name] = _Place(member, slot, self._rng.randrange(1, 1 << 32))
+            self._events.append(Moved(member.name, Stage.ADMITTING))
+        self._filter_changed()
+
+    def _new_epoch(self, now: float) -> None:
+        """All that stay learn it at once; beacons keep those of the old epoch for the overlap."""
+        self.epoch = max(self.epoch + 1, int(now))
+        for place in self._places.values():
+            if place.stage is Stage.SERVING and not place.outgoing:
+                place.call_at = now
+
+    def _check_superseded(self, now: float) -> None:
+        """All successors serve: those that go may go, after the overlap."""
+        current = [p for p in self._places.values() if not p.outgoing and p.stage is not Stage.DRAINING]
+        if not current or not all(p.stage is Stage.SERVING for p in current):
+            return
+        for place in self._places.values():
+            if place.outgoing and place.leave_at is None:
+                place.leave_at = now + self.config.overlap
+
+    def _drain(self, place: _Place, now: float) -> None:
+        self._move(place, Stage.DRAINING)
+        place.call_at, place.leave_at, place.outgoing = None, None, False
+        place.end_at = now + self.config.drain
+        self._call(place.member, "dismiss", Dismiss(self.site, place.epoch, self.config.drain))
+        self._filter_changed()
+
+    def _appoint(self, place: _Place, now: float) -> None:
+        # An outgoing servlet keeps its epoch: in the new one it would advertise itself for as long as the new ones do.
+        epoch = place.epoch if place.outgoing else self.epoch
+        if place.signed is None or place.epoch != epoch or place.not_after - now < self.config.life / 2:
+            place.epoch, place.not_after = epoch, now + min(self.config.life, MAX_LIFE - SKEW)
+            member = place.member
+            # Backdated by the skew that receivers grant, so that it holds at once everywhere.
+            times = (int(now - SKEW), int(place.not_after))
+            place.signed = self._signer(Appointment(self.site, member.name, member.ring_id, epoch, *times))
+        delivery = self._deliver(place.member, place.key, place.slot)
+        body = Appoint(place.signed, delivery, tuple(signed for _, signed in self._withdrawals))
+        place.calling = True
+        self._pending[self._call(place.member, "appoint", body)] = place.member.name
+
+    def _called(self, request_id: int) -> _Place | None:
+        place = self._places.get(self._pending.pop(request_id, ""))
+        if place is not None:
+            place.calling = False
+        return place
+
+    def _plan_rotation(self, now: float) -> None:
+        if self.config.rotate_every is not None:
+            self._rotate_at = now + self.config.rotate_every * (0.75 + self._rng.random() / 2)
+
+    def _move(self, place: _Place, stage: Stage) -> None:
+        place.stage = stage
+        self._events.append(Moved(place.member.name, stage))
+
+    def _filter_changed(self) -> None:
+        self.filter_version += 1
+
+    def _call(self, to: Member, method: str, body: msgspec.Struct) -> int:
+        self._next_id += 1
+        self._calls.append(CallOut(self._next_id, to, None, method, body))
+        return self._next_id
