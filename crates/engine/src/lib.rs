@@ -189,7 +189,7 @@ impl Engine {
         if let Some(front) = self.front.get() {
             all.extend(front.counters.read());
         }
-        all.insert("events_lost", self.queue.lost());
+        all.insert("events_lost", self.queue.dropped());
         all
     }
 

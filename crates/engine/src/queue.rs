@@ -22,7 +22,7 @@ struct Inner {
     events: VecDeque<Event>,
     armed: bool,
     lost: u64,
-    lost_ever: u64,
+    dropped: u64,
 }
 
 impl Queue {
@@ -59,8 +59,8 @@ impl Queue {
     }
 
     /// Events dropped since the start.
-    pub fn lost(&self) -> u64 {
-        self.lock().lost_ever
+    pub fn dropped(&self) -> u64 {
+        self.lock().dropped
     }
 
     fn push(&self, event: Event, bounded: bool) -> bool {
@@ -88,7 +88,7 @@ impl Events for Queue {
         if !self.push(event, bounded) {
             let mut inner = self.lock();
             inner.lost += 1;
-            inner.lost_ever += 1;
+            inner.dropped += 1;
         }
     }
 
@@ -138,6 +138,6 @@ mod tests {
         let events: Vec<Event> = queue.drain(10).iter().map(|e| decode(e).unwrap()).collect();
         assert!(matches!(events[0], Event::Lost { count: 3 }));
         assert!(matches!(events[3], Event::Answer { id: 7, .. }));
-        assert_eq!((events.len(), queue.lost()), (4, 3));
+        assert_eq!((events.len(), queue.dropped()), (4, 3));
     }
 }

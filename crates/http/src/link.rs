@@ -98,7 +98,7 @@ struct Key {
 struct Slot {
     key: Key,
     warm: AtomicBool,
-    /// Attempts that have ended, and the state.
+    /// Dials that have failed, and the state.
     state: watch::Sender<(u64, State)>,
     want: Notify,
     rtt_us: AtomicU64,
@@ -279,7 +279,7 @@ impl Slot {
         if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
             keeper.abort();
         }
-        self.state.send_modify(|s| *s = (s.0 + 1, State::Down(LinkError::new("the link was replaced; try again"))));
+        self.fail(LinkError::new("the link was replaced; try again"));
     }
 
     /// Waits until the link is up, asking the keeper to dial; an attempt that ends without success ends the wait.
@@ -311,34 +311,43 @@ impl Slot {
     }
 
     fn set(&self, state: State) {
-        self.state.send_modify(|s| *s = (s.0 + 1, state));
+        self.state.send_modify(|s| s.1 = state);
+    }
+
+    fn tell_down(&self, plane: &Plane, reason: &LinkError) {
+        let (name, reason) = (self.key.expected.name.to_string(), reason.0.to_string());
+        plane.emit(Event::Link { name, up: false, rtt_us: 0, reason });
+    }
+
+    fn fail(&self, why: LinkError) {
+        self.state.send_modify(|s| *s = (s.0 + 1, State::Down(why)));
     }
 }
 
 /// The keeper of one slot.
 async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
-    let name = slot.key.expected.name.to_string();
     let mut failures = 0u32;
     slot.want.notified().await;
     loop {
+        let began = Instant::now();
         match dial::dial(&plane, &slot.key.expected, slot.key.address, slot.key.lane).await {
             Ok(dialled) => {
                 failures = 0;
                 plane.counters.links_dialled.up();
                 let reason = watch_over(&plane, &slot, dialled).await;
-                plane.emit(Event::Link { name: name.clone(), up: false, rtt_us: 0, reason: reason.0.to_string() });
-                slot.set(State::Down(reason));
+                slot.set(State::Idle); // an end is no failed dial: who waits now waits for the next
+                slot.tell_down(&plane, &reason);
             }
             Err(why) => {
                 failures = failures.saturating_add(1);
                 plane.counters.links_failed.up();
                 if failures == 1 {
-                    plane.emit(Event::Link { name: name.clone(), up: false, rtt_us: 0, reason: why.0.to_string() });
+                    slot.tell_down(&plane, &why);
                 }
-                slot.set(State::Down(why));
+                slot.fail(why);
             }
         }
-        tokio::time::sleep(DIAL_GAP.mul_f64(jitter())).await;
+        tokio::time::sleep_until(began + DIAL_GAP.mul_f64(jitter())).await;
         if slot.warm.load(Relaxed) {
             let pause = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX).mul_f64(jitter());
             let _ = timeout(pause, slot.want.notified()).await;
