@@ -3,8 +3,7 @@
 //! The access point that answers fastest is asked first; another is asked when it does not answer in time or cannot. What the
 //! client says meanwhile is kept and said again, so that the browser notices nothing.
 
-use crate::link::Lane;
-use crate::path::{Failed, Replay, converse_with};
+use crate::path::{Failed, Replay, ask_node};
 use crate::plane::{Plane, World};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use http::{HeaderMap, Method, Request, Uri};
@@ -36,11 +35,7 @@ impl Forwarder {
 
     async fn through(&self, peer: &Peer, target: &Target, replay: &mut Replay, client: &mut Source) -> Result<Tunnel, Failed> {
         let request = connect(target).map_err(|_| Failed::Path(ProxyError::Malformed))?;
-        let (response, stream) = self.plane.links.open_stream(&self.plane, peer, Lane::Bulk, request, false).await?;
-        let began = Instant::now();
-        let tunnel = converse_with(response, stream, replay, client, error_of).await?;
-        self.plane.links.note_open_time(peer, began.elapsed());
-        Ok(tunnel)
+        ask_node(&self.plane, peer, &request, replay, client, error_of).await
     }
 
     /// Access points, the one with the shortest measured round trip first, unmeasured ones in the operator's order.
@@ -75,6 +70,7 @@ impl Forwarder {
                 Ok(Err(Failed::Client)) => return Err(refusal(ProxyError::Terminated)),
                 Ok(Err(Failed::Path(error))) if is_final(error) => return Err(refusal(error)),
                 Ok(Err(Failed::Path(error))) => error,
+                Ok(Err(Failed::Link)) => ProxyError::Terminated,
                 Err(_) => ProxyError::Timeout,
             };
         }

@@ -73,6 +73,7 @@ pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &
             Ok(Ok(tunnel)) => return Ok(tunnel),
             Ok(Err(Failed::Client)) => return Err(ProxyError::Terminated),
             Ok(Err(Failed::Path(error))) => last = error,
+            Ok(Err(Failed::Link)) => last = ProxyError::Terminated,
             Err(_) => last = ProxyError::Timeout,
         }
     }
@@ -117,6 +118,8 @@ pub(crate) enum Failed {
     Client,
     /// Another candidate may help.
     Path(ProxyError),
+    /// The link broke before an answer.
+    Link,
 }
 
 impl From<LinkError> for Failed {
@@ -158,11 +161,33 @@ async fn through(
     replay: &mut Replay,
     client: &mut Source,
 ) -> Result<Tunnel, Failed> {
-    let (response, stream) = plane.links.open_stream(plane, peer, Lane::Bulk, request, false).await?;
-    let began = Instant::now();
-    let tunnel = converse(response, stream, replay, client).await?;
-    plane.links.note_open_time(peer, began.elapsed());
-    Ok(tunnel)
+    ask_node(plane, peer, &request, replay, client, error_of).await
+}
+
+/// Asks one node over its bulk lane. When the link breaks under the question it is asked once more over a new one: a link
+/// that has just died must not fail a tunnel that has no other candidate.
+pub(crate) async fn ask_node(
+    plane: &Arc<Plane>,
+    peer: &Peer,
+    request: &Request<()>,
+    replay: &mut Replay,
+    client: &mut Source,
+    error_of: fn(&HeaderMap) -> ProxyError,
+) -> Result<Tunnel, Failed> {
+    let mut broken_before = false;
+    loop {
+        let (response, stream) = plane.links.open_stream(plane, peer, Lane::Bulk, request.clone(), false).await?;
+        let began = Instant::now();
+        match converse_with(response, stream, replay, client, error_of).await {
+            Err(Failed::Link) if !broken_before => broken_before = true,
+            Err(Failed::Link) => return Err(Failed::Path(ProxyError::Unavailable)),
+            Err(other) => return Err(other),
+            Ok(tunnel) => {
+                plane.links.note_open_time(peer, began.elapsed());
+                return Ok(tunnel);
+            }
+        }
+    }
 }
 
 /// Out of the overlay.
@@ -203,7 +228,8 @@ pub(crate) async fn converse_with(
     client: &mut Source,
     error_of: fn(&HeaderMap) -> ProxyError,
 ) -> Result<Tunnel, Failed> {
-    let broken = |_| Failed::Path(ProxyError::Unavailable);
+    // A reset is the peer's answer; anything else is the connection's end.
+    let broken = |e: h2::Error| if e.is_reset() { Failed::Path(ProxyError::Unavailable) } else { Failed::Link };
     // Not waiting for window: h2 keeps what does not fit yet, and the amount is bounded by the replay limit.
     for chunk in &replay.kept {
         stream.send_data(chunk.clone(), false).map_err(broken)?;

@@ -261,6 +261,21 @@ async fn a_dead_servlet_is_masked_and_early_bytes_are_said_again() {
 }
 
 #[tokio::test]
+async fn a_link_that_has_just_died_fails_no_tunnel() {
+    let pki = Pki::new();
+    let nodes = overlay(&pki, &["ap", "servlet"]).await;
+    let origin = origin(echo).await;
+    nodes[0].apply(|s| s.sites = vec![Site { servlets: vec!["servlet".into()], ..site(PathMode::Direct) }]);
+    nodes[1].apply(|s| s.servlets = vec![tcp(origin)]);
+    for turn in 1..=20 {
+        let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("again")).await.unwrap();
+        tunnel.sink.finish().await.unwrap();
+        assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"again", "turn {turn}");
+        nodes[1].plane.registry.cut(|_| true); // the only candidate is alive, its link is not
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_accepts_and_never_answers_is_given_up_for_the_next() {
     let pki = Pki::new();
     let nodes = overlay(&pki, &["ap", "good"]).await;
