@@ -11,7 +11,6 @@ import base64
 import binascii
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,24 @@ _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\r?\n(.*?)-----END \1-----", re.
 
 _HEADING = """Who this machine is in the overlay. Written by `polder join` and `polder enroll`, and at every renewal.
 Nothing here is secret; key.pem and secrets.mp are."""
+
+
+class _Known(msgspec.Struct, frozen=True):
+    name: str
+    ring_id: str
+    address: str
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """``identity.toml``."""
+
+    uri: str
+    trust_domain: str
+    authority_url: str
+    pin: str
+    address: str | None = None
+    hosts: tuple[str, ...] = ()
+    members: tuple[_Known, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,23 +74,23 @@ class IdentityDir:
         if not file.exists():
             raise ConfigError(str(path), "", "no identity here; enrol with an invitation (`polder join` or `polder enroll`)")
         try:
-            said = tomllib.loads(file.read_text(encoding="utf-8"))
+            said = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _Said)
             return cls(
-                id=SpiffeId.parse(said["uri"]),
+                id=SpiffeId.parse(said.uri),
                 key=_one(path / "key.pem"),
                 chain=pem_blocks(path / "chain.pem", "CERTIFICATE"),
                 roots=pem_blocks(path / "roots.pem", "CERTIFICATE"),
-                authority_url=said["authority_url"],
-                pin=said["pin"],
-                members=tuple(_member(member) for member in said.get("members", [])),
-                hosts=tuple(said.get("hosts", [])),
-                address=said.get("address"),
+                authority_url=said.authority_url,
+                pin=said.pin,
+                members=tuple(_member(known) for known in said.members),
+                hosts=said.hosts,
+                address=said.address,
                 secrets=load_secrets(path / "secrets.mp"),
                 browser_root=_text(path / "browser-root.pem"),
             )
         except ConfigError:
             raise
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise ConfigError(str(file), "", f"damaged ({error}); enrol again with --replace") from error
         except OSError as error:
             raise ConfigError(str(file), "", f"cannot be read: {error}") from error
@@ -131,7 +148,11 @@ def pem_encode(label: str, der: bytes) -> bytes:
 def pem_blocks(file: Path, label: str) -> tuple[bytes, ...]:
     """DER of every block with ``label`` in ``file``; raises ``ConfigError`` when there is none."""
     try:
-        blocks = tuple(base64.b64decode(body) for name, body in _BLOCK.findall(file.read_bytes()) if name == label.encode())
+        blocks = tuple(
+            base64.b64decode(b"".join(body.split()), validate=True)
+            for name, body in _BLOCK.findall(file.read_bytes())
+            if name == label.encode()
+        )
     except (OSError, binascii.Error) as error:
         raise ConfigError(str(file), "", f"cannot be read ({error}); enrol again with --replace") from error
     if not blocks:
@@ -156,8 +177,8 @@ def _one(file: Path) -> bytes:
     return pem_blocks(file, "PRIVATE KEY")[0]
 
 
-def _member(said: Mapping[str, str]) -> Member:
-    ring_id = bytes.fromhex(said["ring_id"])
+def _member(known: _Known) -> Member:
+    ring_id = bytes.fromhex(known.ring_id)
     if len(ring_id) != 16:
         raise ValueError("a member's ring_id has 32 hexadecimal digits")
-    return Member(said["name"], ring_id, said["address"])
+    return Member(known.name, ring_id, known.address)

@@ -87,6 +87,11 @@ class NodeSettings(Settings):
         description="Unix socket of `polder host-helper`, which makes GRE endpoints for servlets. Default: none; such sites use "
         "other nodes, dial-out works without.",
     )
+    local_origins: bool = Field(
+        False,
+        description="Whether sites may have this node carry to addresses of its own machine or private network (transport tcp). "
+        "Off: such a site could reach the node's neighbours. On for a laboratory, or a node that stands beside its only site.",
+    )
     limits: Limits = Field(default_factory=Limits, description="Bounds on what others may make this node hold or do.")
 
     @model_validator(mode="after")
