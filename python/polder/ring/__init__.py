@@ -2,6 +2,7 @@
 
 from polder.ring.chord import Chord
 from polder.ring.config import ChordConfig
+from polder.ring.onehop import OneHop, OneHopConfig
 from polder.ring.router import (
     Changed,
     Event,
@@ -25,6 +26,8 @@ __all__ = [
     "LookupDone",
     "LookupFailed",
     "Misbehaved",
+    "OneHop",
+    "OneHopConfig",
     "Reply",
     "Router",
     "Send",
