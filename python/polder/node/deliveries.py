@@ -1,0 +1,96 @@
+"""The ways from this servlet to its sites: makes tunnels where deliveries want them and says which sites can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from polder.engine.gre import GrePeer
+from polder.host.commands import HostError
+from polder.model.overlay_messages import Delivery, Transport
+from polder.shell.gre import GreDevice
+from polder.snapshot.fold import Delivery as Way
+from polder.snapshot.fold import DialOut, TcpDelivery
+
+log = logging.getLogger("polder.node")
+
+_MTU = 1400
+_RETRY = 2.0
+
+
+class Deliveries:
+    """``on_ready(site, ready)`` is told of every change. ``helper``: socket of the host helper, without which GRE is refused."""
+
+    def __init__(self, helper: Path | None, outer: str, on_ready: Callable[[str, bool], None]) -> None:
+        self._device = GreDevice(helper, "pldnode", (outer,), _MTU) if helper else None
+        self._on_ready = on_ready
+        self._wanted: Mapping[str, Delivery] = {}
+        self._ready: set[str] = set()
+        self._dialled_in: set[str] = set()
+
+    async def set(self, wanted: Mapping[str, Delivery]) -> None:
+        """What the appointments want now. On return the tunnels stand, or a retry is due."""
+        self._wanted = dict(wanted)
+        await self._settle()
+
+    def dialled_in(self, site: str, up: bool) -> None:
+        """A site's agent came or went."""
+        (self._dialled_in.add if up else self._dialled_in.discard)(site)
+        self._tell()
+
+    async def forever(self) -> None:
+        """Try again what failed: the helper may have been started later, or anew."""
+        await asyncio.sleep(_RETRY)
+        await self._settle()
+
+    def counters(self) -> dict[str, int]:
+        """Counters of the GRE endpoint."""
+        return self._device.counters() if self._device else {}
+
+    async def close(self) -> None:
+        """Take the tunnels away."""
+        if self._device is not None:
+            await self._device.close()
+
+    async def _settle(self) -> None:
+        gre = {site: way for site, way in self._wanted.items() if way.transport is Transport.GRE}
+        stands = await self._tunnels(gre)
+        self._ready = {site for site, way in self._wanted.items() if way.transport is Transport.TCP or (site in gre and stands)}
+        self._tell()
+
+    async def _tunnels(self, gre: Mapping[str, Delivery]) -> bool:
+        if self._device is None:
+            return False
+        addresses = tuple(sorted({_host_network(way.inner_local) for way in gre.values()}))
+        peers = tuple(
+            GrePeer(way.outer_remote, way.key, (way.key,), (_host_network(way.inner_remote),)) for _, way in sorted(gre.items())
+        )
+        try:
+            await self._device.set(addresses, peers)
+        except (HostError, ValueError, OSError) as error:
+            log.warning("no tunnel to a site; it is tried again", extra={"error": str(error)})
+            return False
+        return True
+
+    def _tell(self) -> None:
+        for site, way in self._wanted.items():
+            self._on_ready(site, site in (self._dialled_in if way.transport is Transport.DIALOUT else self._ready))
+
+
+def way_of(delivery: Delivery) -> Way:
+    """A delivery as the data plane wants it."""
+    match delivery.transport:
+        case Transport.DIALOUT:
+            return DialOut()
+        case Transport.GRE:
+            return TcpDelivery(delivery.inner_remote, delivery.inner_local, delivery.ports)
+        case Transport.TCP:
+            return TcpDelivery(delivery.inner_remote, None, delivery.ports)
+
+
+def _host_network(address: str) -> str:
+    parsed = ipaddress.ip_address(address)
+    return f"{parsed}/{parsed.max_prefixlen}"

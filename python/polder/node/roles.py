@@ -1,0 +1,142 @@
+"""``Roles``: the role machines of one node, and what they say together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from random import Random
+from typing import Any, NamedTuple
+
+from polder.model import Kind, Member, PathMode, Refused, Signed, SpiffeId
+from polder.node.deliveries import way_of
+from polder.node.role_driver import RoleDriver
+from polder.overlay.access import AccessPointRole
+from polder.overlay.beacon import BeaconTable
+from polder.overlay.directory import Directory
+from polder.overlay.secrets import EpochSecrets
+from polder.overlay.servlet import ServletRole
+from polder.ring import Router
+from polder.settings.identity import IdentityDir
+from polder.settings.node import NodeSettings
+from polder.snapshot.fold import Delivery, SiteView
+from polder.trust import AUTHORITY, ChainVerifier, Revoked
+
+log = logging.getLogger("polder.roles")
+
+
+class Changes(NamedTuple):
+    """What changed since the last look."""
+
+    directory: bool
+    deliveries: bool
+    any: bool
+
+
+class Roles:
+    """Built from the identity; ``router`` is asked for ownership when it exists (``attach``)."""
+
+    def __init__(self, me: Member, identity: IdentityDir, settings: NodeSettings, rng: Random) -> None:
+        domain = identity.id.trust_domain
+        self.verifier = ChainVerifier(identity.roots, domain)
+        self.secrets = EpochSecrets(identity.secrets, count=settings.beacons)
+        authority = frozenset({SpiffeId(domain, Kind.ADMIN, AUTHORITY)})
+        every = settings.advertise_every
+        self.directory = Directory(self.verifier, self._hosts_of, authority, rng, sync_every=every)
+        self.beacons = BeaconTable(self.verifier, self.secrets, self._owns, rng, period=every)
+        self.servlet = ServletRole(me, self.verifier, self.secrets, rng, period=every, local_origins=settings.local_origins)
+        self.access = AccessPointRole(self.secrets, rng, refresh=min(30.0, 3 * every))
+        self._router: Router | None = None
+
+    def attach(self, router: Router) -> None:
+        """Whom to ask which keys this node owns."""
+        self._router = router
+
+    def drive(self, driver: RoleDriver) -> None:
+        """Give the machines to their driver."""
+        driver.add(self.beacons)
+        driver.add_caller(self.directory)
+        driver.add_caller(self.servlet)
+        driver.add_finder(self.access)
+
+    # Inputs
+
+    def offer(self, signed: Signed, now: float) -> None:
+        """Take a signed record from anywhere; one that is refused is logged."""
+        try:
+            self.directory.offer(signed, now)
+        except Refused as refused:
+            log.warning("a record was refused", extra={"why": str(refused), "verdict": str(refused.verdict)})
+
+    def remember(self, records: Iterable[Signed], now: float) -> None:
+        """Records from an earlier run; what has expired since is left out."""
+        for signed in records:
+            try:
+                self.directory.offer(signed, now, push=False)
+            except Refused as refused:
+                log.info("a remembered record is no longer good", extra={"why": str(refused)})
+        self.take_changes(now)
+
+    def renewed(self, identity: IdentityDir, revocations: Signed, now: float) -> None:
+        """The authority spoke: roots, secrets, revocations."""
+        self.verifier.roots = identity.roots
+        self.secrets.learn(identity.secrets)
+        self.offer(revocations, now)
+
+    # What they say
+
+    def take_changes(self, now: float) -> Changes:
+        """Look what changed, and pass it from role to role."""
+        directory = self.directory.take_change()
+        if directory:
+            self._revocations(now)
+            self.access.set_sites(self.directory.sites().values(), now)
+        deliveries = self.servlet.take_change()
+        changed = [directory, deliveries, self.beacons.take_change(), self.access.take_change()]
+        return Changes(directory, deliveries, any(changed))
+
+    def views(self, router: Router, now: float) -> tuple[SiteView, ...]:
+        """Every site with the ways to it."""
+        ways = self.access.ways(now)
+        views = []
+        for name, record in self.directory.sites().items():
+            known = ways.get(name)
+            ring: list[tuple[int, Member | None, tuple[Member, ...]]] = []
+            if record.mode is PathMode.RING and router.joined:
+                for index, key in enumerate(self.secrets.keys(name, now)):
+                    hops = router.next_hops(int.from_bytes(key, "big"))
+                    ring.append((index, hops.next, hops.alternatives))
+            beacons, servlets = (known.beacons, known.servlets) if known else ((), ())
+            views.append(SiteView(record, beacons, servlets, tuple(ring)))
+        return tuple(views)
+
+    def ways(self) -> dict[str, Delivery]:
+        """Deliveries for the data plane."""
+        return {site: way_of(delivery) for site, delivery in self.servlet.deliveries().items()}
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """For the administrator."""
+        ways = self.access.ways(now)
+        return {
+            name: {
+                "mode": str(record.mode),
+                "hosts": list(record.hosts),
+                "epoch": record.epoch,
+                "beacons": len(ways[name].beacons),
+            }
+            for name, record in self.directory.sites().items()
+            if name in ways
+        }
+
+    # Inside
+
+    def _owns(self, key: int) -> bool:
+        return self._router is not None and self._router.owns(key)
+
+    def _hosts_of(self, signed: Signed, now: float) -> Iterable[str]:
+        return self.verifier.identity(signed.chain, now).hosts
+
+    def _revocations(self, now: float) -> None:
+        listed = self.directory.revocations()
+        if listed is not None and listed.epoch != self.verifier.revoked.epoch:
+            self.verifier.revoked = Revoked.of(listed)
+            self.directory.recheck(now)

@@ -1,0 +1,295 @@
+"""``Node``: an overlay node. It runs ring, directory and roles, and folds what they say into the data plane's snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+
+from polder.api.admin import AdminServer
+from polder.api.client import fetch_members, fetch_revocations
+from polder.api.keeper import Keeper
+from polder.engine import CallFailed
+from polder.model import Kind, Member, Refused, Signed, decode, encode
+from polder.model.overlay_messages import METHODS, Caller, SecretsQuery, status_of
+from polder.node.calls import Calls
+from polder.node.deliveries import Deliveries
+from polder.node.memory import MAX_MEMBERS, Memory
+from polder.node.ring_driver import RingDriver
+from polder.node.role_driver import RoleDriver
+from polder.node.roles import Roles
+from polder.ring import Chord, ChordConfig, Router
+from polder.ring.onehop import OneHop, OneHopConfig
+from polder.settings.identity import IdentityDir
+from polder.settings.node import NodeSettings
+from polder.shell.clock import chance, wall
+from polder.shell.linked import Linked
+from polder.snapshot.fold import Verdicts
+from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
+from polder.trust import read_identity
+
+log = logging.getLogger("polder.node")
+
+_AUTHORITY_EVERY = 10.0
+"""Seconds between looks at the authority's revocation list; nodes pass news on at once, so one that hears is enough."""
+_PEERS_EVERY = 20.0
+_FOUND_AFTER = 3.0
+
+
+class Node(Linked):
+    """A running node."""
+
+    def __init__(self, path: Path, settings: NodeSettings) -> None:
+        self._path = path
+        self._settings = settings
+        self._identity = IdentityDir.load(path)
+        self._memory_file = path / "memory.mp"
+        self._memory = Memory.load(self._memory_file)
+        self._authority_seen: float | None = None
+        self._save_due: asyncio.TimerHandle | None = None
+        self._keeper = Keeper(path, self._identity, self._on_renewed)
+        super().__init__(
+            EngineConfig(
+                role="node",
+                listen=settings.listen,
+                workers=settings.workers,
+                event_queue=settings.event_queue,
+                call_timeout_ms=int(settings.call_timeout * 1000),
+            )
+        )
+        leaf = read_identity(x509.load_der_x509_certificate(self._identity.chain[0]))
+        self.me = Member(leaf.id.name, leaf.ring_id or b"", self._address())
+        self.roles = Roles(self.me, self._identity, settings, chance())
+        timeout = min(settings.call_timeout, max(0.3, 2 * settings.stabilise))
+        self.ring = RingDriver(self._router(), self.raw_call, self.tasks, timeout, self._on_ring)
+        self.roles.attach(self.ring.router)
+        self._driver = RoleDriver(self._role_call, self.ring.lookup, self.tasks, self._on_roles)
+        self.roles.drive(self._driver)
+        helper = Path(settings.host_helper) if settings.host_helper else None
+        self.deliveries = Deliveries(helper, self.me.address.rpartition(":")[0].strip("[]"), self._on_ready)
+        self.handlers |= Calls(self).handlers()
+        socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
+        self._admin = AdminServer(socket, {"status": self._status, "counters": self._counters, "links": self._links})
+
+    # Life
+
+    async def start(self) -> None:
+        """Serve, join the ring, begin the background work."""
+        self.roles.remember(self._memory.records, wall())
+        self.apply()
+        await self._admin.start()
+        self.tasks.forever("renewal", self._keeper.forever)
+        self.tasks.forever("deliveries", self.deliveries.forever)
+        contacts = await self._contacts()
+        if contacts:
+            self.ring.join(contacts)
+        else:
+            self.ring.found()
+        self.tasks.forever("authority", self._ask_authority)
+        self.tasks.forever("secrets", self._ask_secrets)
+        self._driver.pump()
+
+    async def close(self, deadline: float = 5.0) -> None:
+        """Leave the ring, end tunnels, stop."""
+        await self.ring.leave()
+        await self._admin.close()
+        self._driver.close()
+        if self._save_due is not None:
+            self._save_due.cancel()
+        self._save()
+        await super().close(deadline)
+        await self.deliveries.close()
+
+    def pump(self) -> None:
+        """After a call changed a role."""
+        self._driver.pump()
+
+    # What the data plane is told
+
+    def verdicts(self) -> Verdicts:
+        """What ring and roles say now."""
+        now = wall()
+        router = self.ring.router
+        sites = self.roles.views(router, now)
+        beacon_for = self.roles.beacons.entries(now)
+        near = {member.name for member in router.warm()}
+        led_to = {member.name for view in sites for member in (*view.beacons, *view.servlets)}
+        served = {member.name for servlets in beacon_for.values() for member in servlets}
+        return Verdicts(
+            trust_domain=self._identity.id.trust_domain,
+            roots=self._identity.roots,
+            identity=IdentityMaterial(self._identity.chain, self._identity.key),
+            revocations=self.roles.directory.revocations(),
+            fresh_until=self._fresh_until(),
+            members=tuple(member for member in router.members() if member.name != self.me.name),
+            warm=frozenset((near | led_to | served) - {self.me.name}),
+            sites=sites,
+            beacon_for=beacon_for,
+            servlet_for=self.roles.ways(),
+            limits=Limits(**self._settings.limits.model_dump()),
+        )
+
+    def _fresh_until(self) -> int | None:
+        if self._settings.revocation_max_age is None:
+            return None
+        return int((self._authority_seen or 0) + self._settings.revocation_max_age)
+
+    # What happens
+
+    def on_link(self, link: Link) -> None:
+        """A link failed: look again for what lay behind it."""
+        if not link.up:
+            log.info("a link went down", extra={"peer": link.name, "reason": link.reason})
+            self.roles.access.unreachable(link.name, wall())
+            self._driver.pump()
+
+    def on_dial_out(self, change: DialOutChange) -> None:
+        """A site's agent dialled in, or left."""
+        self.deliveries.dialled_in(change.site, change.up)
+
+    def _on_ready(self, site: str, ready: bool) -> None:
+        self.roles.servlet.set_ready(site, ready, wall())
+        self._driver.pump()
+
+    def _on_ring(self) -> None:
+        now = wall()
+        self.roles.access.ring_changed(now)
+        self.roles.directory.set_peers(self.ring.router.members())
+        self.dirty()
+        self._save_later()
+        self._driver.pump()
+
+    def _on_roles(self) -> None:
+        """After every step of a role: whatever changed goes into the next snapshot."""
+        changes = self.roles.take_changes(wall())
+        if changes.any:
+            self.dirty()
+        if changes.directory:
+            self._save_later()
+        if changes.deliveries:
+            self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.deliveries()))
+
+    def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
+        self._identity = identity
+        self.roles.renewed(identity, revocations, wall())
+        self._authority_seen = wall()
+        self._driver.pump()
+        self.dirty()
+
+    # Calls that the roles ask for
+
+    async def _role_call(self, to: Member, method: str, body: Any) -> Any:
+        if to.ring_id == self.me.ring_id:
+            return await self._call_myself(method, body)
+        return await self.call(to, method, body, self._settings.call_timeout)
+
+    async def _call_myself(self, method: str, body: msgspec.Struct) -> Any:
+        """One role of this node calls another: the same handlers, without a wire."""
+        caller = Caller(Kind.NODE, self.me.name, self.me.ring_id)
+        try:
+            answer = self.handlers[method](caller, "here", encode(body))
+            data = answer if isinstance(answer, bytes) else await answer
+        except Refused as refused:
+            raise CallFailed(status_of(refused), str(refused)) from refused
+        return decode(data, METHODS[method][1])
+
+    # Background
+
+    async def _contacts(self) -> tuple[Member, ...]:
+        """Everybody through whom one may join: from the authority if it answers, the identity, the memory of an earlier run."""
+        known = {member.ring_id: member for member in (*self._memory.members, *self._identity.members)}
+        try:
+            async with asyncio.timeout(3):
+                news = await fetch_members(self._identity, self._path)
+            known |= {member.ring_id: member for member in news.members}
+        except (Refused, OSError, TimeoutError) as error:
+            log.info("the authority did not name members; those known are tried", extra={"error": str(error)})
+        known.pop(self.me.ring_id, None)
+        return tuple(known.values())
+
+    async def _ask_authority(self) -> None:
+        try:
+            signed = await fetch_revocations(self._identity, self._path)
+            self.roles.offer(signed, wall())
+            self._authority_seen = wall()
+            self._driver.pump()
+            if self._settings.revocation_max_age is not None:
+                self.dirty()
+        except (Refused, OSError) as error:
+            log.debug("the authority's revocation list cannot be had", extra={"error": str(error)})
+        await asyncio.sleep(_AUTHORITY_EVERY * chance().uniform(0.75, 1.25))
+
+    async def _ask_secrets(self) -> None:
+        """Secrets of beacon keys that a peer has and we have not."""
+        members = self.ring.router.members()
+        if members:
+            body = SecretsQuery(self.roles.secrets.newest)
+            try:
+                answer = await self.call(chance().choice(members), "secrets", body)
+                if self.roles.secrets.learn(answer.secrets):
+                    self._driver.pump()
+                    self.dirty()
+            except CallFailed as error:
+                log.debug("a member did not answer", extra={"error": str(error)})
+        await asyncio.sleep(_PEERS_EVERY * chance().uniform(0.75, 1.25))
+
+    def _save_later(self) -> None:
+        if self._save_due is None:
+            self._save_due = asyncio.get_running_loop().call_later(1.0, self._save)
+
+    def _save(self) -> None:
+        self._save_due = None
+        members = self.ring.router.members()[:MAX_MEMBERS] or self._memory.members
+        memory = Memory(members, self.roles.directory.signed())
+        if memory != self._memory:
+            memory.save(self._memory_file)
+            self._memory = memory
+
+    # Inside
+
+    def _router(self) -> Router:
+        if self._settings.router == "onehop":
+            return OneHop(self.me, OneHopConfig(), chance())
+        config = ChordConfig(
+            successors=self._settings.successors, stabilise_every=self._settings.stabilise, found_after=_FOUND_AFTER
+        )
+        return Chord(self.me, config, chance())
+
+    def _address(self) -> str:
+        """Where others dial: as configured, as enrolled, or where the engine listens (port 0)."""
+        address = self._settings.advertised or self._identity.address or self.engine.addresses[0]
+        return address if not address.endswith(":0") else self.engine.addresses[0]
+
+    # For the administrator; never for outsiders: it tells roles.
+
+    def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": self.me.name,
+            "address": self.me.address,
+            "joined": self.ring.router.joined,
+            "members": len(self.ring.router.members()) + 1,
+            "successors": [member.name for member in self.ring.router.successors()],
+            "sites": self.roles.describe(wall()),
+            "beacon_for": {site: len(servlets) for site, servlets in self.roles.beacons.entries(wall()).items()},
+            "servlet_for": sorted(self.roles.servlet.ready()),
+            "snapshot": self.version,
+            "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+            "renewals": self._keeper.renewals,
+        }
+
+    def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.engine.counters() | self.deliveries.counters()
+
+    def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.engine.status()
+
+
+async def start(path: Path, settings: NodeSettings) -> Node:
+    """A started node for the identity in ``path``."""
+    node = Node(path, settings)
+    await node.start()
+    return node
