@@ -1,0 +1,193 @@
+"""An overlay inside the laboratory: the installed commands, one process per part, each on its own host.
+
+authority, ``node*`` and ``user*`` are hosts of the topology; the site's agent runs on the gateway, the filter on the ISP's
+router. Secrets stay in the run's directory and end with it being removed by the next ``make clean``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from polder.lab.attacks import group_hosts
+from polder.lab.processes import Process, ProcessError, Processes
+from polder.lab.world import GATEWAY_UP, SITE_ADDRESS, World
+
+POLDER = [sys.executable, "-m", "polder.cli.main"]
+TRUST_DOMAIN = "polder.test"
+SITE = "wiki"
+GROUP = "readers"
+NODE_PORT, AUTHORITY_PORT, PROXY_PORT = 7443, 7400, 3128
+_TOGETHER = 2
+"""Commands at once while building: each fills a core while it starts."""
+_HELLO_S = 45.0
+_SETTLE_S = 60.0
+
+
+class Overlay:
+    """Built by ``build``; ``proxies`` then maps every user's host to the address of his forwarder."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        world: World,
+        directory: Path,
+        protection: dict[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        self._processes = processes
+        self._world = world
+        self._state = directory.resolve() / "state"
+        self._protection = protection
+        self._say = say
+        self._running: list[Process] = []
+        self._few = asyncio.Semaphore(_TOGETHER)
+        self._url = self._pin = ""
+        self._plan_version = -1
+        self.proxies: dict[str, str] = {}
+
+    async def build(self, host_name: str) -> None:
+        """Found the overlay, run it, put the site ``host_name`` behind it, connect the users."""
+        nodes, users = group_hosts(self._world, "node"), group_hosts(self._world, "user")
+        self._say("founding the overlay")
+        await self._found()
+        self._say(f"enrolling {len(nodes)} nodes, {len(users)} users and the site")
+        await self._together(
+            *(self._enrol("node", node) for node in nodes),
+            *(self._enrol("user", user, "--group", GROUP) for user in users),
+            self._enrol("site", SITE, "--host", host_name, on="gateway"),
+        )
+        self._say(f"starting {len(nodes)} nodes")
+        await self._together(*(self._run_node(node) for node in nodes))
+        await self._wait_ring(nodes)
+        self._say("putting the site behind the perimeter")
+        await self._run_site()
+        await self._wait_site(nodes)
+        self._say("connecting the users' forwarders")
+        await self._together(*(self._connect(user) for user in users))
+
+    async def _found(self) -> None:
+        address = self._world.hosts["authority"].ipv4
+        listen = f"{address}:{AUTHORITY_PORT}"
+        made = await self._polder("authority", "authority", "init", "--trust-domain", TRUST_DOMAIN, "--listen", listen)
+        self._url, self._pin = made["url"], made["pin"]
+        await self._start("authority", "authority", "authority", "serve")
+
+    async def _enrol(self, kind: str, name: str, *options: str, on: str | None = None) -> None:
+        host = on or name
+        invited = await self._polder("authority", "authority", "invite", kind, name, *options)
+        verb = ["join"] if kind == "node" else ["enroll"]
+        if kind == "node":
+            verb += ["--listen", f"{self._world.hosts[name].ipv4}:{NODE_PORT}"]
+        words = [*verb, self._url, "--pin", self._pin, "--token-file", "-"]
+        await self._polder(host, host, *words, stdin=invited["token"])
+
+    async def _run_node(self, node: str) -> None:
+        if self._protection["transport"] == "gre":
+            await self._help(node)
+            self._drop_in(node, "node", f'host_helper = "{self._socket(node)}"\n')
+        await self._start(node, node, "node", "run")
+
+    async def _run_site(self) -> None:
+        """Settings of the site, its helper, its agent."""
+        gre = self._protection["transport"] == "gre"
+        lines = {
+            "name": SITE,
+            "origin": f"{SITE_ADDRESS[0]}:443",
+            "origins": {"80": f"{SITE_ADDRESS[0]}:80"},
+            "ports": [443, 80],
+            "allow": [f"group:{GROUP}"],
+            "mode": self._protection["mode"],
+            "servlets": self._protection["servlets"],
+            "transport": self._protection["transport"],
+        }
+        if gre:
+            await self._help("gateway")
+            lines |= {"edge": GATEWAY_UP[0], "host_helper": self._socket("gateway")}
+        path = self._home("gateway") / "site" / SITE / "site.toml"
+        path.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in lines.items()) + "\n")
+        await self._start("gateway", "gateway", "site", "run", SITE)
+
+    async def _connect(self, user: str) -> None:
+        await self._start(user, user, "connect", "--listen", f"127.0.0.1:{PROXY_PORT}")
+        self.proxies[user] = f"http://127.0.0.1:{PROXY_PORT}"
+
+    async def _help(self, host: str) -> None:
+        """The privileged helper of a host."""
+        await self._start(host, host, "host-helper", "--socket", self._socket(host), name=f"helper-{host}", wait=False)
+        deadline = asyncio.get_running_loop().time() + _HELLO_S
+        while not Path(self._socket(host)).exists():  # noqa: ASYNC240 - a look, on a file system in memory
+            if asyncio.get_running_loop().time() > deadline:
+                raise ProcessError(f"the host helper on {host} does not open {self._socket(host)}")
+            await asyncio.sleep(0.02)
+
+    async def shield(self, *, shut: bool) -> None:
+        """Put the perimeter filter in force on the ISP's router (``shut``), or take it away."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise ``ProcessError`` when a part of the overlay has ended."""
+        self._processes.check(*self._running)
+
+    async def _polder(self, host: str, state: str, *words: str, stdin: str = "") -> dict[str, Any]:
+        """Run a command to its end; its JSON answer."""
+        async with self._few:
+            argv = [*POLDER, *words, "--json"]
+            env = ["env", f"POLDER_STATE={self._home(state)}"]
+            log = f"command-{host}"
+            output = await self._processes.run(host, log, [*env, *argv], _HELLO_S, stdin.encode())
+        lines = output.decode().strip().splitlines()
+        answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        return answer
+
+    async def _start(self, host: str, state: str, *words: str, name: str = "", wait: bool = True) -> None:
+        """Start a command that runs on; with ``wait`` it says a line of JSON when it is ready."""
+        argv = [*POLDER, *words, *(["--json"] if wait else [])]
+        env = {"POLDER_STATE": str(self._home(state))}
+        async with self._few:
+            process = await self._processes.start(host, name or f"{words[0]}-{host}", argv, piped=wait, env=env)
+            self._running.append(process)
+            if not wait:
+                return
+            assert process.process.stdout is not None
+            try:
+                line = await asyncio.wait_for(process.process.stdout.readline(), _HELLO_S)
+            except TimeoutError:
+                line = b""
+        if not line:
+            raise ProcessError(f"polder {' '.join(words)} on {host} did not start:\n{process.tail()}")
+
+    async def _wait_ring(self, nodes: list[str]) -> None:
+        raise NotImplementedError
+
+    async def _wait_site(self, nodes: list[str]) -> None:
+        raise NotImplementedError
+
+    async def _together(self, *work: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+
+    def _drop_in(self, host: str, kind: str, text: str) -> None:
+        folder = self._home(host) / kind / "conf.d"
+        folder.mkdir(exist_ok=True)
+        (folder / "lab.toml").write_text(text)
+
+    def _home(self, host: str) -> Path:
+        home = self._state / host
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+
+    def _socket(self, host: str) -> str:
+        return f"/run/helper-{host}.sock"
+
+
+def _toml(value: object) -> str:
+    """A TOML value; JSON's strings, numbers and lists are TOML's, tables are not."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
