@@ -1,0 +1,225 @@
+//! Snapshots into tables: what is refused, who is admitted, where tunnels go.
+
+use polder_plan::{Denied, Hop, Plan, Stage};
+use polder_types::*;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn limits() -> Limits {
+    Limits {
+        tunnels_per_identity: 1,
+        tunnel_rate_per_identity: 1,
+        connections_per_source: 1,
+        handshake_rate_per_source: 1,
+        connections: 1,
+        replay_bytes: 0,
+        open_timeout_ms: 1,
+        header_timeout_ms: 1,
+        idle_timeout_ms: 1,
+        stream_window: 65535,
+        link_window: 65535,
+        streams_per_link: 1,
+        max_hops: 1,
+        keepalive_timeout_ms: 1,
+        stall_timeout_ms: 1,
+        body_rate_floor: 0,
+        streams_per_client: 1,
+        reset_rate_per_client: 1,
+    }
+}
+
+fn peer(name: &str) -> Peer {
+    Peer { name: name.into(), ring_id: RingId(1), address: "192.0.2.1:7443".parse().unwrap(), warm: false }
+}
+
+fn site(name: &str, host: &str) -> Site {
+    Site {
+        name: name.into(),
+        hosts: vec![host.into()],
+        ports: vec![443],
+        allow: vec![Rule::Group("staff".into())],
+        deny: vec![Rule::User("eve".into())],
+        mode: PathMode::Beacon,
+        beacons: vec!["b1".into(), "b2".into(), "b1".into()],
+        servlets: vec!["s1".into()],
+        ring: vec![],
+    }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        schema: SCHEMA,
+        version: 1,
+        trust_domain: "o.test".into(),
+        roots: vec![],
+        identity: IdentityMaterial { chain: vec![], key: Default::default() },
+        revocations: Revocations::default(),
+        peers: ["b1", "b2", "s1", "s2", "h1", "h2"].map(peer).to_vec(),
+        sites: vec![site("wiki", "Wiki.Test.")],
+        beacons: vec![],
+        servlets: vec![],
+        limits: limits(),
+        forwarder: None,
+    }
+}
+
+fn compile(snapshot: &Snapshot) -> Plan {
+    Plan::compile(snapshot, "me").unwrap()
+}
+
+fn user(name: &str, groups: &[&str]) -> Identity {
+    Identity {
+        kind: Kind::User,
+        name: name.into(),
+        uri: format!("spiffe://o.test/user/{name}").into(),
+        ring_id: None,
+        groups: groups.iter().map(|g| Arc::from(*g)).collect(),
+        key_hash: [0; 32],
+        not_after: i64::MAX,
+    }
+}
+
+/// `peer stage` of every candidate; `deliver` where it leaves the overlay.
+fn route(plan: &Plan, stage: Stage) -> Vec<String> {
+    let hops = plan.site("wiki").unwrap().route(stage, 0);
+    let text = |hop: &Hop| match hop {
+        Hop::Deliver => "deliver".to_owned(),
+        Hop::Next(peer, stage) => format!("{} {stage}", peer.name),
+    };
+    hops.iter().map(text).collect()
+}
+
+#[test]
+fn junk_is_refused_by_field() {
+    type Break = fn(&mut Snapshot);
+    let cases: [(&str, Break); 12] = [
+        ("schema", |s| s.schema = 99),
+        ("limits.max_hops", |s| s.limits.max_hops = 0),
+        ("limits.idle_timeout_ms", |s| s.limits.idle_timeout_ms = 0),
+        ("limits.stream_window", |s| s.limits.stream_window = 65534),
+        ("limits.link_window", |s| s.limits.link_window = 0x8000_0000),
+        ("peers[1].name", |s| s.peers[1].name = "".into()),
+        ("peers[1].name", |s| s.peers[1].name = "b1".into()),
+        ("peers[2].address", |s| s.peers[2].address = "0.0.0.0:1".parse().unwrap()),
+        ("peers[2].address", |s| s.peers[2].address = "192.0.2.1:0".parse().unwrap()),
+        ("sites[1].name", |s| s.sites.push(site("wiki", "b.test"))),
+        ("sites[0].ports", |s| s.sites[0].ports = vec![443, 0]),
+        ("sites[0].ring[1].key", |s| {
+            let route = RingRoute { key: 2, next: None, alternatives: vec![] };
+            s.sites[0].ring = vec![route.clone(), route];
+        }),
+    ];
+    for (field, spoil) in cases {
+        let mut snapshot = snapshot();
+        spoil(&mut snapshot);
+        assert_eq!(Plan::compile(&snapshot, "me").unwrap_err().field, field);
+    }
+}
+
+#[test]
+fn one_sites_bad_names_do_not_stop_the_others() {
+    let mut snapshot = snapshot();
+    for host in ["127.0.0.1", "[::1]", "localhost", "a.localhost", "0x7f.1", "1.2", "a b", "", "127.1"] {
+        snapshot.sites[0].hosts.push(host.into());
+    }
+    snapshot.sites.push(site("thief", "wiki.test"));
+    snapshot.sites.push(site("other", "other.test"));
+    snapshot.sites[2].beacons.push("unknown".into());
+    let plan = compile(&snapshot);
+    assert_eq!(plan.warnings.len(), 11, "{:?}", plan.warnings);
+    assert_eq!(&*plan.find("wiki.test", 443).unwrap().name, "wiki", "first come, first served");
+    assert_eq!(&*plan.find("other.test", 443).unwrap().name, "other");
+    for host in ["127.0.0.1", "[::1]", "::1", "localhost", "a.localhost", "0x7f.1", "127.1"] {
+        assert!(plan.find(host, 443).is_none(), "{host}");
+    }
+}
+
+#[test]
+fn admission_is_by_name_port_rule_and_freshness() {
+    let mut snapshot = snapshot();
+    snapshot.revocations.fresh_until = Some(100);
+    let plan = compile(&snapshot);
+    let staff = user("ann", &["guests", "staff"]);
+    let admit = |who: &Identity, host, port, now| plan.admit(who, host, port, now).map(|site| site.name.to_string());
+    assert_eq!(admit(&staff, "wiki.test", 443, 100), Ok("wiki".into()));
+    assert_eq!(admit(&staff, "wiki.test", 443, 101), Err(Denied::Stale));
+    assert_eq!(admit(&staff, "wiki.test", 80, 0), Err(Denied::Unregistered));
+    assert_eq!(admit(&staff, "evil.wiki.test", 443, 0), Err(Denied::Unregistered));
+    assert_eq!(admit(&user("ann", &[]), "wiki.test", 443, 0), Err(Denied::Rules));
+    assert_eq!(admit(&user("eve", &["staff"]), "wiki.test", 443, 0), Err(Denied::Rules));
+    for kind in [Kind::Node, Kind::Site, Kind::Admin] {
+        assert_eq!(admit(&Identity { kind, ..staff.clone() }, "wiki.test", 443, 0), Err(Denied::Kind));
+    }
+}
+
+#[test]
+fn a_group_may_be_denied_and_everybody_allowed() {
+    let mut snapshot = snapshot();
+    snapshot.sites[0].allow = vec![Rule::Anyone];
+    snapshot.sites[0].deny = vec![Rule::Group("banned".into())];
+    let plan = compile(&snapshot);
+    let site = plan.site("wiki").unwrap();
+    assert!(site.admits(&user("x", &[])));
+    assert!(!site.admits(&user("x", &["a", "banned"])));
+    snapshot.sites[0].allow.clear();
+    assert!(!compile(&snapshot).site("wiki").unwrap().admits(&user("x", &[])), "default deny");
+}
+
+#[test]
+fn the_roles_of_a_node_decide_the_next_step() {
+    let mut snapshot = snapshot();
+    assert_eq!(route(&compile(&snapshot), Stage::Entry), ["b1 beacon", "b2 beacon"]);
+    assert_eq!(route(&compile(&snapshot), Stage::Beacon), [""; 0], "no beacon: nothing is guessed");
+    assert_eq!(route(&compile(&snapshot), Stage::Servlet), [""; 0]);
+    snapshot.sites[0].mode = PathMode::Direct;
+    assert_eq!(route(&compile(&snapshot), Stage::Entry), ["s1 servlet", "b1 beacon", "b2 beacon"]);
+    snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s2".into(), "me".into()] }];
+    assert_eq!(route(&compile(&snapshot), Stage::Beacon), ["s2 servlet"], "a hop to oneself is no hop");
+    assert_eq!(route(&compile(&snapshot), Stage::Entry), ["s2 servlet", "s1 servlet", "b1 beacon", "b2 beacon"]);
+    snapshot.servlets = vec![ServletEntry { site: "wiki".into(), delivery: Delivery::DialOut }];
+    assert_eq!(route(&compile(&snapshot), Stage::Servlet), ["deliver"]);
+    assert_eq!(route(&compile(&snapshot), Stage::Beacon), ["deliver", "s2 servlet"]);
+}
+
+#[test]
+fn the_ring_is_followed_key_by_key_and_ends_at_the_owner() {
+    let mut snapshot = snapshot();
+    let hop = |key, next: &str, alternatives: &[&str]| RingRoute {
+        key,
+        next: Some(next.into()),
+        alternatives: alternatives.iter().map(|a| Arc::from(*a)).collect(),
+    };
+    snapshot.sites[0].mode = PathMode::Ring;
+    snapshot.sites[0].ring =
+        vec![hop(0, "h1", &["h2", "gone", "h1"]), RingRoute { key: 1, next: None, alternatives: vec![] }, hop(2, "h2", &[])];
+    let plan = compile(&snapshot);
+    assert_eq!(route(&plan, Stage::Ring(0)), ["h1 ring;k=0", "h2 ring;k=0"]);
+    assert_eq!(route(&plan, Stage::Ring(1)), [""; 0], "its owner, but no advertisement has come");
+    assert_eq!(route(&plan, Stage::Ring(7)), [""; 0]);
+    assert_eq!(route(&plan, Stage::Entry), ["h1 ring;k=0", "h2 ring;k=0", "h2 ring;k=2"]);
+    let turned = plan.site("wiki").unwrap().route(Stage::Entry, 2);
+    assert!(matches!(&turned[0], Hop::Next(peer, Stage::Ring(2)) if &*peer.name == "h2"), "keys take turns");
+    snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s2".into()] }];
+    assert_eq!(route(&compile(&snapshot), Stage::Ring(1)), ["s2 servlet"]);
+}
+
+proptest! {
+    #[test]
+    fn stages_survive_the_wire_and_nothing_else_does(key in any::<u8>(), text in "\\PC{0,16}") {
+        for stage in [Stage::Ring(key), Stage::Beacon, Stage::Servlet] {
+            prop_assert_eq!(stage.to_string().parse::<Stage>(), Ok(stage));
+        }
+        if let Ok(stage) = text.parse::<Stage>() {
+            prop_assert_eq!(stage.to_string(), text);
+        }
+        prop_assert!("entry".parse::<Stage>().is_err(), "a peer cannot pose as a user's request");
+    }
+
+    /// Whatever is asked for, only registered names on registered ports are found.
+    #[test]
+    fn only_registered_names_are_found(host in "[a-z0-9.:\\[\\]-]{0,20}", port in any::<u16>()) {
+        let plan = compile(&snapshot());
+        let found = plan.find(&host, port).is_some();
+        prop_assert_eq!(found, host == "wiki.test" && port == 443);
+    }
+}
