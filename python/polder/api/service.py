@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -23,7 +22,7 @@ from polder.trust.chain import MAX_CERTIFICATE
 from polder.trust.envelope import ChainVerifier
 from polder.trust.keys import certificates_to_pem
 from polder.trust.places import assign_place
-from polder.trust.profiles import Identity, Profile, key_hash, read_identity
+from polder.trust.profiles import UNREADABLE, Identity, Profile, key_hash, p256_key, read_identity
 from polder.trust.renewal import check_proof
 from polder.trust.requests import check_csr
 from polder.trust.revocation import Revoked, make_list
@@ -177,9 +176,6 @@ def _leaf_key(pem: str) -> ec.EllipticCurvePublicKey:
     if len(pem) > 2 * MAX_CERTIFICATE:
         raise malformed
     try:
-        key = x509.load_pem_x509_certificate(pem.encode()).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        return p256_key(x509.load_pem_x509_certificate(pem.encode()))
+    except UNREADABLE:
         raise malformed from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise malformed
-    return key

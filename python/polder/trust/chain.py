@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from polder.model import Refused, Verdict
-from polder.trust.profiles import Identity, read_identity
+from polder.trust.profiles import UNREADABLE, Identity, p256_key, read_identity
 
 MAX_CHAIN = 2
 MAX_CERTIFICATE = 8192
@@ -45,7 +44,7 @@ def parse_chain(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
         raise Refused(Verdict.MALFORMED, "a chain is the leaf's and the issuer's certificate, of a few kilobytes each")
     try:
         return tuple(x509.load_der_x509_certificate(der) for der in chain)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Refused(Verdict.MALFORMED, "a certificate in the chain cannot be read") from error
 
 
@@ -57,7 +56,7 @@ def verify_chain(chain: tuple[bytes, ...], roots: tuple[bytes, ...], trust_domai
     first, *rest = parse_chain(chain)
     try:
         authority = first.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         authority = False
     vouched = _vouched(first, None if authority else _identity(first, trust_domain))
     check_validity(vouched, now)
@@ -86,9 +85,10 @@ def _identity(leaf: x509.Certificate, trust_domain: str) -> Identity:
 
 
 def _vouched(certificate: x509.Certificate, identity: Identity | None) -> Vouched:
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise Refused(Verdict.MALFORMED, "a certificate's key is not ECDSA P-256")
+    try:
+        key = p256_key(certificate)
+    except ValueError as error:
+        raise Refused(Verdict.MALFORMED, f"a certificate in the chain: {error}") from error
     begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     return Vouched(identity, key, begin, end)
 
@@ -100,6 +100,8 @@ def _path(first: x509.Certificate, rest: list[x509.Certificate], roots: tuple[by
         if rest or not any(_issued_by(first, root) for root in anchors) or _path_length(first) != 0:
             raise foreign
         return
+    if not anchors:
+        raise foreign
     # A clock within SKEW before the beginning is as good as the beginning.
     at = datetime.fromtimestamp(max(now, vouched.not_before), UTC)
     builder = PolicyBuilder().store(Store(anchors)).time(at).max_chain_depth(1)

@@ -12,6 +12,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,6 +27,15 @@ GROUPS = x509.ObjectIdentifier("2.25.235711131719232931.2")
 
 MAX_GROUPS = 32
 MAX_HOSTS = 64
+
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
+"""All that ``cryptography`` raises for bytes that parse as DER but make no sense."""
 
 AUTHORITY = "authority"
 """The admin name of the authority itself: nobody is ever invited under it."""
@@ -115,9 +125,25 @@ def key_hash(key: ec.EllipticCurvePublicKey) -> bytes:
 
 def read_identity(leaf: x509.Certificate) -> Identity:
     """What ``leaf`` says, unverified; raises ``ValueError`` when it is not a leaf of our form."""
-    key = leaf.public_key()
+    try:
+        return _read(leaf)
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
+
+
+def p256_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """The certificate's key; raises ``ValueError`` for any other kind."""
+    try:
+        key = certificate.public_key()
+    except UNREADABLE as error:
+        raise ValueError("its key cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("its key is not ECDSA P-256")
+    return key
+
+
+def _read(leaf: x509.Certificate) -> Identity:
+    key = p256_key(leaf)
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

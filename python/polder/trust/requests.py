@@ -6,13 +6,12 @@ A request is a proof that its sender holds a key, and nothing else: every name, 
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from polder.model import Refused, SpiffeId, Verdict
-from polder.trust.profiles import GROUPS, RING_ID
+from polder.trust.profiles import GROUPS, RING_ID, UNREADABLE
 
 MAX_CSR = 8192
 """Bytes of a request; ours have some 400."""
@@ -31,13 +30,13 @@ def read_csr(pem: bytes) -> x509.CertificateSigningRequest:
     try:
         csr = x509.load_pem_x509_csr(pem)
         key = csr.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Refused(Verdict.MALFORMED, "the certificate request is not PKCS #10 in PEM") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Refused(Verdict.MALFORMED, "the certificate request's key is not ECDSA P-256")
     try:
         good = isinstance(csr.signature_hash_algorithm, hashes.SHA256) and csr.is_signature_valid
-    except UnsupportedAlgorithm:
+    except UNREADABLE:
         good = False
     if not good:
         raise Refused(Verdict.BAD_SIGNATURE, "the certificate request is not signed by its own key with ECDSA and SHA-256")
@@ -49,7 +48,7 @@ def check_csr(pem: bytes, granted: SpiffeId) -> ec.EllipticCurvePublicKey:
     csr = read_csr(pem)
     try:
         asked = {extension.oid: extension.value for extension in csr.extensions}
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise Refused(Verdict.MALFORMED, "the certificate request's extensions cannot be read") from error
     if RING_ID in asked:
         raise Refused(
