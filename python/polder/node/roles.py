@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from polder.model import Kind, Member, PathMode, Refused, Signed, SpiffeId
 from polder.node.deliveries import way_of
-from polder.node.role_driver import RoleDriver
+from polder.shell.role_driver import RoleDriver
 from polder.overlay.access import AccessPointRole
 from polder.overlay.beacon import BeaconTable
 from polder.overlay.directory import Directory

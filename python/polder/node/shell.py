@@ -20,7 +20,7 @@ from polder.node.calls import Calls
 from polder.node.deliveries import Deliveries
 from polder.node.memory import MAX_MEMBERS, Memory
 from polder.node.ring_driver import RingDriver
-from polder.node.role_driver import RoleDriver
+from polder.shell.role_driver import RoleDriver
 from polder.node.roles import Roles
 from polder.ring import Chord, ChordConfig, Router
 from polder.ring.onehop import OneHop, OneHopConfig

@@ -78,7 +78,15 @@ class SiteSettings(Settings):
         le=86_400,
         description="Validity of an appointment; it is signed anew at half of it and ends at once by a newer.",
     )
-    host_helper: str | None = Field(None, description="Unix socket of `polder host-helper`, for gre and for the filter.")
+    host_helper: str | None = Field(None, description="Unix socket of `polder host-helper` on this machine, which makes the GRE end.")
+    filter_helper: str | None = Field(
+        None,
+        description="Unix socket of the `polder host-helper` on the router that filters (`ssh -L` can bring it here). Default: none; "
+        "the agent writes filter.json, and whoever runs the filter must follow it before a rotation.",
+    )
+    filter_place: Literal["router", "host"] = Field(
+        "router", description="Where the filter stands: on a router in front of the narrow link, or on the protected host itself."
+    )
     limits: Limits = Field(default_factory=Limits, description="Bounds of the site agent's own engine.")
 
     @field_validator("origin")

@@ -16,7 +16,7 @@ log = logging.getLogger("polder.gre")
 
 
 class GreDevice:
-    """Call ``set`` with the wanted state as often as it changes; the device appears with the first peer."""
+    """Call ``set`` with the wanted state as often as it changes; the device appears with the first address."""
 
     def __init__(self, helper: Path, device: str, local: tuple[str, ...], mtu: int) -> None:
         self._helper = helper
@@ -31,7 +31,7 @@ class GreDevice:
     async def set(self, addresses: tuple[str, ...], peers: tuple[GrePeer, ...]) -> None:
         """Make it so: inner ``addresses`` (CIDR) on the device, a tunnel to each of ``peers``. Raises ``HostError``."""
         async with self._turn:
-            if (addresses, peers) == self._state or (not peers and self._host is None):
+            if (addresses, peers) == self._state or (not addresses and self._host is None):
                 return
             await self._apply(addresses, peers)
             self._state = (addresses, peers)

@@ -1,0 +1,75 @@
+"""``polder site``: run a protected site's agent, change its servlets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polder.api.admin import ask
+from polder.settings.load import load
+from polder.settings.site import SiteSettings
+from polder.settings.state import StateDir
+from polder.shell.process import Closeable
+from polder.shell.process import run as live
+from polder.site.shell import start
+
+_STATE = click.option("--state", help="State directory (default: POLDER_STATE, /var/lib/polder, or ~/.local/state/polder).")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+
+@click.group()
+def site() -> None:
+    """Run a protected site's agent, change its servlets."""
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), show_default=True)
+@_JSON
+def run(name: str | None, state: str | None, log_level: str, as_json: bool) -> int:
+    """Run the agent of site NAME (default: the only one enrolled here) until it is told to stop."""
+    path = _directory(state, name)
+    settings = load(SiteSettings, path / "site.toml", os.environ)
+
+    def ready(_shell: Closeable) -> None:
+        facts = {"site": settings.name, "transport": settings.transport}
+        text = f"The agent of {settings.name} runs ({settings.transport}). Next: polder status"
+        click.echo(json.dumps(facts) if as_json else text)
+
+    return live(lambda: start(path, settings), log_level, ready)
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
+def rotate(name: str | None, state: str | None, as_json: bool) -> None:
+    """Draw fresh servlets now; the old ones go when the new ones serve."""
+    answer = _ask(_directory(state, name), "rotate", {})
+    click.echo(json.dumps(answer) if as_json else f"Rotating: epoch {answer['epoch']}. Next: polder status")
+
+
+@site.command()
+@click.argument("name")
+@click.argument("servlet")
+@_STATE
+@_JSON
+def burn(name: str, servlet: str, state: str | None, as_json: bool) -> None:
+    """Take SERVLET out of the filter of site NAME at once, for good."""
+    answer = _ask(_directory(state, name), "burn", {"servlet": servlet})
+    told = "out of filter and beacons" if answer["carried"] else "it did not carry, and will not"
+    click.echo(json.dumps(answer) if as_json else f"Burned {servlet}: {told}.")
+
+
+def _directory(state: str | None, name: str | None) -> Path:
+    return StateDir.find(state, os.environ, os.getuid()).only("site", name)
+
+
+def _ask(path: Path, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asyncio.run(ask(path / "admin.sock", what, arguments))

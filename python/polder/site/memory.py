@@ -1,0 +1,34 @@
+"""What a site's agent remembers over a restart: epochs that must only grow, and the secret behind its inner addresses."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from polder.settings.state import write_atomic
+
+
+class SiteMemory(msgspec.Struct, frozen=True):
+    """Contents of ``agent.mp`` (mode 0600)."""
+
+    inner_secret: bytes
+    appointment_epoch: int = 0
+    record_epoch: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> SiteMemory:
+        """Read it, or begin with a fresh secret. A damaged file raises ``ValueError``: epochs must not fall back unseen."""
+        if not path.exists():
+            memory = cls(secrets.token_bytes(32))
+            memory.save(path)
+            return memory
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=cls)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}); move it away: epochs then continue from the clock") from error
+
+    def save(self, path: Path) -> None:
+        """Replace the file."""
+        write_atomic(path, msgspec.msgpack.encode(self), 0o600)

@@ -1,0 +1,271 @@
+"""``Site``: a protected site's agent. It publishes the site's record, appoints servlets, and keeps tunnels and filter in step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from cryptography import x509
+
+from polder.api.admin import AdminServer
+from polder.api.keeper import Keeper
+from polder.engine import CallFailed
+from polder.host.commands import HostError
+from polder.model import Member, PathMode, Rule, Signed, SiteRecord
+from polder.model.overlay_messages import MembersQuery, Sync
+from polder.overlay.site import SiteConfig, SiteRole
+from polder.settings.identity import IdentityDir
+from polder.settings.site import SiteSettings
+from polder.shell.clock import chance, wall
+from polder.shell.linked import Linked
+from polder.shell.role_driver import RoleDriver
+from polder.site.deliveries import Ways
+from polder.site.memory import SiteMemory
+from polder.site.perimeter import Perimeter
+from polder.snapshot.fold import SiteView, Verdicts
+from polder.snapshot.schema import EngineConfig, IdentityMaterial, Limits
+from polder.trust import read_identity, sign
+from polder.trust.keys import key_from_der
+
+log = logging.getLogger("polder.site")
+
+_POOL_EVERY = 10.0
+_PUBLISH_EVERY = 30.0
+_RECORD_LIFE = 86_400
+_FILTER_RETRY = 1.0
+
+
+class Site(Linked):
+    """A running agent. Make it with ``start``."""
+
+    def __init__(self, path: Path, settings: SiteSettings, memory: SiteMemory, ways: Ways) -> None:
+        self._path = path
+        self._settings = settings
+        self._memory = memory
+        self._ways = ways
+        self._identity = IdentityDir.load(path)
+        self._pool: tuple[Member, ...] = self._identity.members
+        self._record: tuple[SiteRecord, Signed] | None = None
+        self._keeper = Keeper(path, self._identity, self._on_renewed)
+        super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()))
+        self._role = SiteRole(
+            settings.name, _role_config(settings), self._sign, ways.deliver, chance(), last_epoch=memory.appointment_epoch
+        )
+        self._perimeter = Perimeter(path / "filter.json", settings, settings.appointment_life)
+        self._driver = RoleDriver(self._role_call, self._no_lookup, self.tasks, self._on_role)
+        self._driver.add_caller(self._role)
+        self._filter_wanted = asyncio.Event()
+        self._filter_seen = 0
+        self._admin = AdminServer(
+            path / "admin.sock",
+            {"status": self._status, "rotate": self._rotate, "burn": self._burn, "counters": self._counters},
+        )
+
+    # Life
+
+    async def start(self) -> None:
+        """Publish, appoint, keep going."""
+        self.apply()
+        await self._admin.start()
+        self.tasks.forever("renewal", self._keeper.forever)
+        self.tasks.forever("filter", self._keep_filter)
+        self.tasks.forever("pool", self._refresh_pool)
+        self.tasks.forever("record", self._publish)
+
+    async def close(self, deadline: float = 5.0) -> None:
+        """Stop. Appointments end by themselves; the filter stays in force."""
+        await self._admin.close()
+        self._driver.close()
+        await super().close(deadline)
+        await self._perimeter.close()
+        await self._ways.close()
+
+    def verdicts(self) -> Verdicts:
+        """Identity, servlets to dial (dial-out), and the own record, for the agent carries to nothing else."""
+        admitted = self._role.admitted()
+        servlets = tuple(each.member for each in admitted)
+        return Verdicts(
+            trust_domain=self._identity.id.trust_domain,
+            roots=self._identity.roots,
+            identity=IdentityMaterial(self._identity.chain, self._identity.key),
+            members=servlets,
+            warm=frozenset(member.name for member in servlets) if self._ways.dials_out else frozenset(),
+            sites=(SiteView(self.record()[0]),),
+            limits=Limits(**self._settings.limits.model_dump()),
+        )
+
+    # The record
+
+    def record(self) -> tuple[SiteRecord, Signed]:
+        """The site's record, signed; anew at half of its life and when something in it changed."""
+        now = wall()
+        wanted = self._record_now(now)
+        if self._record is not None:
+            held = self._record[0]
+            same = msgspec.structs.replace(wanted, epoch=held.epoch, not_after=held.not_after) == held
+            if same and held.not_after - now > _RECORD_LIFE / 2:
+                return self._record
+        self._record = (wanted, self._sign(wanted))
+        self._remember(record_epoch=wanted.epoch)
+        return self._record
+
+    def _record_now(self, now: float) -> SiteRecord:
+        leaf = read_identity(x509.load_der_x509_certificate(self._identity.chain[0]))
+        return SiteRecord(
+            site=self._settings.name,
+            epoch=max(self._memory.record_epoch + 1, int(now)),
+            hosts=self._settings.hosts or leaf.hosts,
+            ports=tuple(port for port, _ in self._settings.port_map()),
+            allow=tuple(Rule.parse(rule) for rule in self._settings.allow),
+            deny=tuple(Rule.parse(rule) for rule in self._settings.deny),
+            mode=PathMode(self._settings.mode),
+            not_after=int(now) + _RECORD_LIFE,
+        )
+
+    async def _publish(self) -> None:
+        """Bring the record to a few nodes; gossip does the rest."""
+        pool = list(self._pool)
+        body = Sync(None, (self.record()[1],))
+        took = 0
+        for member in chance().sample(pool, min(3, len(pool))):
+            try:
+                await self.call(member, "sync", body)
+                took += 1
+            except CallFailed as error:
+                extras = {"node": member.name, "error": str(error)}
+                log.log(logging.WARNING if error.status else logging.DEBUG, "a node did not take the site's record", extra=extras)
+        await asyncio.sleep(_PUBLISH_EVERY if took else 1.0)
+
+    # Servlets
+
+    async def _refresh_pool(self) -> None:
+        """Who may be a servlet: whoever the nodes know."""
+        known = {member.ring_id: member for member in (*self._identity.members, *self._pool)}
+        asked = chance().sample(list(known.values()), min(3, len(known)))
+        answers = await asyncio.gather(*(self._members_of(member) for member in asked))
+        heard = {member.ring_id: member for answer in answers for member in answer}
+        if heard:
+            self._pool = tuple(sorted(heard.values()))
+            self._role.set_pool(self._pool, wall())
+            self._driver.pump()
+        await asyncio.sleep(_POOL_EVERY if heard else 1.0)
+
+    async def _members_of(self, member: Member) -> tuple[Member, ...]:
+        try:
+            answer = await self.call(member, "members", MembersQuery())
+        except CallFailed as error:
+            log.debug("a node did not answer", extra={"node": member.name, "error": str(error)})
+            return ()
+        members: tuple[Member, ...] = answer.members
+        return members
+
+    async def _keep_filter(self) -> None:
+        """Filter and tunnels follow the role; only then may it appoint those that are new."""
+        await self._filter_wanted.wait()
+        self._filter_wanted.clear()
+        version, admitted = self._role.filter_version, self._role.admitted()
+        try:
+            await self._perimeter.apply(self._perimeter.plan(admitted, self._pool, self._authority(), wall()))
+            await self._ways.admit(admitted)
+        except (HostError, OSError) as error:
+            log.warning("the filter could not be changed; it is tried again", extra={"error": str(error)})
+            await asyncio.sleep(_FILTER_RETRY)
+            self._filter_wanted.set()
+            return
+        self.apply()
+        self._role.filter_applied(version, wall())
+        self._driver.pump()
+
+    def _on_role(self) -> None:
+        while (moved := self._role.poll_event()) is not None:
+            # The name of a servlet stays out of the log: it is the site's secret.
+            log.info("a servlet's place changed", extra={"what": str(moved.what), "serving": self._role.serving()})
+        if self._role.epoch != self._memory.appointment_epoch:
+            self._remember(appointment_epoch=self._role.epoch)
+        if self._role.filter_version != self._filter_seen:
+            self._filter_seen = self._role.filter_version
+            self._filter_wanted.set()
+
+    async def _role_call(self, to: Member, method: str, body: msgspec.Struct) -> Any:
+        return await self.call(to, method, body, 5.0)
+
+    @staticmethod
+    async def _no_lookup(_key: int) -> tuple[Member, ...]:
+        raise CallFailed(0, "a site looks nothing up")
+
+    # Inside
+
+    def _sign(self, record: msgspec.Struct) -> Signed:
+        return sign(record, key_from_der(self._identity.key), self._identity.chain)
+
+    def _authority(self) -> str | None:
+        """The authority's ``ip:port``, if its URL holds an address: a filter knows no names."""
+        url = urlsplit(self._identity.authority_url)
+        host = url.hostname or ""
+        literal = host.replace(".", "").isdigit() or ":" in host
+        return f"[{host}]:{url.port or 443}" if ":" in host else f"{host}:{url.port or 443}" if literal else None
+
+    def _remember(self, **changes: int) -> None:
+        self._memory = msgspec.structs.replace(self._memory, **changes)
+        self._memory.save(self._path / "agent.mp")
+
+    def _on_renewed(self, identity: IdentityDir, _revocations: Signed) -> None:
+        self._identity = identity
+        self._record = None  # a record carries the chain that signed it
+        self.dirty()
+
+    # For the owner
+
+    def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "site": self._settings.name,
+            "transport": self._settings.transport,
+            "mode": str(self._settings.mode),
+            "serving": self._role.serving(),
+            "servlets": {name: str(stage) for name, stage in self._role.stages().items()},
+            "exposed": len(self._role.exposed),
+            "epoch": self._role.epoch,
+            "pool": len(self._pool),
+            "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+        }
+
+    def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.engine.counters() | self._ways.counters()
+
+    def _rotate(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        begun = self._role.rotate(wall())
+        self._driver.pump()
+        if not begun:
+            raise ValueError("a rotation is under way already, or there is no other node to draw")
+        return {"epoch": self._role.epoch}
+
+    def _burn(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        name = str(arguments["servlet"])
+        carried = self._role.burn(name, wall())
+        self._driver.pump()
+        return {"burned": name, "carried": carried, "epoch": self._role.epoch}
+
+
+def _role_config(settings: SiteSettings) -> SiteConfig:
+    return SiteConfig(
+        servlets=settings.servlets,
+        life=settings.appointment_life,
+        rotate_every=settings.rotation,
+        overlap=settings.grace / 2,
+        drain=settings.grace,
+    )
+
+
+async def start(path: Path, settings: SiteSettings) -> Site:
+    """A started agent for the identity in ``path``; its tunnel device stands before its engine listens there."""
+    memory = SiteMemory.load(path / "agent.mp")
+    ways = Ways(settings, memory.inner_secret, f"plds{zlib.crc32(settings.name.encode()):08x}")
+    await ways.open()
+    site = Site(path, settings, memory, ways)
+    await site.start()
+    return site
