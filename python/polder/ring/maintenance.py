@@ -129,11 +129,10 @@ class Maintenance:
                 if nearer:
                     self._ask_best(nearer[-1])
                     return
-                # What is left of ``before`` is dead to us, and lies behind us: as the head of our list it would hide the rest.
-                members = tuple(m for m in members if m not in before)
                 # A list shorter than r has seen the whole ring: behind its end comes the answerer again.
                 whole = (*members, asked) if len(members) < self.config.successors else members
-                self._become_member(whole, now)
+                # What is left of ``before`` is dead to us, and lies behind us: as the head of our list it would hide the rest.
+                self._become_member((m for m in whole if m not in before), now)
                 self._stabilise(now)
             case Busy():
                 self._join_at = now + self._jitter(self.config.join_retry)

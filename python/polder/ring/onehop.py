@@ -3,8 +3,8 @@
 Membership spreads as rumours. Every ``gossip_every`` seconds a node tells its successor and a few random members what is new,
 and gets their news; a digest over all living members shows whether two tables differ, and then the whole is exchanged
 (anti-entropy). The successor is asked in every round, so each member is watched by one node; who does not answer ``attempts``
-times is rumoured dead. A rumour about one member carries a version that only this member raises: it contradicts its own death by a higher one. A node
-that comes back learns its last version from the table that it is given, and begins above it.
+times is rumoured dead. A rumour about one member carries a version that only this member raises: it contradicts its own death
+by a higher one. A node that comes back learns its last version from the table that it is given, and begins above it.
 
 Unlike Chord it believes second-hand that a member exists, so it is for overlays whose operators trust each other's nodes; whoever
 is dialled still has to prove his name and place by certificate.
