@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         open_database(url)
 
 
-def _add_secrets(url: str, count: int) -> None:
+def _add_secrets(url: str, count: int, together: Barrier) -> None:
     ledger = Ledger(open_database(url), DOMAIN)
+    together.wait()
     for _ in range(count):
         ledger.add_secret(b"s" * 32, NOW)
 
@@ -44,13 +46,14 @@ def test_processes_do_not_lose_each_others_writes(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "a.sqlite3")
     engine = open_database(url)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_add_secrets, args=(url, 10)) for _ in range(3)]
+    together = context.Barrier(3)
+    processes = [context.Process(target=_add_secrets, args=(url, 15, together)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert Ledger(engine, DOMAIN).add_secret(b"s" * 32, NOW) == 31
+    assert Ledger(engine, DOMAIN).add_secret(b"s" * 32, NOW) == 46
     engine.dispose()
 
 
