@@ -61,7 +61,7 @@ class FilterKeeper:
                 before = earlier.before if earlier else _listed(plan.site)
                 self._write(Pending(plan.site, boot_clock() + rollback_after, before))
             try:
-                run("nft", "-f", "-", stdin=text)
+                _swap(plan.site, text)
             except HostError:
                 if earlier:
                     self._write(earlier)
@@ -151,6 +151,14 @@ class FilterKeeper:
             yield
         finally:
             os.close(descriptor)
+
+
+def _swap(site: str, text: str) -> None:
+    """One transaction. Where another version laid the table differently, it goes in the same transaction, counters with it."""
+    try:
+        run("nft", "-f", "-", stdin=text)
+    except HostError:
+        run("nft", "-f", "-", stdin=nftables.remove(site) + text)
 
 
 def _listed(site: str) -> str | None:

@@ -60,7 +60,7 @@ class Workshop:
             if isinstance(request, Tunnel):
                 return self._tunnels.set(request)
             return self._plain(request), []
-        except (HostError, OSError) as error:
+        except (HostError, OSError, ValueError) as error:
             return Failed(str(error), getattr(error, "retry", False)), []
 
     def leave(self) -> None:

@@ -14,6 +14,8 @@ from polder.perimeter.nftables import table
 from polder.perimeter.packet import Place
 from polder.perimeter.plan import GRE, GRE_FLAGS_KEY, GRE_PROTOCOLS, Flow, Plan
 
+_MOST_PER_S = 10_000
+"""The limit match counts no faster."""
 _WORD = 0xFFFFFFFF
 _GRE_WORDS = ",".join(f"{GRE_FLAGS_KEY << 16 | protocol:#010x}" for protocol in GRE_PROTOCOLS)
 
@@ -83,7 +85,8 @@ def _match(flow: Flow, family: int) -> str:
 def _icmp(plan: Plan, now: float, family: int, guard: str, place: Place) -> list[str]:
     rules = []
     peers = plan.peers(now, family)
-    limit = f"-m limit --limit {plan.too_big_per_s}/second --limit-burst {max(1, plan.too_big_per_s)} -j ACCEPT"
+    rate = min(plan.too_big_per_s, _MOST_PER_S)
+    limit = f"-m limit --limit {rate}/second --limit-burst {rate} -j ACCEPT"
     for edge in plan.edges_of(family) if plan.too_big_per_s else []:
         for peer in peers:
             address, mask = int(peer.network_address), int(peer.netmask)
@@ -99,7 +102,7 @@ def _icmp(plan: Plan, now: float, family: int, guard: str, place: Place) -> list
                 rules.append(f'-A {guard} -d {edge} -p icmpv6 -m u32 --u32 "{match}" {limit}')
     if place is Place.HOST and family == 6:
         rules += [
-            f"-A {guard} -p icmpv6 -m hl --hl-eq 255 -m icmp6 --icmpv6-type {kind} -j ACCEPT"
+            f'-A {guard} -p icmpv6 -m u32 --u32 "4>>8&0xFF=58" -m hl --hl-eq 255 -m icmp6 --icmpv6-type {kind} -j ACCEPT'
             for kind in ("neighbour-solicitation", "neighbour-advertisement")
         ]
     return rules

@@ -5,8 +5,11 @@ one and refused, whoever loaded connection tracking. A flood is dropped before r
 anything on it. On a router and on the gateway itself ``prerouting`` sees the same packets.
 
 Replacing keeps the named counters and swaps rules and pairs in one netlink transaction: at every moment either the old
-or the new plan is in force, never none (``tests/perimeter/test_kernel.py`` floods while it swaps). Pairs carry their
-remaining life as an element timeout: when the control plane dies, old keys die on time.
+or the new plan is in force, never none. One trap is avoided on the way to a guard: the kernel looks up sets in the newest
+generation while a packet still walks the old rules, so a set that a replaced rule refers to is empty for that packet. A
+miss must therefore never open: what sends packets to a guard compares addresses without a set. The pairs' set is named and
+keeps its elements, so nothing is dropped either (``tests/perimeter/test_kernel.py`` streams while it swaps). Pairs carry
+their remaining life as an element timeout: when the control plane dies, old keys die on time.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ MAX_LIFE_S = 30 * 24 * 3600
 """Longest timeout that is written: nft counts milliseconds in 32 bits, 49 days. A plan that is not rendered again for 30 days
 shuts by itself."""
 _FAMILY = {4: "ip", 6: "ip6"}
+_KINDS = ((4, "ipv4_addr"), (6, "ipv6_addr"))
 _CHAINS = """\
 add chain inet {t} arrive {{ type filter hook prerouting priority -450; policy accept; }}
 add chain inet {t} tracked {{ type filter hook prerouting priority -150; policy accept; }}
+add chain inet {t} tracked4
+add chain inet {t} tracked6
 add chain inet {t} guard4
 add chain inet {t} guard6
 add chain inet {t} big4
@@ -51,6 +57,10 @@ def render(plan: Plan, now: float, place: Place = Place.ROUTER, trusted: Sequenc
         _CHAINS.format(t=name),
         f"flush table inet {name}",
         *(f"add counter inet {name} {counter}" for counter in COUNTERS),
+        *(
+            f"add set inet {name} rate{family} {{ type {kind}; size 65535; flags dynamic,timeout; timeout 60s; }}"
+            for family, kind in _KINDS
+        ),
         *(line for family in (4, 6) for line in _pairs(name, family, plan.live(now, family), now)),
         f"table inet {name} {{",
         *_big(plan),
@@ -90,11 +100,9 @@ def _pairs(name: str, family: int, pairs: Iterable[Pair], now: float) -> list[st
 def _arrive(plan: Plan, place: Place, trusted: Sequence[str]) -> list[str]:
     lines = ["    chain arrive {"]
     inside = (*trusted, "lo") if place is Place.HOST else tuple(trusted)
-    if inside:
-        lines.append(f"        iifname {_set(_interface(each) for each in inside)} return")
+    lines += [f"        iifname {_interface(each)} return" for each in inside]
     for family in (4, 6):
-        if shut := plan.protected(family):
-            lines.append(f"        {_FAMILY[family]} daddr {_set(map(str, shut))} jump guard{family}")
+        lines += [f"        {_FAMILY[family]} daddr {network} jump guard{family}" for network in plan.protected(family)]
     return [*lines, "    }"]
 
 
@@ -106,34 +114,39 @@ def _guard(plan: Plan, family: int, place: Place) -> list[str]:
         # No options and no fragment, first or later: offset or MF set (RFC 791 §3.1).
         lines.append("        ip hdrlength != 5 counter name refused drop")
         lines.append("        ip frag-off & 0x3fff != 0 counter name refused drop")
-    edges = _set(plan.edges_of(family))
-    if plan.edges_of(family):
-        cap = _cap(plan, family)
-        lines += [f"        {_gre(family)} {ip} daddr {edges} {cap}counter name refused drop"] if cap else []
-        lines.append(f"        {_gre(family)} {ip} daddr {edges} {ip} saddr . @th,32,32 @pairs{family} counter name gre accept")
+    for edge in plan.edges_of(family):
+        lines += [f"        {ip} daddr {edge} {rule}" for rule in (*_cap(plan, family), *_gre(family))]
     lines += [f"        {match} counter name flows accept" for match in _flows(plan.flows_of(family), family)]
-    if plan.edges_of(family):
-        big = "ip protocol 1 {} icmp type destination-unreachable icmp code frag-needed jump big4"
-        big6 = "ip6 nexthdr 58 {} icmpv6 type packet-too-big jump big6"
-        lines.append("        " + (big if family == 4 else big6).format(f"{ip} daddr {edges}"))
+    # ``@th,offset,8 >= 0`` is true where the packet has that byte: here the last one of the quoted destination address.
+    icmp = "ip protocol 1 icmp type destination-unreachable icmp code frag-needed @th,216,8 >= 0 jump big4"
+    icmpv6 = "ip6 nexthdr 58 icmpv6 type packet-too-big @th,376,8 >= 0 jump big6"
+    lines += [f"        {ip} daddr {edge} {icmp if family == 4 else icmpv6}" for edge in plan.edges_of(family)]
     if place is Place.HOST and family == 6:
-        lines.append("        ip6 nexthdr 58 ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
+        for kind in ("nd-neighbor-solicit", "nd-neighbor-advert"):
+            lines.append(f"        ip6 nexthdr 58 ip6 hoplimit 255 icmpv6 type {kind} @th,56,8 >= 0 accept")
     return [*lines, "        counter name refused drop", "    }"]
 
 
-def _gre(family: int) -> str:
-    """GRE directly behind the IP header, K bit alone, IP inside. ``@th`` fails on a header that is cut short."""
+def _gre(family: int) -> list[str]:
+    """Servlets' packets, one rule per kind of packet inside."""
+    return [f"{match} counter name gre accept" for match in _pair_matches(family)]
+
+
+def _pair_matches(family: int) -> list[str]:
+    """GRE directly behind the IP header, K bit alone, IP inside, {source, key} known. ``@th`` fails on a header cut short."""
     # ``ip6 nexthdr`` is the first next-header field: hop-by-hop, routing, fragment headers are not 47.
     direct = "ip protocol 47" if family == 4 else "ip6 nexthdr 47"
-    return f"{direct} @th,0,16 {GRE_FLAGS_KEY:#06x} @th,16,16 {{ {', '.join(f'{p:#06x}' for p in GRE_PROTOCOLS)} }}"
+    pair = f"{_FAMILY[family]} saddr . @th,32,32 @pairs{family}"
+    return [f"{direct} @th,0,32 {GRE_FLAGS_KEY << 16 | protocol:#010x} {pair}" for protocol in GRE_PROTOCOLS]
 
 
-def _cap(plan: Plan, family: int) -> str:
-    """Per admitted pair: more than its cap is refused, so that a servlet that was taken over cannot fill the link."""
+def _cap(plan: Plan, family: int) -> list[str]:
+    """Per admitted source: more than its cap is refused, so that a servlet that was taken over cannot fill the link."""
     if plan.pair_mbit is None:
-        return ""
+        return []
     rate = f"limit rate over {plan.pair_mbit * 125} kbytes/second burst {max(64, plan.pair_mbit * 25)} kbytes"
-    return f"{_FAMILY[family]} saddr . @th,32,32 @pairs{family} meter rate{family} {{ {_FAMILY[family]} saddr {rate} }} "
+    meter = f"update @rate{family} {{ {_FAMILY[family]} saddr {rate} }} counter name refused drop"
+    return [f"{match} {meter}" for match in _pair_matches(family)]
 
 
 def _flows(flows: Iterable[Flow], family: int) -> list[str]:
@@ -155,6 +168,8 @@ def _flow(family: int, protocol: str, sport: int | None, dport: int | None, esta
     words += [f"{protocol} sport {sport}"] if sport else []
     words += [f"{protocol} dport {dport}"] if dport else []
     words += ["tcp flags & ack == ack"] if established else []
+    # The last field of the header: a load beyond the packet's end fails, so this says "the whole header is there".
+    words.append("tcp urgptr >= 0" if protocol == "tcp" else "udp checksum >= 0")
     return " ".join(words)
 
 
@@ -182,24 +197,28 @@ def _big(plan: Plan) -> list[str]:
 def _tracked(plan: Plan, trusted: Sequence[str]) -> list[str]:
     """Behind connection tracking: stateful flows pass only on connections that the inside began."""
     lines = ["    chain tracked {"]
-    if trusted:
-        lines.append(f"        iifname {_set(_interface(each) for each in trusted)} return")
     for family in (4, 6):
-        flows = plan.flows_of(family)
-        open_too = _flows([flow for flow in flows if not flow.stateful], family)
-        shut = _set(map(str, plan.protected(family)))
-        stateful = _flows([flow for flow in flows if flow.stateful], family)
-        if stateful:
-            lines += [f"        {match} return" for match in open_too]
-            lines += [
-                f"        {_FAMILY[family]} daddr {shut} {match} ct state != established counter name refused drop"
-                for match in stateful
-            ]
+        if any(flow.stateful for flow in plan.flows_of(family)):
+            lines += [f"        iifname {_interface(each)} return" for each in trusted]
+            lines += [f"        {_FAMILY[family]} daddr {network} jump tracked{family}" for network in plan.protected(family)]
+    return [*lines, "    }", *_tracked_family(plan, 4), *_tracked_family(plan, 6)]
+
+
+def _tracked_family(plan: Plan, family: int) -> list[str]:
+    flows = plan.flows_of(family)
+    lines = [f"    chain tracked{family} {{"]
+    if any(flow.stateful for flow in flows):
+        lines += [f"        {match} return" for match in _flows([flow for flow in flows if not flow.stateful], family)]
+    for flow in flows:
+        if flow.stateful:  # one rule each: a miss in a set would open
+            match = _flow(family, flow.protocol, flow.source_port, flow.dest_port, flow.established, [flow.source])
+            lines.append(f"        {match} ct state != established counter name refused drop")
     return [*lines, "    }"]
 
 
 def _set(items: Iterable[str]) -> str:
-    return "{ " + ", ".join(items) + " }"
+    listed = list(items)
+    return listed[0] if len(listed) == 1 else "{ " + ", ".join(listed) + " }"
 
 
 def _interface(name: str) -> str:

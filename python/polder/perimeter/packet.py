@@ -69,9 +69,7 @@ def rule(plan: Plan, packet: bytes, now: float, place: Place = Place.ROUTER) -> 
         return _flows(plan, p)
     if _too_big(plan, p, now):
         return Ruling.TOO_BIG
-    if place is Place.HOST and p.protocol == ICMPV6 and p.hop_limit == 255 and p.payload[:1] in (b"\x87", b"\x88"):
-        return Ruling.NEIGHBOUR
-    return Ruling.SHUT
+    return Ruling.NEIGHBOUR if place is Place.HOST and _neighbour(p) else Ruling.SHUT
 
 
 def _parse(packet: bytes) -> _Packet | None:
@@ -112,7 +110,7 @@ def _flows(plan: Plan, p: _Packet) -> Ruling:
 
 def _matches(flow: Flow, p: _Packet) -> bool:
     tcp = flow.protocol == "tcp"
-    if p.protocol != (TCP if tcp else UDP) or len(p.payload) < (14 if tcp else 4):
+    if p.protocol != (TCP if tcp else UDP) or len(p.payload) < (20 if tcp else 8):
         return False
     source_port, dest_port = int.from_bytes(p.payload[0:2], "big"), int.from_bytes(p.payload[2:4], "big")
     return (
@@ -121,6 +119,11 @@ def _matches(flow: Flow, p: _Packet) -> bool:
         and flow.dest_port in (None, dest_port)
         and (not flow.established or bool(p.payload[13] & _ACK))
     )
+
+
+def _neighbour(p: _Packet) -> bool:
+    """RFC 4861 §7.1: solicitations and advertisements come from the link, with hop limit 255."""
+    return p.protocol == ICMPV6 and p.hop_limit == 255 and len(p.payload) >= 8 and p.payload[0] in (135, 136)
 
 
 def _too_big(plan: Plan, p: _Packet, now: float) -> bool:
