@@ -82,6 +82,11 @@ impl FrontContext {
         }
     }
 
+    /// Tunnels that an identity holds, by SPIFFE id.
+    pub fn tunnels_of(&self, identity: &str) -> u32 {
+        self.gate().tunnels(identity)
+    }
+
     pub(crate) fn limits(&self) -> Arc<Limits> {
         self.limits.load_full()
     }

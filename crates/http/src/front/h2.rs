@@ -85,7 +85,7 @@ where
                     return;
                 }
             }
-            _ = draining.wait_for(|draining| *draining), if !leaving => {
+            () = async { _ = draining.wait_for(|draining| *draining).await.is_ok() }, if !leaving => {
                 leaving = true;
                 check = Idle::new(FAREWELL);
                 connection.graceful_shutdown();

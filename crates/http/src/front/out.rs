@@ -30,6 +30,7 @@ pub(crate) struct H1Out<'c> {
     pub(crate) stall: Duration,
     pub(crate) pending: BytesMut,
     pub(crate) chunked: bool,
+    /// Something has been sent, interim answers aside.
     pub(crate) begun: bool,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct H2Out {
 }
 
 impl Out<'_> {
-    /// Whether the client has been told a final status.
+    /// Whether any of the answer has left: until then it can still become another one.
     pub(crate) fn begun(&self) -> bool {
         match self {
             Out::H1(out) => out.begun,
@@ -76,7 +77,9 @@ impl Out<'_> {
                 out.status(head.status);
                 out.fields(head);
                 out.pending.put_slice(b"\r\n");
-                out.flush().await
+                let flushed = out.flush().await;
+                out.begun = false;
+                flushed
             }
             Out::H2(out) => out.respond.send_informational(h2_head(head, None)?).map_err(io::Error::other),
         }
@@ -92,7 +95,6 @@ impl Out<'_> {
         };
         match self {
             Out::H1(out) => {
-                out.begun = true;
                 out.chunked = length.is_none() && !bodiless && !out.old;
                 out.keep &= length.is_some() || bodiless || out.chunked;
                 out.status(head.status);
@@ -156,7 +158,6 @@ impl Out<'_> {
     pub(crate) async fn own(&mut self, status: u16, fields: &[(&str, String)], body: Bytes) -> io::Result<()> {
         match self {
             Out::H1(out) => {
-                out.begun = true;
                 out.status(status);
                 for (name, value) in fields {
                     field(&mut out.pending, name, value.as_bytes());
@@ -194,7 +195,6 @@ impl H1Out<'_> {
 
     /// A whole 101 head (RFC 9110 §15.2.2): the one answer in which `Upgrade` is for the client.
     pub(crate) fn switch(&mut self, head: &ResponseHead) {
-        self.begun = true;
         self.keep = false;
         self.status(head.status);
         self.fields(head);
@@ -230,6 +230,7 @@ impl H1Out<'_> {
         if self.pending.len() + data.len() <= GATHER {
             self.pending.put_slice(&data);
         } else {
+            self.begun = true;
             let waiting = self.pending.split().freeze();
             stalled(self.stall, waiting.len() + data.len(), async {
                 self.sink.feed(waiting).await?;
@@ -247,6 +248,7 @@ impl H1Out<'_> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        self.begun = true;
         let waiting = self.pending.split().freeze();
         stalled(self.stall, waiting.len(), self.sink.send(waiting)).await
     }

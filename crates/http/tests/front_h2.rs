@@ -1,0 +1,219 @@
+//! The proxy in HTTP/2.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod front_common;
+
+use bytes::Bytes;
+use front_common::*;
+use h2::Reason;
+use h2::client::{Builder, SendRequest};
+use http::{Method, Request, Response, Uri};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+type Client = SendRequest<Bytes>;
+
+async fn client(front: &Front) -> (Client, JoinHandle<Result<(), h2::Error>>) {
+    let (client, connection) = Builder::new().initial_max_send_streams(1000).handshake(front.connect(true)).await.unwrap();
+    let task = tokio::spawn(connection);
+    (client, task)
+}
+
+fn connect(authority: &str) -> Request<()> {
+    let uri: Uri = authority.parse().unwrap();
+    Request::builder().method(Method::CONNECT).uri(uri).body(()).unwrap()
+}
+
+async fn ask(client: &Client, request: Request<()>) -> Response<Bytes> {
+    let (response, _) = client.clone().ready().await.unwrap().send_request(request, true).unwrap();
+    let (head, body) = response.await.unwrap().into_parts();
+    Response::from_parts(head, collect(body).await.unwrap())
+}
+
+fn get(uri: &str) -> Request<()> {
+    Request::builder().uri(uri).body(()).unwrap()
+}
+
+fn text(response: &Response<Bytes>) -> String {
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+#[tokio::test]
+async fn data_that_follows_connect_travels_with_the_open() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let (response, mut stream) = client.clone().ready().await.unwrap().send_request(connect("wiki.test:443"), false).unwrap();
+    stream.send_data("first ".into(), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    stream.send_data("second".into(), true).unwrap();
+    assert_eq!(collect(response.into_body()).await.unwrap(), "first second");
+    assert_eq!(front.origins.early.lock().unwrap().as_slice(), b"first ");
+}
+
+#[tokio::test]
+async fn refusals_have_a_status_and_a_reason() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    for (target, status, error) in [
+        ("127.0.0.1:443", 403, "destination_ip_prohibited"),
+        ("private.test:443", 403, "http_request_denied"),
+        ("down.test:443", 502, "destination_unavailable"),
+        ("wiki.test", 400, "http_request_error"),
+    ] {
+        let response = ask(&client, connect(target)).await;
+        assert_eq!(response.status(), status, "{target}");
+        assert_eq!(response.headers()["proxy-status"], format!("polder; error={error}"));
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert!(text(&response).contains(error), "{}", text(&response));
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_exchanged_with_the_origin() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let request = Request::builder()
+        .uri("http://wiki.test/p?q")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("x-forwarded-for", "1.2.3.4")
+        .header("polder-user", "root")
+        .header("content_length", "7")
+        .body(())
+        .unwrap();
+    let response = ask(&client, request).await;
+    assert_eq!(text(&response), "GET /p?q plain [] Host=wiki.test;cookie=a=1; b=2;Via=2 polder;");
+    assert_eq!(response.headers()["via"], "1.1 polder");
+    let response = ask(&client, get("http://wiki.test/chunked")).await;
+    assert_eq!(text(&response), "abcde");
+    let response = ask(&client, get("http://wiki.test/hop")).await;
+    assert!(!response.headers().contains_key("x-secret") && !response.headers().contains_key("keep-alive"));
+    let head = Request::builder().method(Method::HEAD).uri("http://wiki.test/h").body(()).unwrap();
+    let response = ask(&client, head).await;
+    assert_eq!((response.headers()["content-length"].as_bytes(), response.body().len()), (&b"12345"[..], 0));
+    assert_eq!(front.origins.opened.load(Relaxed), 1, "one tunnel was enough");
+}
+
+#[tokio::test]
+async fn bodies_pass_sized_and_unsized() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    for (length, how) in [(Some("5"), "plain"), (None, "chunked")] {
+        let mut request = Request::builder().method(Method::POST).uri("http://wiki.test/b");
+        request = length.into_iter().fold(request, |request, length| request.header("content-length", length));
+        let (response, mut stream) =
+            client.clone().ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+        stream.send_data("he".into(), false).unwrap();
+        stream.send_data("llo".into(), true).unwrap();
+        let body = collect(response.await.unwrap().into_body()).await.unwrap();
+        assert!(body.starts_with(format!("POST /b {how} [hello]").as_bytes()), "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_is_reset() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let (response, _) = client.clone().ready().await.unwrap().send_request(get("http://wiki.test/cut-late"), true).unwrap();
+    let body = response.await.unwrap().into_body();
+    assert_eq!(collect(body).await.unwrap_err().reason(), Some(Reason::CANCEL));
+    let response = ask(&client, get("http://wiki.test/nonsense")).await;
+    assert_eq!(
+        (response.status().as_u16(), response.headers()["proxy-status"].as_bytes()),
+        (502, &b"polder; error=connection_terminated"[..])
+    );
+}
+
+#[tokio::test]
+async fn what_http1_refuses_http2_refuses() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let differs = Request::builder().uri("http://wiki.test/").header("host", "shop.test").body(()).unwrap();
+    let trace = Request::builder().method(Method::TRACE).uri("http://wiki.test/").body(()).unwrap();
+    let many =
+        (0..101).fold(Request::builder().uri("http://wiki.test/"), |r, i| r.header(format!("x{i}"), "y")).body(()).unwrap();
+    let user = get("http://u:p@wiki.test/");
+    for request in [differs, trace, many, user] {
+        let what = format!("{request:?}");
+        assert_eq!(ask(&client, request).await.status(), 400, "{what}");
+    }
+    assert_eq!(ask(&client, get("https://wiki.test/")).await.status(), 421, "https is asked of the proxy itself");
+    assert_eq!(front.origins.opened.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_long_header_list_does_not_reach_us() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let request = Request::builder().uri("http://wiki.test/").header("x", "y".repeat(20_000)).body(()).unwrap();
+    let (response, _) = client.clone().ready().await.unwrap().send_request(request, true).unwrap();
+    let status = response.await.map(|response| response.status().as_u16());
+    assert!(matches!(status, Ok(431) | Err(_)), "{status:?}");
+    assert_eq!(front.counter("requests"), 0);
+}
+
+#[tokio::test]
+async fn extended_connect_is_not_offered() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert!(!client.is_extended_connect_protocol_enabled());
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let front = Front::access_point();
+    let (client, task) = client(&front).await;
+    for _ in 0..200 {
+        let Ok(mut ready) = client.clone().ready().await else { break };
+        let Ok((response, mut stream)) = ready.send_request(get("http://wiki.test/late"), false) else { break };
+        // Long enough for the request to be taken up, as an attacker would.
+        let _ = tokio::time::timeout(Duration::from_millis(2), response).await;
+        stream.send_reset(Reason::CANCEL);
+    }
+    let ended = task.await.unwrap();
+    assert_eq!(ended.unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(front.counter("over_resets"), 1);
+    assert!(front.counter("requests") < 100, "{}", front.counter("requests"));
+}
+
+#[tokio::test]
+async fn cancelled_requests_leave_nothing_behind() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let (response, mut stream) = client.clone().ready().await.unwrap().send_request(get("http://wiki.test/late"), false).unwrap();
+    while front.origins.opened.load(Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stream.send_reset(Reason::CANCEL);
+    drop((response, stream));
+    while front.ctx.tunnels_of("spiffe://o.test/user/ann") > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_sent_away() {
+    let front = Front::access_point();
+    let (client, task) = client(&front).await;
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    drop(client);
+    let began = tokio::time::Instant::now();
+    let _ = task.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(620), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn draining_says_goaway_and_lets_streams_end() {
+    let front = Front::access_point();
+    let (client, task) = client(&front).await;
+    let (response, mut stream) = client.clone().ready().await.unwrap().send_request(connect("wiki.test:443"), false).unwrap();
+    let response = response.await.unwrap();
+    front.ctx.drain();
+    stream.send_data("still here".into(), true).unwrap();
+    assert_eq!(collect(response.into_body()).await.unwrap(), "still here");
+    drop((client, stream));
+    assert!(task.await.unwrap().is_ok());
+}
