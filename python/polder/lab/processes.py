@@ -85,15 +85,19 @@ class Processes:
         *,
         stdin: bytes | None = None,
         piped: bool = False,
+        open_stdin: bool = False,
         env: dict[str, str] | None = None,
     ) -> Process:
-        """Start ``argv`` on ``host`` (``None``: in this process's own namespace); ``piped`` keeps stdout for ``output``."""
+        """Start ``argv`` on ``host`` (``None``: in this process's own namespace).
+
+        ``piped`` keeps stdout for ``output``; ``stdin`` is written and closed, ``open_stdin`` leaves it to the caller.
+        """
         words = [*(enter(host) if host else []), *map(str, argv)]
         log = self.directory / f"{name}.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *words,
-                stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE if open_stdin or stdin is not None else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if piped else file,
                 stderr=file,
                 env=os.environ | (env or {}),
