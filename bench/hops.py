@@ -201,7 +201,7 @@ def _claims() -> list[Claim]:
         ),
         Claim(
             "hops.wan-ring",
-            "wide area, ring of ten: a GET of 1 KB on a new connection costs less than the paper's mean factor for ten nodes, 7.51",
+            "wide area, ring of ten: a GET of 1 KB on a new connection costs less than the paper's mean factor, 7.51",
             "<= 7.51",
             ratio("II", "ring", 10, "new", 1),
         ),
