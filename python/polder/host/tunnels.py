@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 from polder.host.commands import HostError, run
@@ -53,8 +53,10 @@ class Tunnels:
         return self._open(tunnel)
 
     def remove(self, name: str) -> None:
-        """Take a device away; nothing to do when it is gone."""
-        for device in [*(_device(name, peer) for peer in self._kernel.pop(name, {}).values()), *({name} & self._tun)]:
+        """Take a device of ours away; nothing to do when it is gone."""
+        if name not in self._kernel and name not in self._tun:
+            return
+        for device in [*self._kernel.pop(name, {}), name]:
             if _exists(device):
                 run("ip", "link", "delete", device)
         self._tun.discard(name)
@@ -79,15 +81,19 @@ class Tunnels:
         return TunnelUp(tunnel.name, "tun", tuple(opened)), list(opened.values())
 
     def _set_kernel(self, tunnel: Tunnel) -> TunnelUp:
-        """One device per peer. New ones come before routes move, old ones go last, so nothing is dropped meanwhile."""
+        """One device per peer, and a dummy device for our addresses. New ones come before routes move, old ones go last."""
+        if tunnel.name not in self._kernel:
+            run("ip", "link", "add", tunnel.name, "type", "dummy")
         have = self._kernel.setdefault(tunnel.name, {})
+        _enable_ipv6(tunnel)
+        lines = [f"link set dev {tunnel.name} up", *_addresses(tunnel.name, tunnel)]
         want = {_device(tunnel.name, peer): peer for peer in tunnel.peers}
         for device, peer in want.items():
             if device not in have:
                 run("ip", "-batch", "-", stdin=_add_kernel(device, peer, tunnel.local))
                 have[device] = peer
-            lines = [f"link set dev {device} mtu {tunnel.mtu} up", *_addresses(device, tunnel), *_routes(device, peer.inner)]
-            run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
+            lines += [f"link set dev {device} mtu {tunnel.mtu} up", *_routes(device, peer.inner, tunnel.addresses)]
+        run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
         for device in set(have) - set(want):
             run("ip", "link", "delete", device)
             del have[device]
@@ -95,13 +101,14 @@ class Tunnels:
 
 
 def kernel_gre() -> str | None:
-    """Why the kernel cannot make GRE devices; ``None`` when it can. Asks it, in a device that goes at once."""
+    """Why the kernel cannot make GRE devices, and the dummy device beside them; ``None`` when it can. Asks it, by making some."""
     device = f"pldprobe{os.getpid() % 10**6}"[:15]
-    try:
-        run("ip", "link", "add", device, "type", "gre", "local", "192.0.2.1", "remote", "192.0.2.2", "key", "1")
-    except HostError as error:
-        return error.why
-    run("ip", "link", "delete", device)
+    for kind in ("gre local 192.0.2.1 remote 192.0.2.2 key 1", "dummy"):
+        try:
+            run("ip", "link", "add", device, "type", *kind.split())
+        except HostError as error:
+            return f"{kind.split()[0]}: {error.why}"
+        run("ip", "link", "delete", device)
     return None
 
 
@@ -165,8 +172,14 @@ def _addresses(device: str, tunnel: Tunnel) -> list[str]:
     return [f"address replace {address} dev {device}{' nodad' if ':' in address else ''}" for address in tunnel.addresses]
 
 
-def _routes(device: str, networks: Iterable[str]) -> list[str]:
-    return [f"route replace {network} dev {device} proto static" for network in sorted(set(networks))]
+def _routes(device: str, networks: Iterable[str], sources: Iterable[str] = ()) -> list[str]:
+    """``sources``: our addresses on another device, which the kernel would not choose by itself."""
+    lines = []
+    for network in sorted(set(networks)):
+        version = ip_network(network).version
+        source = next((each.partition("/")[0] for each in sources if ip_interface(each).version == version), None)
+        lines.append(f"route replace {network} dev {device} proto static" + (f" src {source}" if source else ""))
+    return lines
 
 
 def _present_routes(device: str) -> list[str]:

@@ -69,7 +69,7 @@ def render(plan: Plan, now: float, place: Place = Place.ROUTER, trusted: Sequenc
         *_arrive(plan, place, trusted),
         *_guard(plan, 4, place),
         *_guard(plan, 6, place),
-        *_tracked(plan, trusted),
+        *_tracked(plan, place, trusted),
         "}",
     ]
     return "\n".join(parts) + "\n"
@@ -194,26 +194,25 @@ def _big(plan: Plan) -> list[str]:
     ]
 
 
-def _tracked(plan: Plan, trusted: Sequence[str]) -> list[str]:
-    """Behind connection tracking: stateful flows pass only on connections that the inside began."""
+def _tracked(plan: Plan, place: Place, trusted: Sequence[str]) -> list[str]:
+    """Behind connection tracking: what passed ``arrive`` only as a stateful flow must belong to a connection begun inside."""
+    families = [family for family in (4, 6) if any(flow.stateful for flow in plan.flows_of(family))]
+    inside = (*trusted, "lo") if place is Place.HOST else tuple(trusted)
     lines = ["    chain tracked {"]
-    for family in (4, 6):
-        if any(flow.stateful for flow in plan.flows_of(family)):
-            lines += [f"        iifname {_interface(each)} return" for each in trusted]
-            lines += [f"        {_FAMILY[family]} daddr {network} jump tracked{family}" for network in plan.protected(family)]
-    return [*lines, "    }", *_tracked_family(plan, 4), *_tracked_family(plan, 6)]
-
-
-def _tracked_family(plan: Plan, family: int) -> list[str]:
-    flows = plan.flows_of(family)
-    lines = [f"    chain tracked{family} {{"]
-    if any(flow.stateful for flow in flows):
-        lines += [f"        {match} return" for match in _flows([flow for flow in flows if not flow.stateful], family)]
-    for flow in flows:
-        if flow.stateful:  # one rule each: a miss in a set would open
-            match = _flow(family, flow.protocol, flow.source_port, flow.dest_port, flow.established, [flow.source])
-            lines.append(f"        {match} ct state != established counter name refused drop")
-    return [*lines, "    }"]
+    lines += [f"        iifname {_interface(each)} return" for each in inside if families]
+    lines += [
+        f"        {_FAMILY[family]} daddr {network} jump tracked{family}"
+        for family in families
+        for network in plan.protected(family)
+    ]
+    lines.append("    }")
+    for family in families:
+        protocol = "ip protocol" if family == 4 else "ip6 nexthdr"
+        stateless = _flows([flow for flow in plan.flows_of(family) if not flow.stateful], family)
+        lines.append(f"    chain tracked{family} {{")
+        lines += [f"        {match} return" for match in (f"{protocol} 47", f"{protocol} {1 if family == 4 else 58}", *stateless)]
+        lines += ["        ct state established return", "        counter name refused drop", "    }"]
+    return lines
 
 
 def _set(items: Iterable[str]) -> str:
