@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,22 @@ log = logging.getLogger("polder.authority")
 class AuthorityShell:
     """Start with ``start``; ``address`` is where it listens. Its TLS key lives in memory only and is new at every start."""
 
-    def __init__(self, authority: Authority, directory: Path, rng: random.Random | None = None) -> None:
+    def __init__(self, authority: Authority, directory: Path, clock: Callable[[], float] = wall) -> None:
         self.address = ""
         self._authority = authority
         self._directory = directory
-        self._rng = rng or chance()
+        self._rng: random.Random = chance()
         self._tls: ssl.SSLContext = server_tls(authority.roots)
         self._not_after = 0.0
-        service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, wall, self._rng)
+        service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, clock, self._rng)
         self._server = AuthorityServer(service, self._tls)
         self._admin = AdminServer(directory / "admin.sock", {"status": self._status})
         self._tasks = Tasks()
 
     @classmethod
-    async def start(cls, authority: Authority, state: StateDir) -> AuthorityShell:
-        """Serve ``authority``; raises ``OSError`` when the address is taken."""
-        shell = cls(authority, state.authority)
+    async def start(cls, authority: Authority, state: StateDir, clock: Callable[[], float] = wall) -> AuthorityShell:
+        """Serve ``authority``; raises ``OSError`` when the address is taken. Members' certificates go by ``clock``."""
+        shell = cls(authority, state.authority, clock)
         shell._present()
         host, _, port = authority.settings.listen.rpartition(":")
         bound = await shell._server.start(host.strip("[]"), int(port))
