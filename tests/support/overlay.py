@@ -180,7 +180,7 @@ class Overlay:
 
     def _settled(self, name: str, count: int) -> bool:
         status = self.node_status(name)
-        return bool(status["joined"]) and int(status["members"]) >= count
+        return bool(status["joined"]) and int(status["members"]) >= count and (count == 1 or bool(status["successors"]))
 
     def close(self) -> None:
         """End everything, the youngest first."""

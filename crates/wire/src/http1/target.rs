@@ -110,7 +110,8 @@ fn absolute(method: &http::Method, target: &Bytes) -> Result<RequestTarget, Http
     if !target[colon..].starts_with(b"://") {
         return Err(HttpError::Target);
     }
-    if !target[..colon].eq_ignore_ascii_case(b"http") {
+    // `ws` is HTTP until its upgrade: some clients ask a proxy so instead of by CONNECT (RFC 6455 §4.1).
+    if ![b"http".as_slice(), b"ws"].iter().any(|known| target[..colon].eq_ignore_ascii_case(known)) {
         let scheme = target[..colon].iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
         return Err(if scheme { HttpError::Scheme } else { HttpError::Target });
     }
@@ -162,7 +163,9 @@ mod tests {
         assert!(matches!(parse(Method::CONNECT, "a:443"), Ok(RequestTarget::Authority(_))));
         assert!(matches!(parse(Method::GET, "/a?b"), Ok(RequestTarget::Origin(_))));
         assert_eq!(parse(Method::OPTIONS, "*"), Ok(RequestTarget::Asterisk));
-        for (target, path) in [("http://a", "/"), ("HTTP://a:81?x", "/?x"), ("http://a/b?c=http://d", "/b?c=http://d")] {
+        for (target, path) in
+            [("http://a", "/"), ("ws://a/echo", "/echo"), ("HTTP://a:81?x", "/?x"), ("http://a/b?c=http://d", "/b?c=http://d")]
+        {
             let Ok(RequestTarget::Absolute { path: got, .. }) = parse(Method::GET, target) else { panic!("{target}") };
             assert_eq!(got.as_ref(), path.as_bytes());
         }
