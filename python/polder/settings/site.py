@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -56,6 +57,11 @@ class SiteSettings(Settings):
     edge: str | None = Field(
         None, description="Outer IP address of the site's GRE end (gre), or the origin's address as servlets reach it (tcp)."
     )
+    shut: tuple[str, ...] = Field(
+        (),
+        description="Further networks (CIDR) that the filter shuts, beside edge: the public addresses of the site's servers.",
+        examples=[["192.0.2.0/28"]],
+    )
     inner: str | None = Field(
         None, description="Inner address range for gre. Default: a range of 100.64.0.0/10 chosen from the name."
     )
@@ -102,6 +108,11 @@ class SiteSettings(Settings):
             if not 1 <= port <= 65535:
                 raise ValueError(f"{port} is not a port: 1 to 65535")
         return value
+
+    @field_validator("shut")
+    @classmethod
+    def _shut(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ip_network(each)) for each in value)
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

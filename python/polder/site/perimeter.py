@@ -51,6 +51,7 @@ class Perimeter:
             site=self._settings.name,
             version=self._version + 1,
             edges=(str(ip_address(self._settings.edge)),),
+            networks=self._settings.shut,
             pairs=tuple(sorted(pairs)),
             flows=tuple(sorted(flows, key=str)),
         )
