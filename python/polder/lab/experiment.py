@@ -1,7 +1,7 @@
 """Experiments are files: a topology, readers, phases with attacks, and the claims that the rows must bear out.
 
-A phase reads the site ``direct``ly (its public address is open) or through ``polder`` (the perimeter filter is shut). Phases
-run in the order of the file; the overlay is built before the first phase that needs it.
+A phase reads the site ``direct``ly or through ``polder``. Phases run in the order of the file; the overlay is built, and the
+perimeter filter shut, before the first phase that needs it: direct phases come first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polder.lab import load, origin, phases, topology
 from polder.lab.attacks import Attack, group_hosts
@@ -101,6 +101,13 @@ class Experiment(_Frozen):
     phases: tuple[Phase, ...] = Field(min_length=1)
     claims: tuple[ClaimSpec, ...] = ()
 
+    @model_validator(mode="after")
+    def _direct_comes_first(self) -> Experiment:
+        paths = [phase.path for phase in self.phases]
+        if paths != sorted(paths):
+            raise ValueError("direct phases come before those through polder: the filter that shuts the site stays shut")
+        return self
+
     def paced(self, seconds: float | None) -> Experiment:
         """The same with phases of another length."""
         if seconds is None:
@@ -153,8 +160,6 @@ class Run:
                 if phase.path == "polder" and overlay is None:
                     overlay = Overlay(processes, world, self.directory, experiment.protection.model_dump(), self.say)
                     await overlay.build(SITE_NAME)
-                if overlay is not None:
-                    await overlay.shield(shut=phase.path == "polder")
                 self.say(phase.title)
                 plan = self._plan(phase, world, site, overlay)
                 self.outcomes.append(await phases.run(processes, world, plan, self.watch, seed=1 + number))

@@ -7,12 +7,14 @@ router. Secrets stay in the run's directory and end with it being removed by the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from polder.api.admin import ask
 from polder.lab.attacks import group_hosts
 from polder.lab.processes import Process, ProcessError, Processes
 from polder.lab.world import GATEWAY_UP, SITE_ADDRESS, World
@@ -21,7 +23,7 @@ POLDER = [sys.executable, "-m", "polder.cli.main"]
 TRUST_DOMAIN = "polder.test"
 SITE = "wiki"
 GROUP = "readers"
-NODE_PORT, AUTHORITY_PORT, PROXY_PORT = 7443, 7400, 3128
+NODE_PORT, AUTHORITY_PORT, PROXY_PORT = 7443, 7400, 7480
 _TOGETHER = 2
 """Commands at once while building: each fills a core while it starts."""
 _HELLO_S = 45.0
@@ -47,7 +49,6 @@ class Overlay:
         self._running: list[Process] = []
         self._few = asyncio.Semaphore(_TOGETHER)
         self._url = self._pin = ""
-        self._plan_version = -1
         self.proxies: dict[str, str] = {}
 
     async def build(self, host_name: str) -> None:
@@ -105,9 +106,12 @@ class Overlay:
             "servlets": self._protection["servlets"],
             "transport": self._protection["transport"],
         }
+        # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
+        await self._help("isp")
+        lines |= {"edge": GATEWAY_UP[0], "shut": [f"{SITE_ADDRESS[0]}/32"], "filter_helper": self._socket("isp")}
         if gre:
             await self._help("gateway")
-            lines |= {"edge": GATEWAY_UP[0], "host_helper": self._socket("gateway")}
+            lines["host_helper"] = self._socket("gateway")
         path = self._home("gateway") / "site" / SITE / "site.toml"
         path.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in lines.items()) + "\n")
         await self._start("gateway", "gateway", "site", "run", SITE)
@@ -124,10 +128,6 @@ class Overlay:
             if asyncio.get_running_loop().time() > deadline:
                 raise ProcessError(f"the host helper on {host} does not open {self._socket(host)}")
             await asyncio.sleep(0.02)
-
-    async def shield(self, *, shut: bool) -> None:
-        """Put the perimeter filter in force on the ISP's router (``shut``), or take it away."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise ``ProcessError`` when a part of the overlay has ended."""
@@ -162,10 +162,44 @@ class Overlay:
             raise ProcessError(f"polder {' '.join(words)} on {host} did not start:\n{process.tail()}")
 
     async def _wait_ring(self, nodes: list[str]) -> None:
-        raise NotImplementedError
+        """Until every node is in the ring and knows the others, or enough of them in a large ring."""
+        enough = min(len(nodes), 5)
+
+        async def settled(node: str) -> bool:
+            status = await self._ask(node, "node", "status")
+            return bool(status["joined"] and status["successors"] and status["members"] >= enough)
+
+        for node in nodes:
+            await self._until(lambda node=node: settled(node), f"{node} in the ring")  # type: ignore[misc]
 
     async def _wait_site(self, nodes: list[str]) -> None:
-        raise NotImplementedError
+        """Until every node can bring somebody to the site: its servlets serve, and beacons know them."""
+
+        async def serves() -> bool:
+            status = await self._ask("gateway", f"site/{SITE}", "status")
+            return int(status["serving"]) >= int(self._protection["servlets"])
+
+        async def known(node: str) -> bool:
+            status = await self._ask(node, "node", "status")
+            return bool(status["sites"].get(SITE, {}).get("beacons"))
+
+        await self._until(serves, "servlets that serve the site")
+        for node in nodes:
+            await self._until(lambda node=node: known(node), f"{node} with beacons for the site")  # type: ignore[misc]
+
+    async def _until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
+        deadline = asyncio.get_running_loop().time() + _SETTLE_S
+        while True:
+            self.check()
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if await true():
+                    return
+            if asyncio.get_running_loop().time() > deadline:
+                raise ProcessError(f"{what}: not within {_SETTLE_S:g} s; the logs are in {self._processes.directory}")
+            await asyncio.sleep(0.1)
+
+    async def _ask(self, host: str, place: str, what: str) -> dict[str, Any]:
+        return await ask(self._home(host) / place / "admin.sock", what)
 
     async def _together(self, *work: Coroutine[Any, Any, None]) -> None:
         async with asyncio.TaskGroup() as group:
