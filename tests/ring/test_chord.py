@@ -55,6 +55,25 @@ def test_a_joiner_goes_round_the_dead_and_keeps_them_out_of_its_list() -> None:
     """)
 
 
+def test_a_joiner_to_whom_all_of_a_list_is_dead_begins_anew_instead_of_joining_nobody() -> None:
+    talk = Conversation("m")
+    talk.machine.join([member("a")], 0.0)
+    talk.says("""
+        << 0 s
+        >> a: best-predecessor? m
+        << a replies best-predecessor k
+        >> k: best-predecessor? m
+        << k replies not-joined
+        >> a: best-predecessor? m -k
+        << a replies best-predecessor a
+        >> a: successors?
+        << a replies successors k m k
+        == outside
+        << 1.5 s
+        >> a: best-predecessor? m            # k may have come back since
+    """)
+
+
 def test_a_joiner_is_patient_with_busy_members() -> None:
     talk = Conversation("m")
     talk.machine.join([member("a")], 0.0)

@@ -132,8 +132,14 @@ class Maintenance:
                 # A list shorter than r has seen the whole ring: behind its end comes the answerer again.
                 whole = (*members, asked) if len(members) < self.config.successors else members
                 # What is left of ``before`` is dead to us, and lies behind us: as the head of our list it would hide the rest.
-                self._become_member((m for m in whole if m not in before), now)
-                self._stabilise(now)
+                behind = self.table.chop(m for m in whole if m not in before)
+                if behind:
+                    self._become_member(behind, now)
+                    self._stabilise(now)
+                else:
+                    # Everybody there is in our way or dead to us; some may have come back since.
+                    self._walk.avoid.clear()
+                    self._join_at = now + self._jitter(self.config.join_retry)
             case Busy():
                 self._join_at = now + self._jitter(self.config.join_retry)
             case _:
