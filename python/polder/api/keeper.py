@@ -31,7 +31,7 @@ _LONGEST_SLEEP = 60.0
 
 
 class Keeper:
-    """Run ``forever`` as a task; ``wake`` renews at once. ``clock`` gives Unix seconds, ``sleep`` is asyncio's."""
+    """Run ``forever`` as a task; ``wake`` renews at once. ``clock`` gives Unix seconds; ``via`` does the renewal."""
 
     def __init__(
         self,
