@@ -88,6 +88,7 @@ impl Engine {
         if config.schema != SCHEMA {
             return Err(invalid(format!("config.schema: {} is not {SCHEMA}", config.schema)));
         }
+        polder_sock::keep_memory();
         let queue = Arc::new(Queue::new(config.event_queue.max(1) as usize).map_err(system)?);
         let runtime = runtime(config.workers).map_err(system)?;
         let handle = runtime.handle().clone();

@@ -4,9 +4,11 @@
 mod batch;
 mod burst;
 mod gre;
+mod memory;
 mod ready;
 
 pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
 pub use gre::{GreCounters, GreEndpoint, GreError};
+pub use memory::keep_memory;
 pub use ready::{Interest, Ready, adopt};

@@ -1,0 +1,18 @@
+//! The C library's allocator, told what a relay does all day.
+
+/// Free memory that the heap keeps instead of giving it back: bulk traffic frees and takes the same few megabytes thousands
+/// of times a second, and each time the kernel would clear the pages again.
+const KEEP: libc::c_int = 8 << 20;
+/// By how much the heap grows at once; the default grows a thread's heap by single pages.
+const GROW: libc::c_int = 1 << 20;
+
+/// Lets the allocator of this process keep up to 8 MiB that it has freed (measured: a fifth of a hop's CPU time in bulk).
+/// Does nothing where the C library is not glibc.
+pub fn keep_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers, has no memory preconditions, and may be called at any time from any thread.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEEP);
+        libc::mallopt(libc::M_TOP_PAD, GROW);
+    }
+}
