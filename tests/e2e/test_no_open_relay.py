@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import World
+from tests.support.overlay import until
 
 TARGETS = [
     "127.0.0.1:22",
@@ -87,8 +88,12 @@ def test_the_name_asked_for_decides_and_no_other(world: World) -> None:
 
 def test_the_refusal_is_logged(world: World) -> None:
     ask(world, b"CONNECT scanned.test:80 HTTP/1.1\r\nHost: scanned.test:80\r\n\r\n")
-    lines = world.overlay.nodes["n1"].log_lines()
-    assert any(line["room"] == "refused" and "scanned.test" in line["text"] for line in lines)
+
+    def logged() -> bool:
+        lines = world.overlay.nodes["n1"].log_lines()
+        return any(line["room"] == "refused" and "scanned.test" in line["text"] for line in lines)
+
+    until(logged, "a line in the log")
 
 
 def test_without_a_certificate_nobody_is_talked_to(world: World) -> None:

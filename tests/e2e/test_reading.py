@@ -67,7 +67,7 @@ async def test_many_readers_at_once_all_get_their_page(world: World, mode: PathM
             async with session.get(f"http://{SITES[mode]}.test/", proxy=f"http://{world.proxy}") as response:
                 return await response.text()
 
-        pages = await asyncio.gather(*(read() for _ in range(200)))
+        pages = await asyncio.gather(*(read() for _ in range(100)))
     assert all("The wiki is up" in page for page in pages)
 
 

@@ -177,7 +177,7 @@ mod tests {
         for target in ["*", "a:443", "foo/bar", "http:/a", "http://", "http://u:p@a/", "/a#b", "/\u{e9}", "http://a\\b/"] {
             assert_eq!(parse(Method::GET, target), Err(HttpError::Target), "{target}");
         }
-        for target in ["https://a/", "ftp://a/", "ws://a/"] {
+        for target in ["https://a/", "ftp://a/", "wss://a/"] {
             assert_eq!(parse(Method::GET, target), Err(HttpError::Scheme), "{target}");
         }
     }
