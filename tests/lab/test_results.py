@@ -75,3 +75,11 @@ def test_a_claim_edited_by_hand_is_found(tmp_path):
     path.write_text("{}")
     with pytest.raises(BadResult, match="not a result file"):
         results.read(path)
+
+
+def test_a_claim_about_what_nobody_measured_does_not_hold(tmp_path):
+    claim = Claim("x", "pages stay quick", "<= 1.2", Measure("page_ms", {"phase": "note"}))
+    results.write(Result("none", {}, ROWS, [claim]), directory=tmp_path)
+    (raw,) = results.read_all(tmp_path)
+    assert (raw["claims"][0]["measured"], raw["claims"][0]["holds"]) == (None, False)
+    assert "| nothing | **no** |" in (tmp_path / "README.md").read_text()

@@ -153,7 +153,7 @@ def _judge(console: Console, record: dict[str, Any]) -> None:
         table.add_column(name)
     for claim in record["claims"]:
         verdict = "[green]holds[/]" if claim["holds"] else "[red]fails[/]"
-        table.add_row(claim["text"], claim["target"], f"{claim['measured']:.3g}", verdict)
+        table.add_row(claim["text"], claim["target"], results.shown(claim["measured"]), verdict)
     console.print(table)
 
 
@@ -176,7 +176,7 @@ def claims(as_json: bool) -> int:
         table.add_column(name)
     for row in rows:
         verdict = "[green]yes[/]" if row["holds"] else "[red]NO[/]"
-        table.add_row(row["result"], row["text"], row["target"], f"{row['measured']:g}", verdict)
+        table.add_row(row["result"], row["text"], row["target"], results.shown(row["measured"]), verdict)
     Console().print(table)
     return 0 if held else FINDINGS
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from polder.lab.phases import Outcome
 from polder.lab.plots import DIKE, FLOOD, INK, MIST, SEA, figure, save
+from polder.lab.results import shown
 from polder.lab.story import goodput_series
 
 _SLICES = 40
@@ -86,7 +87,7 @@ def _row(title: str, row: dict[str, Any]) -> str:
 
 def _claim(claim: dict[str, Any]) -> str:
     verdict = '<span class="yes">holds</span>' if claim["holds"] else '<span class="no">fails</span>'
-    cells = [html.escape(claim["text"]), html.escape(claim["target"]), f"{claim['measured']:.3g}", verdict]
+    cells = [html.escape(claim["text"]), html.escape(claim["target"]), shown(claim["measured"]), verdict]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 

@@ -48,6 +48,10 @@ class BadResult(ValueError):
     """A result file that is not one, or whose claims do not follow from its rows. Run the experiment again."""
 
 
+class NothingMeasured(BadResult):
+    """No row has the number that a claim asks for."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """How a claim is computed: fold ``field`` of the rows whose fields equal ``where``.
@@ -69,7 +73,7 @@ class Measure:
             if row.get(self.field) is not None and all(row.get(key) == wanted for key, wanted in self.where.items())
         ]
         if not values and self.fold != "count":
-            raise BadResult(f"no row has {self.field} where {dict(self.where)}")
+            raise NothingMeasured(f"no row has {self.field} where {dict(self.where)}")
         try:
             number = float(_FOLD[self.fold](values))
         except (KeyError, ValueError, TypeError) as error:
@@ -98,14 +102,21 @@ class Claim:
     measure: Measure
 
     def judge(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The claim's record for the file: ``id, text, target, measured, holds`` and the ``measure`` that it came from."""
-        measured = self.measure.of(rows)
+        """The claim's record for the file: ``id, text, target, measured, holds`` and the ``measure`` that it came from.
+
+        ``measured`` is ``None`` when no row has the number (nothing succeeded, so nothing was timed): that claim does not hold.
+        """
+        measured: float | None
+        try:
+            measured = round(self.measure.of(rows), 6)
+        except NothingMeasured:
+            measured = None
         return {
             "id": self.id,
             "text": self.text,
             "target": self.target,
-            "measured": round(measured, 6),
-            "holds": holds(measured, self.target),
+            "measured": measured,
+            "holds": measured is not None and holds(measured, self.target),
             "measure": self.measure.record(),
         }
 
@@ -209,11 +220,16 @@ def write_table(directory: Path) -> None:
         label = f"[{result.get('title', name)}]({name}.json){plot}, commit {result['commit'][:9]}"
         for claim in result["claims"]:
             verdict = "yes" if claim["holds"] else "**no**"
-            lines.append(f"| {label} | {claim['text']} | {claim['target']} | {claim['measured']:g} | {verdict} |")
+            lines.append(f"| {label} | {claim['text']} | {claim['target']} | {shown(claim['measured'])} | {verdict} |")
             label = ""
         if not result["claims"]:
             lines.append(f"| {label} | none: a record only | | | |")
     _replace(directory / "README.md", "\n".join(lines) + "\n")
+
+
+def shown(measured: float | None) -> str:
+    """A measured number for people."""
+    return "nothing" if measured is None else f"{measured:.4g}"
 
 
 def results_directory() -> Path:
