@@ -146,7 +146,10 @@ class ServletsAnswer(Frozen, frozen=True):
 
 
 class Held(Frozen, frozen=True):
-    """One line of a directory's digest: record ``name`` (``site/NAME`` or ``revocations``) is held at ``epoch``."""
+    """One line of a directory's digest: record ``name`` (``site/NAME`` or ``revocations``) is held at this rank.
+
+    ``epoch`` is a site record's epoch, or a revocation list's epoch and time of issue in one number.
+    """
 
     name: str
     epoch: int
@@ -211,6 +214,22 @@ class Done(Frozen, frozen=True):
     """Answer to ``dismiss`` and ``withdraw``: done, or it was so already."""
 
 
+class Probe(Frozen, frozen=True):
+    """Site → any node, method ``probe``: can you reach me directly? The node tries the address that the call came from, no other.
+
+    ``ports``: 1 to 8 TCP ports.
+    """
+
+    ports: tuple[int, ...]
+
+
+class Probed(Frozen, frozen=True):
+    """``address`` that was tried, and the ``ports`` that accepted a connection."""
+
+    address: str
+    open: tuple[int, ...]
+
+
 METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "appoint": (Appoint, Appointed),
     "dismiss": (Dismiss, Done),
@@ -220,6 +239,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "sync": (Sync, Synced),
     "members": (MembersQuery, Members),
     "secrets": (SecretsQuery, Secrets),
+    "probe": (Probe, Probed),
 }
 """Method → (body, answer). Method ``ring`` is in ``ring_messages``."""
 

@@ -98,7 +98,7 @@ class RevocationList(Frozen, frozen=True, tag="revocations"):
 
 
 class Signed(Frozen, frozen=True):
-    """An encoded record, its ECDSA P-256 signature (over ``b"polder/1\\0" + payload``), and the signer's chain, leaf first, DER."""
+    """An encoded record, its ECDSA P-256 signature (over ``b"polder/1\\0" + payload``), the signer's chain (DER, leaf first)."""
 
     payload: bytes
     signature: bytes

@@ -38,8 +38,13 @@ HostsOf = Callable[[Signed, float], Iterable[str]]
 @dataclass(frozen=True, slots=True)
 class _Record:
     signed: Signed
-    epoch: int
+    rank: int
     value: SiteRecord | RevocationList
+
+
+def _rank(value: SiteRecord | RevocationList) -> int:
+    """What must grow. A revocation list of the same epoch, issued later, is news too: it says that nobody else was revoked."""
+    return value.epoch << 34 | value.issued_at if isinstance(value, RevocationList) else value.epoch
 
 
 class Directory:
@@ -101,13 +106,13 @@ class Directory:
         value = self._open(signed)
         name = REVOCATIONS if isinstance(value, RevocationList) else SITE + value.site
         held = self._records.get(name)
-        if held is not None and value.epoch <= held.epoch:
+        if held is not None and _rank(value) <= held.rank:
             return False
         if isinstance(value, RevocationList):
             self._check_revocations(signed, value, now)
         else:
             self._check_site(signed, value, now)
-        self._keep(name, _Record(signed, value.epoch, value))
+        self._keep(name, _Record(signed, _rank(value), value))
         if push:
             self._push(signed)
         return True
@@ -141,7 +146,7 @@ class Directory:
         if body.held is None:
             return Synced(())
         theirs = {held.name: held.epoch for held in body.held}
-        lacking = [name for name in self._visible(caller) if self._records[name].epoch > theirs.get(name, -1)]
+        lacking = [name for name in self._visible(caller) if self._records[name].rank > theirs.get(name, -1)]
         wanted = [name for name, epoch in theirs.items() if self._is_news(name, epoch)] if caller.kind is Kind.NODE else []
         records, more = self._fill(lacking)
         return Synced(records, tuple(wanted), more)
@@ -238,7 +243,7 @@ class Directory:
 
     def _is_news(self, name: str, epoch: int) -> bool:
         held = self._records.get(name)
-        return (name == REVOCATIONS or name.startswith(SITE)) and (held is None or held.epoch < epoch)
+        return (name == REVOCATIONS or name.startswith(SITE)) and (held is None or held.rank < epoch)
 
     def _fill(self, names: Iterable[str]) -> tuple[tuple[Signed, ...], bool]:
         room = MAX_ANSWER
@@ -252,7 +257,7 @@ class Directory:
         return tuple(records), False
 
     def _ask(self, peer: Member) -> None:
-        held = tuple(Held(name, record.epoch) for name, record in self._records.items())
+        held = tuple(Held(name, record.rank) for name, record in self._records.items())
         self._pending[self._call(peer, Sync(held))] = peer
 
     def _push(self, signed: Signed) -> None:

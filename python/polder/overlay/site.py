@@ -12,8 +12,8 @@ One servlet's place goes through these stages; the order is the whole point:
        │
     gone         out of the filter
 
-Every change of the set is a new epoch, told to all that stay, so that a servlet that left (dead, cut off, burned) cannot advertise
-itself back in. Epochs grow with the clock, so a site that lost its memory does not fall behind its own past.
+Every change of the set is a new epoch, told to all that stay, so that a servlet that left (dead, cut off, burned) cannot
+advertise itself back in. Epochs grow with the clock, so a site that lost its memory does not fall behind its own past.
 """
 
 from __future__ import annotations
