@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("polder.cli.status:status", "Operator", "what runs here, and the next step"),
     "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
     # site
-    "protect": ("polder.cli.perimeter:protect", "Site owner", "put a site behind the overlay"),
+    "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),
     "filter": ("polder.cli.perimeter:filter_group", "Site owner", "plan, apply and export the perimeter filter"),
     "site": ("polder.cli.site:site", "Site owner", "run a site's agent"),
     # user
@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "connect": ("polder.cli.client:connect", "User", "run the forwarder"),
     "client": ("polder.cli.profile:client", "User", "profiles for browsers without a forwarder"),
     # everybody
-    "doctor": ("polder.cli.perimeter:doctor", "Everybody", "find what is wrong on this machine"),
+    "doctor": ("polder.cli.doctor:doctor", "Everybody", "find what is wrong on this machine"),
     "config": ("polder.cli.config:config", "Everybody", "check configuration, print its schema"),
     "host-helper": ("polder.cli.host:host_helper", "Everybody", "the small privileged process for tunnels and filters"),
     "demo": ("polder.cli.lab:demo", "Laboratory", "the whole story on this machine, in namespaces"),

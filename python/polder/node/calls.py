@@ -24,7 +24,8 @@ from polder.model.overlay_messages import (
     Synced,
     Withdraw,
 )
-from polder.shell.clock import wall
+from polder.node.probe import Prober
+from polder.shell.clock import monotonic, wall
 from polder.shell.linked import Handler, typed
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Calls:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._roles = node.roles
+        self._prober = Prober(monotonic)
 
     def handlers(self) -> dict[str, Handler]:
         """By method."""
@@ -53,6 +55,7 @@ class Calls:
             "sync": typed(self._sync, "sync"),
             "members": typed(self._members, "members"),
             "secrets": typed(self._secrets, "secrets"),
+            "probe": typed(self._prober.answer, "probe"),
         }
 
     def _advertise(self, caller: Caller, _source: str, body: Advertise) -> Advertised:

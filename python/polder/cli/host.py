@@ -1,0 +1,79 @@
+"""``polder host-helper``: the small privileged process for tunnels and filters."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pwd
+import signal
+from ipaddress import ip_network
+from pathlib import Path
+
+import click
+
+from polder.host.client import SOCKET
+from polder.host.filters import RUN_DIRECTORY
+from polder.host.helper import Helper
+from polder.settings import ConfigError
+from polder.shell.clock import wall
+from polder.shell.logs import setup
+
+log = logging.getLogger("polder.host")
+
+
+@click.command("host-helper")
+@click.option("--socket", "path", default=str(SOCKET), show_default=True, help="Unix socket where agents ask.")
+@click.option(
+    "--allow-uid", type=int, multiple=True, help="User id that may ask, beside root and the helper's own; may be repeated."
+)
+@click.option("--allow-user", multiple=True, help="The same by name.")
+@click.option(
+    "--protect", multiple=True, metavar="NET", help="Network that filters may shut (CIDR); default: any. May be repeated."
+)
+@click.option(
+    "--run-dir", default=str(RUN_DIRECTORY), show_default=True, help="Notes on unconfirmed filters; emptied by a reboot."
+)
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object when it is ready.")
+def host_helper(
+    path: str,
+    allow_uid: tuple[int, ...],
+    allow_user: tuple[str, ...],
+    protect: tuple[str, ...],
+    run_dir: str,
+    log_level: str,
+    as_json: bool,
+) -> None:
+    """Make tunnels and filters for agents that have no rights of their own. Runs until it is told to stop.
+
+    Needs CAP_NET_ADMIN and CAP_NET_RAW. An agent's tunnels go when it leaves; its filter stays.
+    """
+    setup(log_level)
+    uids = [*allow_uid, *map(_uid, allow_user)]
+    for network in protect:
+        _check_network(network)
+    helper = Helper(Path(path), uids, wall, directory=Path(run_dir), protect=protect, log=log.warning)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: helper.stop())
+    facts = {
+        "socket": path,
+        "uids": sorted({0, os.geteuid(), *uids}),
+        "next": f"set host_helper = {path!r} in node.toml or site.toml",
+    }
+    click.echo(json.dumps(facts) if as_json else f"Listening at {path}.\nNext: {facts['next']}")
+    helper.run()
+
+
+def _uid(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError("command line", "allow-user", f"there is no user {name!r}") from None
+
+
+def _check_network(text: str) -> None:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ConfigError("command line", "protect", str(error)) from error
