@@ -197,6 +197,7 @@ class ServletRole:
         if held.delivery != body.delivery:
             # Another tunnel than the one that stands: the shell says when it is ready.
             held.ready = False
+            self._withdraw(held)
             self._changed = True
         held.appointment, held.signed, held.delivery = appointment, body.appointment, body.delivery
         if newer or body.withdrawals != held.withdrawals:
