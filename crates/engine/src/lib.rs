@@ -140,10 +140,12 @@ impl Engine {
     pub fn apply(&self, snapshot: &[u8]) -> Result<u64, EngineError> {
         self.running()?;
         let snapshot: Snapshot = decode(snapshot).map_err(invalid)?;
-        let tls = Settings::new(&snapshot, u64::try_from(unix_now()).unwrap_or(0)).map_err(invalid)?;
+        let before = self.plane.world();
+        let now = u64::try_from(unix_now()).unwrap_or(0);
+        let tls = Settings::after(before.as_deref().map(|before| &before.tls), &snapshot, now).map_err(invalid)?;
         let plan = Plan::compile(&snapshot, &tls.me().name).map_err(invalid)?;
         let version = plan.version;
-        if self.plane.world().is_some_and(|world| world.plan.version >= version) {
+        if before.is_some_and(|before| before.plan.version >= version) {
             return Err(invalid(format!("version: {version} is not newer than the one in force")));
         }
         let front = self.front.get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone())));

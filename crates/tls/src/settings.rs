@@ -144,6 +144,12 @@ impl Settings {
     /// key does not belong to it, or a revoked key hash has not 32 bytes. An identity that has expired is still usable for
     /// the purpose of renewing; peers refuse it. `now` in Unix seconds.
     pub fn new(snapshot: &Snapshot, now: u64) -> Result<Self, SettingsError> {
+        Settings::after(None, snapshot, now)
+    }
+
+    /// As [`Settings::new`], and sessions that `before` has handed out can still be resumed: a resumed session is verified
+    /// again from the root with the settings in force, so a new snapshot needs not forget them.
+    pub fn after(before: Option<&Settings>, snapshot: &Snapshot, now: u64) -> Result<Self, SettingsError> {
         let provider = provider();
         let mut roots = RootCertStore::empty();
         for root in &snapshot.roots {
@@ -164,7 +170,8 @@ impl Settings {
             .with_client_cert_verifier(Arc::new(Callers(trust.clone())))
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key.clone())));
         server.alpn_protocols = [ALPN_H2, ALPN_H1, ALPN_DIALOUT].map(<[u8]>::to_vec).to_vec();
-        server.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        server.session_storage =
+            before.map_or_else(|| ServerSessionMemoryCache::new(SESSIONS) as _, |before| before.server.session_storage.clone());
         server.max_early_data_size = 0; // 0-RTT can be replayed (RFC 8446 §8)
         let material = snapshot.identity.chain.iter().flat_map(|c| c.to_vec()).collect();
         Ok(Settings { me: Arc::new(me), material, trust, server: Arc::new(server), key, provider })

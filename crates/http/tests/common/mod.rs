@@ -60,8 +60,18 @@ impl Pki {
     }
 
     pub fn issue(&self, leaf: Leaf) -> IdentityMaterial {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.subject_alt_names = leaf.uris.iter().map(|u| SanType::URI(u.as_str().try_into().unwrap())).collect();
+        self.issue_as(leaf, vec![])
+    }
+
+    /// With a DNS name too.
+    pub fn issue_named(&self, leaf: Leaf, name: &str) -> IdentityMaterial {
+        self.issue_as(leaf, vec![name.to_owned()])
+    }
+
+    fn issue_as(&self, leaf: Leaf, names: Vec<String>) -> IdentityMaterial {
+        let mut params = CertificateParams::new(names).unwrap();
+        let uris = leaf.uris.iter().map(|u| SanType::URI(u.as_str().try_into().unwrap()));
+        params.subject_alt_names.extend(uris);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         (params.not_before, params.not_after) = (at(leaf.from), at(leaf.until));
         let mut private = |last: u64, value: Vec<u8>| {
@@ -195,7 +205,8 @@ impl Node {
         let mut snapshot = self.snapshot.lock().unwrap();
         change(&mut snapshot);
         snapshot.version += 1;
-        let tls = Settings::new(&snapshot, unix_now() as u64).unwrap();
+        let before = self.plane.world();
+        let tls = Settings::after(before.as_deref().map(|w| &w.tls), &snapshot, unix_now() as u64).unwrap();
         let plan = Plan::compile(&snapshot, &tls.me().name).unwrap();
         self.plane.apply(World { plan, tls });
     }
