@@ -146,7 +146,9 @@ def test_a_site_cannot_use_its_servlet_to_reach_the_servlets_own_network(deliver
     assert role.deliveries() == {}
 
 
-@pytest.mark.parametrize("delivery", [gre(), gre("10.9.9.1"), tcp("203.0.114.9"), Delivery(Transport.DIALOUT, ports=((80, 8080),))])
+@pytest.mark.parametrize(
+    "delivery", [gre(), gre("10.9.9.1"), tcp("203.0.114.9"), Delivery(Transport.DIALOUT, ports=((80, 8080),))]
+)
 def test_what_sites_need_is_accepted(delivery: Delivery) -> None:
     servlet_role().appoint(appoint(appointment(), delivery), site_caller("wiki"), NOW)
 

@@ -101,8 +101,11 @@ class Directory:
 
     # News
 
-    def offer(self, signed: Signed, now: float, *, push: bool = True) -> bool:
-        """Take a record; whether it was news. Raises ``Refused``: forged, foreign, malformed, expired, or of a host of others."""
+    def offer(self, signed: Signed, now: float, *, source: str = "") -> bool:
+        """Take a record, and pass it on to others than ``source``; whether it was news.
+
+        Raises ``Refused``: forged, foreign, malformed, expired, or claiming a host of others.
+        """
         value = self._open(signed)
         name = REVOCATIONS if isinstance(value, RevocationList) else SITE + value.site
         held = self._records.get(name)
@@ -113,8 +116,7 @@ class Directory:
         else:
             self._check_site(signed, value, now)
         self._keep(name, _Record(signed, _rank(value), value))
-        if push:
-            self._push(signed)
+        self._push(signed, source)
         return True
 
     def recheck(self, now: float) -> None:
@@ -138,7 +140,7 @@ class Directory:
         refusals = []
         for signed in body.records:
             try:
-                self.offer(signed, now)
+                self.offer(signed, now, source=caller.name)
             except Refused as refused:
                 refusals.append(refused)
         if refusals and len(refusals) == len(body.records):
@@ -175,7 +177,7 @@ class Directory:
         refusals = []
         for signed in answer.records:
             try:
-                self.offer(signed, now)
+                self.offer(signed, now, source=by.name)
             except Refused as refused:
                 refusals.append(refused)
         if peer is not None and answer.wanted:
@@ -260,8 +262,9 @@ class Directory:
         held = tuple(Held(name, record.rank) for name, record in self._records.items())
         self._pending[self._call(peer, Sync(held))] = peer
 
-    def _push(self, signed: Signed) -> None:
-        for peer in self._rng.sample(list(self._peers), min(FANOUT, len(self._peers))):
+    def _push(self, signed: Signed, source: str) -> None:
+        peers = [peer for peer in self._peers if peer.name != source]
+        for peer in self._rng.sample(peers, min(FANOUT, len(peers))):
             self._call(peer, Sync(None, (signed,)))
 
     def _call(self, to: Member, body: Sync) -> int:
