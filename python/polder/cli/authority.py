@@ -9,8 +9,6 @@ from typing import Any
 import click
 
 from polder.api.authority_dir import found, load_authority, load_roots, load_settings, open_ledger
-from polder.api.local import enrol_locally
-from polder.api.running import AuthorityShell
 from polder.api.service import invite as make_invitation
 from polder.api.tls import new_key
 from polder.cli.answer import DURATION, answer, common, find_state, read_secret
@@ -58,6 +56,8 @@ def init(
     text = f"Founded {trust_domain}.\n  URL  {made.url}\n  pin  {made.pin}\n"
     text += f"Move {made.offline} to a medium that you keep off line: it holds the root key, which the authority does not need."
     if name:
+        from polder.api.local import enrol_locally  # HTTP is a third of a second that the other commands do not need
+
         identity, path = enrol_locally(load_authority(place, os.environ, issuer_password), place, name, node_listen)
         facts |= {"node": str(identity.id), "node_directory": str(path)}
         text += f"\nEnrolled this machine as node {name}."
@@ -148,6 +148,8 @@ def authority() -> None:
 @common
 def serve(issuer_password_file: str | None, log_level: str, state: str | None, as_json: bool) -> int:
     """Run the authority until it is told to stop. With --json a line on standard output says where it listens."""
+    from polder.api.running import AuthorityShell
+
     place = find_state(state)
     password = read_secret(issuer_password_file, "issuer password") if issuer_password_file else None
     loaded = load_authority(place, os.environ, password)
