@@ -29,15 +29,19 @@ pub(crate) enum Side {
 }
 
 impl Trust {
+    /// `issuers`: names that a caller's certificate may bear as its issuer's, besides the roots'.
     pub(crate) fn new(
         domain: String,
         roots: RootCertStore,
+        issuers: Vec<DistinguishedName>,
         revoked: Revoked,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let roots = Arc::new(roots);
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().map_err(|e| e.to_string())?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .add_root_hint_subjects(issuers)
+            .build()
+            .map_err(|e| e.to_string())?;
         Ok(Trust { domain, roots, clients, algorithms: provider.signature_verification_algorithms, revoked })
     }
 
@@ -80,7 +84,8 @@ pub(crate) struct Callers(pub(crate) Arc<Trust>);
 
 impl ClientCertVerifier for Callers {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Browsers use the hint to offer the right certificate.
+        // Browsers use the hint to offer the right certificate. The issuer must be in it: a browser that knows the issuer as
+        // a narrow root of its own builds no chain beyond it and would have none to offer.
         self.0.clients.root_hint_subjects()
     }
 
