@@ -17,9 +17,11 @@ HOSTS = ("wiki.test", "shop.test", "www.shop.test")
 
 def directory(seed: int = 1) -> Directory:
     verifier = pki().verifier()
-    return Directory(
-        verifier, lambda signed, now: verifier.identity(signed.chain, now).hosts, frozenset({AUTHORITY}), Random(seed), sync_every=10.0
-    )  # fmt: skip
+
+    def hosts_of(signed: Signed, now: float) -> tuple[str, ...]:
+        return verifier.identity(signed.chain, now).hosts
+
+    return Directory(verifier, hosts_of, frozenset({AUTHORITY}), Random(seed), sync_every=10.0)
 
 
 def site(name: str = "wiki", epoch: int = 1, hosts: tuple[str, ...] = ("wiki.test",), **more: object) -> Signed:

@@ -23,7 +23,6 @@ from polder.overlay.checks import MAX_LIFE
 from tests.overlay.support import (
     DELIVERY,
     NOW,
-    SECRET,
     appoint,
     appointment,
     caller,
@@ -132,9 +131,10 @@ def tcp(inner: str) -> Delivery:
 @pytest.mark.parametrize(
     "delivery",
     [
-        tcp("127.0.0.1"), tcp("::1"), tcp("::ffff:127.0.0.1"), tcp("10.1.2.3"), tcp("169.254.169.254"), tcp("0.0.0.0"), tcp("224.0.0.1"),
-        tcp("192.168.1.1"), tcp("fd00::1"), tcp("fe80::1"), tcp("255.255.255.255"), tcp("localhost"), tcp("wiki.test"), tcp(""),
-        gre(inner="127.0.0.1"), gre(outer="127.0.0.1"), gre(inner="169.254.169.254"), gre(outer="224.0.0.5"), gre(outer=""), gre(key=1 << 32),
+        tcp("127.0.0.1"), tcp("::1"), tcp("::ffff:127.0.0.1"), tcp("10.1.2.3"), tcp("169.254.169.254"), tcp("0.0.0.0"),
+        tcp("224.0.0.1"), tcp("192.168.1.1"), tcp("fd00::1"), tcp("fe80::1"), tcp("255.255.255.255"), tcp("localhost"),
+        tcp("wiki.test"), tcp(""), gre(inner="127.0.0.1"), gre(outer="127.0.0.1"), gre(inner="169.254.169.254"),
+        gre(outer="224.0.0.5"), gre(outer=""), gre(key=1 << 32),
         Delivery(Transport.DIALOUT, ports=((0, 80),)), Delivery(Transport.DIALOUT, ports=((80, 70000),)),
     ],
 )  # fmt: skip

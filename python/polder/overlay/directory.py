@@ -101,8 +101,8 @@ class Directory:
 
     # News
 
-    def offer(self, signed: Signed, now: float, *, source: str = "") -> bool:
-        """Take a record, and pass it on to others than ``source``; whether it was news.
+    def offer(self, signed: Signed, now: float, *, source: str = "", push: bool = True) -> bool:
+        """Take a record, and pass it on (``push``) to others than ``source``; whether it was news.
 
         Raises ``Refused``: forged, foreign, malformed, expired, or claiming a host of others.
         """
@@ -116,7 +116,8 @@ class Directory:
         else:
             self._check_site(signed, value, now)
         self._keep(name, _Record(signed, _rank(value), value))
-        self._push(signed, source)
+        if push:
+            self._push(signed, source)
         return True
 
     def recheck(self, now: float) -> None:
