@@ -10,7 +10,7 @@ import pytest
 from polder.api import client
 from polder.api.enrolment import enrol_here, installed
 from polder.model import Kind, Refused, Verdict
-from polder.settings import StateDir
+from polder.settings import NodeSettings, StateDir, load
 from polder.settings.identity import IdentityDir, pem_blocks
 from tests.support.authority import Served
 
@@ -102,7 +102,12 @@ async def test_who_is_here_stays_unless_replaced(served: Served, state: StateDir
     with pytest.raises(Refused, match="--replace"):
         await enrol_here(state, served.url, served.pin, token, "127.0.0.1:2", kinds=NODE)
     assert IdentityDir.load(path) == first
+    (path / "conf.d").mkdir()
+    (path / "node.toml").write_text("workers = 2\n")
+    (path / "conf.d/a.toml").write_text("beacons = 5\n")
     second, _ = await enrol_here(state, served.url, served.pin, token, "127.0.0.1:2", kinds=NODE, replace=True)
     assert IdentityDir.load(path) == second
-    assert IdentityDir.load(path.with_name("node.old-1")) == first
+    assert IdentityDir.load(path.with_name("node~1")) == first
     assert installed(state) == [(second.id, path)]
+    settings = load(NodeSettings, path / "node.toml")
+    assert (settings.workers, settings.beacons) == (2, 5)  # what the operator wrote outlives the identity

@@ -110,4 +110,4 @@ def test_replacing_keeps_what_stood_there(tmp_path: Path) -> None:
         kept = replace_directory(new, tmp_path / "final")
         assert (kept is None) == (n == 0)
     assert (tmp_path / "final/n").read_text() == "2"
-    assert (tmp_path / "final.old-2/n").read_text() == "1"
+    assert (tmp_path / "final~2/n").read_text() == "1"

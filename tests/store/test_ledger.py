@@ -9,10 +9,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
 from polder.model import Refused, Verdict
-from polder.store import Entry, Issued, Ledger, open_database, sqlite_url
+from polder.store import Entry, Issued, Ledger, open_database, sqlite_url, tables
 from tests.support.identities import DOMAIN, NOW, who
 
 HOUR = 3600.0
@@ -127,6 +127,16 @@ def test_renewal_by_key_also_after_expiry(ledger: Ledger, issue: Maker) -> None:
     assert ledger.members()[0].address == "127.0.0.1:9"
     assert refused(lambda: ledger.renew(key(1), None, NOW + 24 * HOUR + 11, 10.0, issue)) is Verdict.EXPIRED
     assert refused(lambda: ledger.renew(key(2), None, NOW, 10.0, issue)) is Verdict.UNKNOWN
+
+
+def test_renewals_do_not_pile_up(ledger: Ledger, engine: Engine, issue: Maker) -> None:
+    first = enrol(ledger, issue, 1, grant("node", "n1"))
+    enrol(ledger, issue, 2, grant("node", "n2"))
+    last = [ledger.renew(key(1), None, NOW + n, HOUR, issue)[1] for n in range(5)][-1]
+    with engine.connect() as connection:
+        serials = set(connection.scalars(select(tables.certificates.c.serial).where(tables.certificates.c.key_hash == key(1))))
+    assert serials == {first.serial, last.serial}
+    assert ledger.enrol(token(1), key(1), None, NOW, place, issue) == first
 
 
 def test_revocation_by_identity_and_every_key(ledger: Ledger, issue: Maker) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from polder.model import Appointment, PathMode, Refused, RevocationList, Signed, SiteRecord, Verdict, encode
 from polder.trust import AUTHORITY, ChainVerifier, Revoked, make_list, sign
-from polder.trust.envelope import CONTEXT, MAX_PAYLOAD
+from polder.trust.envelope import CONTEXT, MAX_LIST, MAX_PAYLOAD
 from tests.support.identities import DAY, DOMAIN, NOW, Pki, new_key, who
 
 PKI = Pki()
@@ -88,6 +88,9 @@ def test_one_kind_is_not_taken_for_another() -> None:
 
 def test_long_statements_are_refused_before_the_signature_is_looked_at() -> None:
     assert verdict(Signed(bytes(MAX_PAYLOAD + 1), b"", WIKI.chain)) is Verdict.MALFORMED
+    assert verdict(Signed(bytes(MAX_LIST + 1), b"", PKI.issuer.chain())) is Verdict.MALFORMED
+    many = make_list(1, NOW, [who("user", f"user-{n}") for n in range(8000)], [n.to_bytes(32, "big") for n in range(8000)])
+    assert len(PKI.verifier().open_revocations(PKI.issuer.sign_revocations(many), NOW).keys) == 8000
 
 
 def test_only_the_authority_revokes() -> None:

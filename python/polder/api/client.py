@@ -142,7 +142,7 @@ async def _exchange(session: aiohttp.ClientSession, method: str, url: str, body:
             return response.status, await response.content.readexactly(_length(response))
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         raise Refused(
-            Verdict.FOREIGN, f"{url} is not the authority that was pinned ({_cause(error)}); compare URL and pin"
+            Verdict.FOREIGN, f"{url} is not the authority that was pinned ({_cause(error)}); compare URL and pin, and the clocks"
         ) from error
     except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
         raise ConnectionError(

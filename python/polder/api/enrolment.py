@@ -60,14 +60,14 @@ async def enrol_here(
     if not replace:
         _refuse_present(final)
     identity.save(pending)
+    _carry_settings(final, pending)
     replace_directory(pending, final)
     return identity, final
 
 
 def installed(state: StateDir) -> list[tuple[SpiffeId, Path]]:
-    """Every identity on this machine, by path."""
-    files = [state.node / "identity.toml", *sorted(state.root.glob("*/*/identity.toml"))]
-    return [(IdentityDir.load(f.parent).id, f.parent) for f in files if f.exists() and ".old-" not in f.parent.name]
+    """Every identity on this machine, by kind and name."""
+    return [(IdentityDir.load(path).id, path) for kind in Kind for path in state.enrolled(kind)]
 
 
 def _pending_key(pending: Path, make_key: KeyMaker) -> ec.EllipticCurvePrivateKey:
@@ -76,6 +76,15 @@ def _pending_key(pending: Path, make_key: KeyMaker) -> ec.EllipticCurvePrivateKe
         make_private(pending)
         write_atomic(file, pem_encode("PRIVATE KEY", key_to_der(make_key())), 0o600)
     return key_from_der(pem_blocks(file, "PRIVATE KEY")[0])
+
+
+def _carry_settings(old: Path, new: Path) -> None:
+    """What the operator wrote outlives a new identity."""
+    for file in (*old.glob("*.toml"), *old.glob("conf.d/*.toml")):
+        target = new / file.relative_to(old)
+        if file.name != "identity.toml":
+            make_private(target.parent)
+            write_atomic(target, file.read_bytes())
 
 
 def _refuse_present(path: Path) -> None:

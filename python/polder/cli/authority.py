@@ -13,7 +13,8 @@ from polder.api.service import invite as make_invitation
 from polder.api.tls import new_key
 from polder.cli.answer import DURATION, answer, common, find_state, read_secret
 from polder.model import Kind, SpiffeId
-from polder.settings import AuthoritySettings, StateDir, load
+from polder.settings import AuthoritySettings, ConfigError, StateDir, load
+from polder.settings.node import is_wildcard
 from polder.settings.quantities import format_duration, parse_host
 from polder.shell.clock import chance, wall
 from polder.shell.process import Closeable, run
@@ -49,6 +50,8 @@ def init(
     place = find_state(state)
     given = {"trust_domain": trust_domain, "listen": listen, "url": url or f"https://{listen}"}
     settings = load(AuthoritySettings, None, os.environ, given)
+    if url is None and is_wildcard(settings.listen):
+        raise ConfigError("command line", "url", "say how members reach the authority: --url https://192.0.2.1:7400")
     root_password = read_secret(root_password_file, "root password") if root_password_file else None
     issuer_password = read_secret(issuer_password_file, "issuer password") if issuer_password_file else None
     made = found(place, settings, wall(), chance(), new_key, root_password, issuer_password)

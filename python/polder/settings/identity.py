@@ -125,10 +125,10 @@ class IdentityDir:
 
 
 def replace_directory(new: Path, final: Path) -> Path | None:
-    """Move ``new`` to ``final``; what stood there is kept beside it and returned. Durable."""
+    """Move ``new`` to ``final``; what stood there is kept beside it, under no valid name, and returned. Durable."""
     kept = None
     if final.exists():
-        kept = next(p for n in range(1, 10_000) if not (p := final.with_name(f"{final.name}.old-{n}")).exists())
+        kept = next(p for n in range(1, 10_000) if not (p := final.with_name(f"{final.name}~{n}")).exists())
         final.rename(kept)
     make_private(final.parent)
     new.rename(final)

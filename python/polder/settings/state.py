@@ -50,13 +50,18 @@ class StateDir:
         """Directory of one identity; there is one node in a state directory, and any number of the others."""
         return self.node if kind == "node" else self.root / kind / parse_name(name)
 
+    def enrolled(self, kind: str) -> list[Path]:
+        """Directories of the identities of ``kind`` on this machine, without those that were replaced (``NAME~1``)."""
+        here = [self.node] if kind == "node" else sorted((self.root / kind).glob("*"))
+        return [path for path in here if "~" not in path.name and (path / "identity.toml").exists()]
+
     def only(self, kind: str, name: str | None) -> Path:
         """The identity of ``kind`` called ``name``, or the only one; raises ``ConfigError`` when that is not clear."""
         if kind == "node" or name:
             path = self.identity(kind, name or "")
             found = [path] if (path / "identity.toml").exists() else []
         else:
-            found = sorted(p.parent for p in (self.root / kind).glob("*/identity.toml"))
+            found = self.enrolled(kind)
         match found:
             case [path]:
                 return path

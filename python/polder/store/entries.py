@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from polder.model import Kind, Refused, SpiffeId, Verdict
 from polder.store import tables
@@ -101,6 +101,16 @@ def record(db: Connection, uri: str, key_hash: bytes, issued: Issued, now: float
     """Remember a certificate."""
     values = {"serial": issued.serial, "uri": uri, "key_hash": key_hash, "issued_at": now, "not_after": issued.not_after}
     db.execute(insert(tables.certificates).values(chain=msgspec.msgpack.encode(issued.chain), **values))
+
+
+def forget_older(db: Connection, key_hash: bytes, serial: str) -> None:
+    """Forget a key's certificates before ``serial``, so that renewals do not fill the disk.
+
+    One stays: what a token was turned into is said again when asked. Revocation names keys, never certificates.
+    """
+    c, t = tables.certificates, tables.tokens.c
+    kept = select(t.serial).where(t.serial.is_not(None))
+    db.execute(delete(c).where(c.c.key_hash == key_hash, c.c.serial != serial, c.c.serial.not_in(kept)))
 
 
 def current_epoch(db: Connection) -> int:

@@ -23,6 +23,7 @@ from polder.store.entries import (
     entry_of,
     find_entry,
     find_token,
+    forget_older,
     is_revoked,
     lift,
     record,
@@ -115,6 +116,7 @@ class Ledger:
             save_entry(db, entry, now)
             issued = issue(entry)
             record(db, last.uri, key_hash, issued, now)
+            forget_older(db, key_hash, issued.serial)
         return entry, issued
 
     def members(self) -> tuple[Member, ...]:

@@ -25,7 +25,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 CONTEXT = b"polder/1\0"
 
 MAX_PAYLOAD = 65_536
-"""Bytes of a statement: a revocation list of 1,000 identities has some 60 KiB. Longer lists: docs/design/identity.md."""
+"""Bytes of a member's statement: a site with 64 hosts and 100 rules has some 6 KiB."""
+
+MAX_LIST = 786_432
+"""Bytes of a revocation list, which must fit a control call of 1 MiB: some 9,000 identities with one key each."""
 
 
 def sign(record: msgspec.Struct, key: ec.EllipticCurvePrivateKey, chain: tuple[bytes, ...]) -> Signed:
@@ -54,8 +57,9 @@ class ChainVerifier:
     def __call__(self, signed: Signed, now: float) -> SpiffeId:
         """Who signed; the authority itself is ``admin/authority``. Raises ``Refused``."""
         vouched = self._chain(signed.chain, now)
-        if len(signed.payload) > MAX_PAYLOAD:
-            raise Refused(Verdict.MALFORMED, f"a statement of {len(signed.payload)} bytes; {MAX_PAYLOAD} is the most")
+        most = MAX_PAYLOAD if vouched.identity else MAX_LIST
+        if len(signed.payload) > most:
+            raise Refused(Verdict.MALFORMED, f"a statement of {len(signed.payload)} bytes; {most} is the most")
         try:
             vouched.key.verify(signed.signature, CONTEXT + signed.payload, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
