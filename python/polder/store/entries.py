@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Exists, Row, delete, exists, func, insert, select, update
 
 from polder.model import Kind, Refused, SpiffeId, Verdict
 from polder.store import tables
@@ -126,6 +126,12 @@ def is_revoked(db: Connection, uri: str) -> bool:
     return db.scalar(select(r.id).where(r.uri == uri, r.lifted_epoch.is_(None)).limit(1)) is not None
 
 
+def revoked_rows() -> Exists:
+    """The condition that the row of ``identities`` at hand is on the list."""
+    r = tables.revocations.c
+    return exists().where(r.uri == tables.identities.c.uri, r.lifted_epoch.is_(None))
+
+
 def lift(db: Connection, uri: str) -> None:
     """End an identity's revocation, in a new epoch; nothing happens when there is none."""
     if is_revoked(db, uri):
@@ -146,7 +152,8 @@ def refuse_key(db: Connection, key_hash: bytes, uri: str) -> None:
 def refuse_hosts(db: Connection, uri: str, hosts: tuple[str, ...]) -> None:
     """Raise ``Refused`` when another site has one of the host names."""
     i = tables.identities.c
-    for row in db.execute(select(i.uri, i.hosts).where(i.kind == Kind.SITE, i.uri != uri)) if hosts else ():
+    others = select(i.uri, i.hosts).where(i.kind == Kind.SITE, i.uri != uri, ~revoked_rows())
+    for row in db.execute(others) if hosts else ():
         shared = set(hosts) & set(json.loads(row.hosts))
-        if shared and not is_revoked(db, row.uri):
+        if shared:
             raise Refused(Verdict.WRONG_HOLDER, f"{min(shared)} belongs to {row.uri} already; revoke that first")

@@ -29,6 +29,7 @@ from polder.store.entries import (
     record,
     refuse_hosts,
     refuse_key,
+    revoked_rows,
     same_again,
     save_entry,
 )
@@ -122,23 +123,23 @@ class Ledger:
     def members(self) -> tuple[Member, ...]:
         """Every node that said where it listens and is not revoked, by ring id."""
         i = tables.identities.c
-        query = select(i.uri, i.name, i.ring_id, i.address).where(i.kind == Kind.NODE, i.address.is_not(None))
+        query = select(i.name, i.ring_id, i.address).where(i.kind == Kind.NODE, i.address.is_not(None), ~revoked_rows())
         with transaction(self._engine) as db:
-            rows = [row for row in db.execute(query.order_by(i.ring_id)) if not is_revoked(db, row.uri)]
+            rows = db.execute(query.order_by(i.ring_id)).all()
         return tuple(Member(row.name, row.ring_id, row.address) for row in rows)
 
     def hosts(self) -> tuple[str, ...]:
         """Host names of all sites that are not revoked, sorted."""
         i = tables.identities.c
         with transaction(self._engine) as db:
-            rows = [row for row in db.execute(select(i.uri, i.hosts).where(i.kind == Kind.SITE)) if not is_revoked(db, row.uri)]
-        return tuple(sorted({host for row in rows for host in json.loads(row.hosts)}))
+            lists = db.scalars(select(i.hosts).where(i.kind == Kind.SITE, ~revoked_rows())).all()
+        return tuple(sorted({host for hosts in lists for host in json.loads(hosts)}))
 
     def identities(self) -> tuple[tuple[Entry, bool], ...]:
         """Everybody who ever enrolled, by SPIFFE id, and whether he is revoked."""
         with transaction(self._engine) as db:
-            rows = db.execute(select(tables.identities).order_by(tables.identities.c.uri)).all()
-            return tuple((entry_of(row), is_revoked(db, row.uri)) for row in rows)
+            query = select(tables.identities, revoked_rows().label("revoked")).order_by(tables.identities.c.uri)
+            return tuple((entry_of(row), bool(row.revoked)) for row in db.execute(query))
 
     def revoke(self, who: SpiffeId, reason: str, now: float) -> tuple[int, int]:
         """Revoke an identity and all keys that it ever had; returns the epoch and the number of keys.

@@ -71,6 +71,8 @@ revocations = Table(
     Column("revoked_at", Float, nullable=False),
     Column("reason", Text, nullable=False),
     Column("lifted_epoch", Integer, nullable=True),
+    Index("revocations_by_uri", "uri"),
+    Index("revocations_by_key", "key_hash"),
 )
 """Who was revoked in which epoch; ``lifted_epoch`` ends it (an identity that was invited again; keys are never reinstated)."""
 
