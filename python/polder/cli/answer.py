@@ -56,7 +56,7 @@ def read_secret(source: str, what: str) -> str:
     return text.strip()
 
 
-class DurationType(click.ParamType):
+class DurationType(click.ParamType[float]):
     """``30m``, ``24h``: seconds."""
 
     name = "duration"
