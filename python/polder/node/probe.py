@@ -33,7 +33,7 @@ class Prober:
             raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: only a site may ask whether it can be reached")
         if not 1 <= len(body.ports) <= _PORTS or not all(0 < port < 1 << 16 for port in body.ports):
             raise Refused(Verdict.MALFORMED, f"1 to {_PORTS} ports can be probed")
-        address = ip_address(source.rpartition(":")[0].strip("[]"))
+        address = ip_address(source)
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         if address.is_loopback or address.is_link_local or address.is_unspecified:

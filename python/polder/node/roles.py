@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from polder.model import Kind, Member, PathMode, Refused, Signed, SpiffeId
 from polder.node.deliveries import way_of
-from polder.shell.role_driver import RoleDriver
 from polder.overlay.access import AccessPointRole
 from polder.overlay.beacon import BeaconTable
 from polder.overlay.directory import Directory
@@ -18,6 +17,7 @@ from polder.overlay.servlet import ServletRole
 from polder.ring import Router
 from polder.settings.identity import IdentityDir
 from polder.settings.node import NodeSettings
+from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Delivery, SiteView
 from polder.trust import AUTHORITY, ChainVerifier, Revoked
 

@@ -20,7 +20,6 @@ from polder.node.calls import Calls
 from polder.node.deliveries import Deliveries
 from polder.node.memory import MAX_MEMBERS, Memory
 from polder.node.ring_driver import RingDriver
-from polder.shell.role_driver import RoleDriver
 from polder.node.roles import Roles
 from polder.ring import Chord, ChordConfig, Router
 from polder.ring.onehop import OneHop, OneHopConfig
@@ -28,6 +27,7 @@ from polder.settings.identity import IdentityDir
 from polder.settings.node import NodeSettings
 from polder.shell.clock import chance, wall
 from polder.shell.linked import Linked
+from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
 from polder.trust import read_identity
