@@ -18,6 +18,13 @@ macro_rules! counters {
     };
 }
 
+impl Counters {
+    /// What a tunnel counts.
+    pub fn meter(&self) -> crate::pump::Meter<'_> {
+        crate::pump::Meter { up: &self.bytes_up, down: &self.bytes_down, waiting: &self.receivers_waiting }
+    }
+}
+
 /// One counter.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -86,6 +93,8 @@ counters! {
     bytes_up,
     /// Bytes carried to users.
     bytes_down,
+    /// Directions of tunnels whose receiver takes nothing now.
+    receivers_waiting,
     /// Tunnels ended because nothing moved.
     tunnels_idle,
     /// Requests refused by access rules.

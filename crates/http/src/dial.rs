@@ -22,6 +22,9 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Streams of a link that may wait for their reset to be noticed: users give up often and must not cost others their link.
 const RESETS: usize = 4096;
 
+/// What small DATA frames that wait may cost, by h2's count of 256 bytes each: a million of them before the link is closed.
+const SMALL_FRAMES: usize = 256 << 20;
+
 /// Dials, shakes hands, and waits for the first PING's answer.
 pub(crate) async fn dial(plane: &Arc<Plane>, expected: &Expected, address: SocketAddr, lane: Lane) -> Result<Dialled, LinkError> {
     let world = plane.world().ok_or_else(|| LinkError::new("no snapshot is in force yet"))?;
@@ -100,7 +103,7 @@ pub(crate) fn client(limits: &Limits) -> h2::client::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .initial_max_send_streams(limits.streams_per_link as usize)
         .max_concurrent_reset_streams(RESETS)
-        .data_frame_budget(limits.link_window as usize * 4)
+        .data_frame_budget(SMALL_FRAMES)
         .enable_push(false);
     builder
 }
@@ -117,6 +120,6 @@ pub(crate) fn server(limits: &Limits) -> h2::server::Builder {
         .max_concurrent_streams(limits.streams_per_link)
         .max_concurrent_reset_streams(RESETS)
         .max_pending_accept_reset_streams(RESETS)
-        .data_frame_budget(limits.link_window as usize * 4);
+        .data_frame_budget(SMALL_FRAMES);
     builder
 }

@@ -11,7 +11,7 @@
 
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
-use crate::pump::{End, pump};
+use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Tunnel};
 use bytes::Bytes;
 use h2::RecvStream;
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
         None => Err(ProxyError::Malformed),
         Some(asked) => onward(&plane, &peer, asked, &mut client).await,
     };
-    let (far, idle) = match opened {
+    let (far, terms) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             plane.counters.tunnels_failed.up();
@@ -115,7 +115,7 @@ pub(crate) async fn serve(
     let near = Tunnel { source: client, sink: Sink::H2(sink) };
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    let end = pump(near, far, idle, &plane.counters.bytes_up, &plane.counters.bytes_down).await;
+    let end = pump(near, far, terms, plane.counters.meter()).await;
     if end == End::Idle {
         plane.counters.tunnels_idle.up();
     }
@@ -127,7 +127,7 @@ async fn onward(
     peer: &Identity,
     asked: HopRequest,
     client: &mut Source,
-) -> Result<(Tunnel, Duration), ProxyError> {
+) -> Result<(Tunnel, Terms), ProxyError> {
     let world = plane.world().ok_or(ProxyError::Unavailable)?;
     let limits = &world.plan.limits;
     let wrong = |why: &str, error| {
@@ -158,5 +158,5 @@ async fn onward(
         within: asked.within.min(Duration::from_millis(u64::from(limits.open_timeout_ms))),
     };
     let tunnel = path::open(plane, &world, &ask, client).await?;
-    Ok((tunnel, Duration::from_millis(u64::from(limits.idle_timeout_ms))))
+    Ok((tunnel, Terms::from(limits)))
 }

@@ -25,6 +25,9 @@ use tokio::time::{Instant, timeout};
 /// Added to every estimate: a lost packet costs TCP at least 200 ms (Linux's shortest retransmission time).
 const FLOOR: Duration = Duration::from_millis(500);
 
+/// What a kept chunk counts at least: each costs a frame in the queue of the link.
+const SMALL: usize = 256;
+
 /// What is wanted from here on.
 pub(crate) struct Ask {
     pub(crate) site: Arc<SitePlan>,
@@ -240,7 +243,7 @@ pub(crate) async fn converse_with(
             answer = &mut response => break answer.map_err(broken)?,
             chunk = client.next(), if replay.hungry() => match chunk {
                 Some(Ok(chunk)) => {
-                    replay.size += chunk.len();
+                    replay.size += chunk.len().max(SMALL);
                     replay.kept.push(chunk.clone());
                     stream.send_data(chunk, false).map_err(broken)?;
                 }

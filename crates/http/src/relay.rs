@@ -2,7 +2,7 @@
 
 use crate::hop;
 use crate::plane::Plane;
-use crate::pump::{End, pump};
+use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Tunnel};
 use bytes::Bytes;
 use h2::RecvStream;
@@ -22,19 +22,20 @@ fn origin(plane: &Plane, port: u16, listener: bool) -> Option<SocketAddr> {
     exact.or_else(|| if listener && origins.len() == 1 { Some(origins[0].1) } else { None })
 }
 
-async fn reach(plane: &Plane, origin: SocketAddr) -> Result<(Tunnel, Duration), ProxyError> {
-    let limits = plane.world().map(|world| (world.plan.limits.open_timeout_ms, world.plan.limits.idle_timeout_ms));
-    let (open, idle) = limits.ok_or(ProxyError::Unavailable)?;
+async fn reach(plane: &Plane, origin: SocketAddr) -> Result<(Tunnel, Terms), ProxyError> {
+    let world = plane.world().ok_or(ProxyError::Unavailable)?;
+    let limits = &world.plan.limits;
+    let open = limits.open_timeout_ms;
     let connect = timeout(Duration::from_millis(open.into()), TcpStream::connect(origin)).await;
     let stream = connect.map_err(|_| ProxyError::Timeout)?.map_err(|_| ProxyError::Unavailable)?;
     stream.set_nodelay(true).map_err(|_| ProxyError::Internal)?;
-    Ok((Tunnel::tcp(stream), Duration::from_millis(idle.into())))
+    Ok((Tunnel::tcp(stream), Terms::from(limits)))
 }
 
-async fn carry(plane: &Plane, near: Tunnel, far: Tunnel, idle: Duration) {
+async fn carry(plane: &Plane, near: Tunnel, far: Tunnel, terms: Terms) {
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    if pump(near, far, idle, &plane.counters.bytes_up, &plane.counters.bytes_down).await == End::Idle {
+    if pump(near, far, terms, plane.counters.meter()).await == End::Idle {
         plane.counters.tunnels_idle.up();
     }
 }
@@ -49,7 +50,7 @@ pub async fn serve_socket(plane: Arc<Plane>, socket: TcpStream) {
         return;
     };
     match reach(&plane, origin).await {
-        Ok((far, idle)) => carry(&plane, near, far, idle).await,
+        Ok((far, terms)) => carry(&plane, near, far, terms).await,
         Err(_) => {
             plane.counters.tunnels_failed.up(); // dropping `near` resets it, which the servlet can tell from an empty answer
         }
@@ -75,10 +76,10 @@ pub(crate) async fn serve_stream(plane: Arc<Plane>, request: Request<RecvStream>
     };
     let source = Source::h2(request.into_body());
     match reach(&plane, origin).await {
-        Ok((far, idle)) => {
+        Ok((far, terms)) => {
             let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
             drop(respond);
-            carry(&plane, Tunnel { source, sink: Sink::H2(sink) }, far, idle).await;
+            carry(&plane, Tunnel { source, sink: Sink::H2(sink) }, far, terms).await;
         }
         Err(error) => {
             plane.counters.tunnels_failed.up();

@@ -82,13 +82,17 @@ impl Source {
                 Ok(chunk) if chunk.is_empty() => None,
                 other => Some(other),
             },
-            Rest::H2(stream) => match ready!(stream.poll_data(cx)) {
-                Some(Ok(chunk)) => {
-                    let released = stream.flow_control().release_capacity(chunk.len());
-                    Some(released.map(|()| chunk).map_err(std::io::Error::other))
+            Rest::H2(stream) => loop {
+                match ready!(stream.poll_data(cx)) {
+                    // Says nothing; passed on, a few would count as an attack on the link that others share.
+                    Some(Ok(chunk)) if chunk.is_empty() => {}
+                    Some(Ok(chunk)) => {
+                        let released = stream.flow_control().release_capacity(chunk.len());
+                        break Some(released.map(|()| chunk).map_err(std::io::Error::other));
+                    }
+                    Some(Err(e)) => break Some(Err(std::io::Error::other(e))),
+                    None => break None,
                 }
-                Some(Err(e)) => Some(Err(std::io::Error::other(e))),
-                None => None,
             },
             Rest::Held => return Poll::Pending,
             Rest::Ended => None,

@@ -80,10 +80,11 @@ class Limits(Settings):
         "tunnel whose receiver is slow.",
     )
     link_window: Size = Field(
-        16 << 20,
+        256 << 20,
         ge=65_535,
         le=(1 << 31) - 1,
-        description="Flow-control window of a whole link: bounds what one peer can make this node hold, 16 MiB for each peer.",
+        description="Flow-control window of a whole link: bounds what one peer can make this node hold. Receivers that take nothing "
+        "hold a stream_window each; when half of the link's window could be theirs (128 of them), the slowest are cut.",
     )
     streams_per_link: int = Field(
         20_000,

@@ -38,6 +38,8 @@ counters! {
     bytes_up,
     /// Bytes to clients.
     bytes_down,
+    /// Directions of tunnels whose receiver takes nothing now.
+    receivers_waiting,
     /// Refused by the access rules.
     refused_denied,
     /// Refused because no site registered the target.

@@ -8,7 +8,7 @@ use super::origin::Body;
 use super::out::{H1Out, Out};
 use super::pool::Pool;
 use super::request::Request;
-use crate::pump::{End, pump};
+use crate::pump::{End, Meter, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::{Bytes, BytesMut};
 use polder_wire::Refusal;
@@ -68,9 +68,10 @@ where
 }
 
 async fn carry(client: &Client, near: Tunnel, far: Tunnel) {
-    let idle = Duration::from_millis(u64::from(client.ctx.limits().idle_timeout_ms));
+    let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
-    if pump(near, far, idle, &counters.bytes_up, &counters.bytes_down).await == End::Idle {
+    let meter = Meter { up: &counters.bytes_up, down: &counters.bytes_down, waiting: &counters.receivers_waiting };
+    if pump(near, far, terms, meter).await == End::Idle {
         counters.over_idle.up();
     }
 }

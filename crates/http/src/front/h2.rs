@@ -7,7 +7,7 @@ use super::origin::Body;
 use super::out::{H2Out, Out};
 use super::pool::Pool;
 use super::request::{Parts, Request};
-use crate::pump::{End, pump};
+use crate::pump::{End, Meter, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -225,9 +225,10 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     };
     let Ok(stream) = respond.send_response(Response::new(()), false) else { return StreamEnd::Reset };
     let near = Tunnel { source, sink: Sink::H2(stream) };
-    let idle = Duration::from_millis(u64::from(client.ctx.limits().idle_timeout_ms));
+    let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
-    if pump(near, far, idle, &counters.bytes_up, &counters.bytes_down).await == End::Idle {
+    let meter = Meter { up: &counters.bytes_up, down: &counters.bytes_down, waiting: &counters.receivers_waiting };
+    if pump(near, far, terms, meter).await == End::Idle {
         counters.over_idle.up();
     }
     StreamEnd::Good
