@@ -160,10 +160,8 @@ impl Settings {
         }
         let revoked = Revoked::new(&snapshot.revocations)
             .map_err(|index| SettingsError::new("revocations.keys", format!("hash {index} has not 32 bytes")))?;
-        // Our own issuer: the overlay has one at a time, and for some time the one before.
-        let mut issuers = RootCertStore::empty();
-        issuers.add_parsable_certificates(snapshot.identity.chain.iter().skip(1).map(|c| CertificateDer::from(c.to_vec())));
-        let trust = Trust::new(snapshot.trust_domain.clone(), roots, issuers.subjects(), revoked, &provider)
+        let issuers = snapshot.identity.chain.iter().skip(1).map(|c| CertificateDer::from(c.to_vec())).collect();
+        let trust = Trust::new(snapshot.trust_domain.clone(), roots, issuers, revoked, &provider)
             .map_err(|e| SettingsError::new("roots", e))?;
         let trust = Arc::new(trust);
         let (key, me) = own_identity(snapshot, &trust, &provider, now)?;

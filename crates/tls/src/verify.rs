@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub(crate) struct Trust {
     domain: String,
     roots: Arc<RootCertStore>,
+    issuers: Vec<CertificateDer<'static>>,
     clients: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
     revoked: Revoked,
@@ -29,26 +30,31 @@ pub(crate) enum Side {
 }
 
 impl Trust {
-    /// `issuers`: names that a caller's certificate may bear as its issuer's, besides the roots'.
+    /// `issuers`: certificates between the roots and leaves that we know already.
     pub(crate) fn new(
         domain: String,
         roots: RootCertStore,
-        issuers: Vec<DistinguishedName>,
+        issuers: Vec<CertificateDer<'static>>,
         revoked: Revoked,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let roots = Arc::new(roots);
+        let mut names = RootCertStore::empty();
+        names.add_parsable_certificates(issuers.iter().cloned());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .add_root_hint_subjects(issuers)
+            .add_root_hint_subjects(names.subjects())
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(Trust { domain, roots, clients, algorithms: provider.signature_verification_algorithms, revoked })
+        Ok(Trust { domain, roots, issuers, clients, algorithms: provider.signature_verification_algorithms, revoked })
     }
 
     /// Full verification: chain, then identity, time and revocation.
     pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], side: Side, now: UnixTime) -> Result<Identity, Rejected> {
         let (leaf, issuers) = chain.split_first().ok_or(Rejected::None)?;
         let identity = self.identify(leaf, now)?;
+        // A browser that knows the issuer as a narrow root of its own sends the leaf alone.
+        let issuers: Vec<_> = issuers.iter().chain(&self.issuers).cloned().collect();
+        let issuers = issuers.as_slice();
         let chained = match side {
             Side::Client => self.clients.verify_client_cert(leaf, issuers, now).map(|_| ()),
             Side::Server => ParsedCertificate::try_from(leaf).and_then(|leaf| {
@@ -85,7 +91,7 @@ pub(crate) struct Callers(pub(crate) Arc<Trust>);
 impl ClientCertVerifier for Callers {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // Browsers use the hint to offer the right certificate. The issuer must be in it: a browser that knows the issuer as
-        // a narrow root of its own builds no chain beyond it and would have none to offer.
+        // a narrow root of its own builds no chain beyond it, and would have none to offer.
         self.0.clients.root_hint_subjects()
     }
 
