@@ -15,7 +15,8 @@ from polder.lab.processes import Processes
 from polder.lab.switch import address_record
 from polder.lab.world import World
 
-TOOL = [sys.executable, "-m", "polder.lab.tool"]
+TOOL = ["nice", sys.executable, "-m", "polder.lab.tool"]
+"""Bots are other people's machines: what they compute must not slow down what is measured."""
 _SLACK_S = 15.0
 
 
@@ -33,8 +34,8 @@ class UdpFlood(_Attack):
     """UDP packets from the bots' true addresses, or forged ones."""
 
     kind: Literal["udp-flood"] = "udp-flood"
-    mbit_s: float = Field(80.0, gt=0, le=1000)
-    size: int = Field(1200, ge=64, le=1500)
+    mbit_s: float = Field(60.0, gt=0, le=1000)
+    size: int = Field(1400, ge=64, le=1500)
     port: int = Field(0, ge=0, le=65535, description="0: another one for every packet")
     forged: bool = False
 

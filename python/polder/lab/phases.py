@@ -17,8 +17,8 @@ from polder.lab.processes import ProcessError, Processes
 from polder.lab.world import World
 
 SAMPLE_S = 0.5
-_LEAD_S = 1.5
-"""Readers' processes need this long to start; they all begin at one moment."""
+_LEAD_S = 3.0
+"""Readers' and attackers' processes need this long to start on two cores; the readers all begin at one moment."""
 _SLACK_S = 20.0
 _CLEAR_S = 0.5
 

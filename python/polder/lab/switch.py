@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import msgspec
 
 _LARGEST_REPORT = 1 << 18
 _PATIENCE_S = 10.0
+_PRIORITY = -10
 
 
 class SwitchError(RuntimeError):
@@ -85,6 +87,8 @@ class Switch:
             stderr=log,
             pass_fds=[*fds, far.fileno()],
         )
+        with contextlib.suppress(PermissionError):  # it is the Internet: it should not wait for those who use it
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _PRIORITY)
         assert self._process.stdin is not None
         self._process.stdin.write(config)
         self._process.stdin.close()
