@@ -189,7 +189,7 @@ async def _node(name: str, settings: NodeSettings) -> list[Finding]:
 
 
 async def _site(name: str, directory: Path, settings: SiteSettings) -> list[Finding]:
-    origin = await look_at(settings.origin, None)
+    origin = await look_at(settings.origin)
     findings = [
         Finding(f"{name} origin", False, f"{origin.url}: {origin.trouble}", "start the web server, or mend `origin` in site.toml")
         if origin.trouble

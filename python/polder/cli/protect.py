@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from cryptography import x509
 
 from polder.cli.answer import answer, common, find_state
 from polder.host.client import SOCKET
@@ -17,6 +18,7 @@ from polder.settings.identity import IdentityDir
 from polder.settings.quantities import parse_host
 from polder.settings.toml import dump
 from polder.site.outside import Origin, Seen, accepting, look_at, outer_addresses, seen_from
+from polder.trust import read_identity
 
 _HEADING = "This protected site. Every knob: `polder config schema site`. Drop-ins: conf.d/*.toml"
 _ASKED_NODES = 2
@@ -58,9 +60,10 @@ def protect(
     file = directory / "site.toml"
     if file.exists() and not replace:
         raise ConfigError(str(file), "", "this site is protected already: change it there, or say --replace")
-    wanted = _wanted(url, identity, host_helper, knobs)
+    certified = read_identity(x509.load_der_x509_certificate(identity.chain[0])).hosts
+    wanted = _wanted(url, identity.id.name, certified, host_helper, knobs)
     settings = load(SiteSettings, None, {}, wanted)
-    looked = asyncio.run(_look(settings, identity, probe))
+    looked = asyncio.run(_look(settings, identity, (settings.hosts or certified)[:1], probe))
     origin: Origin = looked["origin"]
     if origin.status is None:
         raise Refused(
@@ -71,10 +74,11 @@ def protect(
     facts = {
         "site": settings.name,
         "origin": {"url": origin.url, "status": origin.status, "server": origin.server, "tls": origin.tls},
-        "hosts": list(settings.hosts or identity.hosts),
+        "hosts": list(settings.hosts or certified),
         "transport": settings.transport,
         "reachable_at": looked["here"],
         "reachable_from_nodes": [{"address": seen.address, "ports": list(seen.open)} for seen in looked["seen"] if seen.open],
+        "probe_trouble": [seen.trouble for seen in looked["seen"] if seen.trouble],
         "probed_by": sum(seen.trouble is None for seen in looked["seen"]),
         "warnings": warnings,
         "settings": str(file),
@@ -83,17 +87,17 @@ def protect(
     return 0
 
 
-def _wanted(url: str, identity: IdentityDir, host_helper: str | None, knobs: dict[str, Any]) -> dict[str, Any]:
+def _wanted(url: str, name: str, certified: tuple[str, ...], host_helper: str | None, knobs: dict[str, Any]) -> dict[str, Any]:
     hosts = [parse_host(host) for host in knobs["hosts"]]
-    if foreign := [host for host in hosts if host not in identity.hosts]:
+    if foreign := [host for host in hosts if host not in certified]:
         raise Refused(
             Verdict.DENIED,
-            f"{', '.join(foreign)}: not in this site's certificate ({', '.join(identity.hosts) or 'no host'}); ask the operator for "
-            f"`polder invite site {identity.id.name} --host {foreign[0]}`",
+            f"{', '.join(foreign)}: not in this site's certificate, which has {', '.join(certified) or 'no host'}; "
+            f"ask the operator for `polder invite site {name} --host {foreign[0]}`",
         )
     gre = knobs["transport"] == "gre"
     return {
-        "name": identity.id.name,
+        "name": name,
         "origin": url.rstrip("/"),
         "allow": list(knobs["allow"]),
         **({"deny": list(knobs["deny"])} if knobs["deny"] else {}),
@@ -105,11 +109,10 @@ def _wanted(url: str, identity: IdentityDir, host_helper: str | None, knobs: dic
     }
 
 
-async def _look(settings: SiteSettings, identity: IdentityDir, probe: bool) -> dict[str, Any]:
+async def _look(settings: SiteSettings, identity: IdentityDir, host: tuple[str, ...], probe: bool) -> dict[str, Any]:
     """The origin, where it answers on this machine, and what nodes see."""
     port = int(settings.port_map()[0][1].rpartition(":")[2])
-    hosts = settings.hosts or identity.hosts
-    origin = await look_at(settings.origin, hosts[0] if hosts else None)
+    origin = await look_at(settings.origin, *host)
     here = await accepting(outer_addresses(), port) if origin.status is not None else []
     seen: list[Seen] = []
     if probe and origin.status is not None and identity.members:
@@ -149,6 +152,7 @@ def _text(facts: dict[str, Any], origin: Origin) -> str:
     lines = [f"Site {facts['site']} ({', '.join(facts['hosts'])}): origin {origin.url} answers {said}."]
     if facts["probed_by"] and not facts["reachable_from_nodes"]:
         lines.append(f"{facts['probed_by']} nodes tried to reach it directly and could not.")
+    lines += [f"A node did not look: {trouble}" for trouble in facts["probe_trouble"]]
     lines += [f"Warning: {warning}" for warning in facts["warnings"]]
     return "\n".join([*lines, f"Written: {facts['settings']}"])
 

@@ -34,7 +34,7 @@ class Origin:
     trouble: str | None
 
 
-async def look_at(origin: str, host: str | None) -> Origin:
+async def look_at(origin: str, host: str | None = None) -> Origin:
     """Fetch ``/`` from ``origin`` (URL or ``ip:port``) as a user of ``host`` would; no certificate is checked, none is hidden."""
     url = origin if "://" in origin else f"http://{origin}"
     headers = {"Host": host} if host else {}
@@ -52,6 +52,8 @@ async def look_at(origin: str, host: str | None) -> Origin:
             return Origin(url, answer.status, server, url.startswith("https"), trouble)
     except TimeoutError:
         return Origin(url, None, "", url.startswith("https"), f"no answer within {_PATIENCE_S:.0f} s")
+    except aiohttp.ClientConnectorError as error:
+        return Origin(url, None, "", url.startswith("https"), error.strerror or "it cannot be connected to")
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Origin(url, None, "", url.startswith("https"), str(error) or type(error).__name__)
 
