@@ -9,6 +9,7 @@ pub mod guard;
 pub mod hello;
 pub mod pace;
 pub mod packet;
+pub mod spoof;
 pub mod strangers;
 pub mod switch;
 
@@ -33,6 +34,7 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
     match name {
         "switch" => switch::run(parse(config)?).map(|()| Vec::new()),
         "flood" => flood::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "spoof" => spoof::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 const HOPS: u8 = 64;
+const DONT_FRAGMENT: u16 = 0x4000;
 
 /// From where to where: addresses of one family, and ports.
 #[derive(Clone, Copy, Debug)]
@@ -59,13 +60,29 @@ pub fn ip(source: IpAddr, target: IpAddr, protocol: u8, body: &[u8]) -> Vec<u8> 
 }
 
 fn ipv4(source: Ipv4Addr, target: Ipv4Addr, protocol: u8, body: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(20 + body.len()).unwrap_or(u16::MAX);
-    let mut packet = Vec::with_capacity(20 + body.len());
-    packet.extend([0x45, 0]);
+    ipv4_packet(source, target, &[], DONT_FRAGMENT, protocol, body)
+}
+
+/// An IPv4 packet with `options` (a multiple of 4 bytes, at most 40) and any fragment field; empty for IPv6 addresses.
+pub fn ipv4_with(source: IpAddr, target: IpAddr, options: &[u8], fragment: u16, protocol: u8, body: &[u8]) -> Vec<u8> {
+    match (source, target) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => ipv4_packet(source, target, options, fragment, protocol, body),
+        _ => Vec::new(),
+    }
+}
+
+fn ipv4_packet(source: Ipv4Addr, target: Ipv4Addr, options: &[u8], fragment: u16, protocol: u8, body: &[u8]) -> Vec<u8> {
+    let header = 20 + options.len();
+    let length = u16::try_from(header + body.len()).unwrap_or(u16::MAX);
+    let mut packet = Vec::with_capacity(header + body.len());
+    packet.extend([0x40 | (header / 4) as u8, 0]);
     packet.extend(length.to_be_bytes());
-    packet.extend([0, 0, 0x40, 0, HOPS, protocol, 0, 0]); // don't fragment
+    packet.extend([0, 0]);
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([HOPS, protocol, 0, 0]);
     packet.extend(source.octets());
     packet.extend(target.octets());
+    packet.extend(options);
     let sum = finish(add(0, &packet));
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(body);
