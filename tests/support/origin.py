@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
 PIECE = bytes(range(256)) * 256
 """64 KiB that a broken relay would not reproduce by chance."""
+
+IMAGES = 12
+"""Images of the gallery."""
+
+_GALLERY = """<!doctype html><html lang="en"><meta charset="utf-8"><title>loading</title>
+<style>body{font:16px sans-serif;margin:2em}img{width:96px;height:96px;margin:4px}</style>
+<h1>The gallery is up</h1><div id="pictures"></div><p id="echo">no echo yet</p><script>
+const pictures = Array.from({length: %(images)d}, (_, n) => new Promise((done, failed) => {
+  const image = new Image(); image.onload = () => done(image.naturalWidth); image.onerror = () => failed(new Error("image " + n));
+  image.src = "/image/" + n; document.getElementById("pictures").append(image);
+}));
+const echo = new Promise((done, failed) => {
+  const socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host + "/echo");
+  socket.onopen = () => socket.send("from the browser"); socket.onerror = () => failed(new Error("socket"));
+  socket.onmessage = message => {
+    document.getElementById("echo").textContent = message.data; socket.close(); done(message.data);
+  };
+});
+window.result = null;
+Promise.all([Promise.all(pictures), echo]).then(
+  ([widths, text]) => { window.result = {widths, text}; document.title = "done"; },
+  error => { window.result = {error: String(error)}; document.title = "failed"; });
+</script></html>"""
+
+
+def picture(number: int) -> bytes:
+    """A PNG of 96 × 96 pixels, each number of another colour and pattern."""
+    side, row = 96, bytearray()
+    for y in range(side):
+        row += b"\0"
+        for x in range(side):
+            row += bytes(((number * 37 + x) % 256, (number * 71 + y * 2) % 256, (x * y + number * 13) % 256))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(row))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 class Origin:
@@ -37,6 +78,8 @@ class Origin:
     async def _serve(self) -> None:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/", self._page)
+        app.router.add_get("/gallery", self._gallery)
+        app.router.add_get("/image/{number}", self._image)
         app.router.add_get("/bytes/{count}", self._bytes)
         app.router.add_post("/upload", self._upload)
         app.router.add_get("/echo", self._echo)
@@ -55,6 +98,14 @@ class Origin:
     async def _page(self, request: web.Request) -> web.Response:
         self._note(request)
         return web.Response(text="<!doctype html><title>Wiki</title><h1>The wiki is up</h1>", content_type="text/html")
+
+    async def _gallery(self, request: web.Request) -> web.Response:
+        self._note(request)
+        return web.Response(text=_GALLERY % {"images": IMAGES}, content_type="text/html")
+
+    async def _image(self, request: web.Request) -> web.Response:
+        self._note(request)
+        return web.Response(body=picture(int(request.match_info["number"])), content_type="image/png")
 
     async def _bytes(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
