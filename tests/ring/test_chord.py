@@ -232,10 +232,12 @@ def test_state_queries_wait_for_the_end_of_an_operation_but_pings_do_not() -> No
         << y: successors?
         << x: ping
         >> reply 3: pong
-        << x: find d
-        >> reply 4: found e final
+        << x: find b
+        >> reply 4: found c e final
+        << x: find d                         # not for us to say: c may know somebody between
+        >> reply 5: found c
         << z: notify
-        >> reply 5: pong
+        >> reply 6: pong
         << c replies neighbours pred=a e g
         >> c: notify
         >> reply 1: neighbours pred=z c e g   # the new state, not the old
@@ -486,13 +488,43 @@ def test_reunion_adopts_a_nearer_successor_seen_through_a_stranger_once_it_answe
     """)
 
 
+def test_who_met_another_ring_adopts_from_it_or_passes_it_on() -> None:
+    talk = Conversation("a", CONFIG).settled("z", "e g")
+    talk.says("""
+        << g: ping
+        >> reply 1: pong
+    """)
+    talk.machine.handle(m.Meet(member("g"), member("q")), Caller(Kind.NODE, "g", member("g").ring_id), 2, talk.now)
+    talk._collect()
+    talk.says("""
+        >> reply 2: pong
+        >> q: find a
+        << q replies found k q final         # in q's ring k follows us; in ours e does: k's place is elsewhere
+        >> e: meet
+        == list e g
+    """)
+    talk.now += 1
+    talk.machine.handle(m.Meet(member("g"), member("q")), Caller(Kind.NODE, "g", member("g").ring_id), 3, talk.now)
+    talk._collect()
+    talk.says("""
+        >> reply 3: pong
+        >> q: find a
+        << q replies found c q final
+        >> c: successors?
+        << c replies successors q
+        == list c q
+        >> c: notify
+        >> c: neighbours?
+    """)
+
+
 def test_lookups_answer_from_the_list_walk_by_the_best_and_fail_with_a_reason() -> None:
     talk = Conversation("a").settled("z", "c e g")
-    talk.machine.lookup(member("d").id, talk.now)
+    talk.machine.lookup(member("b").id, talk.now)
     talk.machine.lookup(member("a").id, talk.now)
     talk._collect()
     done = [event for event in talk.events if isinstance(event, LookupDone)]
-    assert [[each.name for each in event.members] for event in done] == [["e", "g"], ["a", "c", "e", "g"]]
+    assert [[each.name for each in event.members] for event in done] == [["c", "e", "g"], ["a", "c", "e", "g"]]
     number = talk.machine.lookup(member("t").id, talk.now)
     talk._collect()
     talk.says("""

@@ -20,6 +20,7 @@ requests = st.one_of(
     st.builds(m.GetBestPredecessor, someone, places, st.lists(places, max_size=4).map(tuple)),
     *(st.builds(kind, someone) for kind in (m.GetSuccessors, m.GetNeighbours, m.Notify, m.Ping, m.Leaving)),
     st.builds(m.Find, someone, places),
+    st.builds(m.Meet, someone, someone),
     st.builds(m.Gossip, someone, rumours, st.binary(max_size=8), st.booleans()),
 )
 answers = st.one_of(

@@ -101,6 +101,12 @@ class Leaving(_Message, frozen=True, tag="leaving"):
     """I go. A courtesy: the receiver may skip the wait for a timeout, and checks for itself."""
 
 
+class Meet(_Message, frozen=True, tag="meet"):
+    """``member`` seems to be in another ring than ours, and I am not the one who should link to it: look yourself up there."""
+
+    member: Member
+
+
 class Rumour(Frozen, frozen=True):
     """What the one-hop ring tells of one member.
 
@@ -127,7 +133,7 @@ class Gossiped(_Message, frozen=True, tag="gossiped"):
     digest: bytes
 
 
-RingRequest = GetBestPredecessor | GetSuccessors | GetNeighbours | Notify | Ping | Find | Leaving | Gossip
+RingRequest = GetBestPredecessor | GetSuccessors | GetNeighbours | Notify | Ping | Find | Leaving | Meet | Gossip
 RingAnswer = BestPredecessor | Successors | Neighbours | Pong | Busy | NotJoined | Found | Gossiped
 RingMessage = RingRequest | RingAnswer
 

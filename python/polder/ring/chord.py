@@ -30,6 +30,7 @@ from polder.model.ring_messages import (
     GetSuccessors,
     Gossip,
     Leaving,
+    Meet,
     Neighbours,
     Notify,
     NotJoined,
@@ -154,6 +155,9 @@ class Chord(Maintenance):
                 self._reply(reply_to, Pong(self.me))
                 self._departed.add(sender.ring_id)
                 self._next(now)
+            case Meet():
+                self._reply(reply_to, Pong(self.me))
+                self._introduced(request.member, now)
             case _ if self._queries.busy:
                 self._queries.delay(request, reply_to, now)
             case _:

@@ -16,6 +16,7 @@ from polder.model.ring_messages import (
     GetBestPredecessor,
     GetNeighbours,
     GetSuccessors,
+    Meet,
     Neighbours,
     Notify,
     NotJoined,
@@ -68,6 +69,7 @@ class Maintenance:
         self._exponent = 0
         self._first_round = True
         self._lookups = 0
+        self._meet_again_at = 0.0
         self._join_at: float | None = None
         self._stabilise_at: float | None = None
         self._finger_at: float | None = None
@@ -305,11 +307,23 @@ class Maintenance:
             self._begin_lookup((self.me.id + 1) % RING_SIZE, [self._rng.choice(far)], self._met, now)
 
     def _met(self, lookup: Lookup, now: float) -> None:
-        for member in lookup.members[:1]:
-            self._lost.pop(member.ring_id, None)
-            if self._is_nearer(member):
-                self._candidate = member
-                self._next(now)
+        if not lookup.members or not self.joined:
+            return
+        there = lookup.members[0]
+        self._lost.pop(there.ring_id, None)
+        first = self.table.successors[:1]
+        if self._is_nearer(there):
+            self._candidate = there
+            self._next(now)
+        elif first and there.ring_id not in {self.me.ring_id, first[0].ring_id}:
+            # In one ring it would have been our first successor. The two rings must be joined elsewhere: pass it on, round ours.
+            self._queries.send(first[0], Meet(self.me, there), lambda _answer, _now: None)
+
+    def _introduced(self, there: Member, now: float) -> None:
+        """Somebody met a member of another ring; at most one introduction in a while is followed."""
+        if there.ring_id != self.me.ring_id and now >= self._meet_again_at:
+            self._meet_again_at = now + self.config.retry_after
+            self._begin_lookup((self.me.id + 1) % RING_SIZE, [there], self._met, now)
 
     # Fingers: hints (trap 51), yet adopted only after they answered
 

@@ -28,6 +28,7 @@ from polder.model.ring_messages import (
     Gossip,
     Gossiped,
     Leaving,
+    Meet,
     NotJoined,
     Ping,
     Pong,
@@ -168,7 +169,7 @@ class OneHop:
         match request:
             case _ if not self.joined:
                 self._reply(reply_to, NotJoined(self.me))
-            case Ping() | Leaving():
+            case Ping() | Leaving() | Meet():
                 self._reply(reply_to, Pong(self.me))
             case Find():
                 heirs = self._from(int.from_bytes(request.key, "big"))[: 1 + ALTERNATIVES]

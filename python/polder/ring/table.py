@@ -1,10 +1,10 @@
 """One node's view of the ring and the routes that follow from it: data and pure look-ups.
 
-Successor lists are truth, fingers are hints (trap 51): a key inside the reach of the successor list is placed by the list alone;
-farther away any known node that precedes the key is progress.
+Successors are truth, fingers are hints (trap 51): only the node right before a key says who owns it, namely its first successor.
+From farther away any known node that precedes the key is progress, be it a finger or an inner place of the successor list.
 
     me ── s1 ── s2 ── s3 ── s4 ┄┄┄ finger ┄┄┄ finger ┄┄ key ┄┄ predecessor ── me
-    └──── decided by the list ──┘  └── closest preceding ──┘    └─ keys I own ─┘
+    └ s1's ┘    └─────────── closest preceding ───────────┘      └─ keys I own ─┘
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ class Table:
         return 0 < behind <= RING_SIZE - self.away(self.predecessor) or key == self.my_id
 
     def owners(self, key: int) -> tuple[Member, ...]:
-        """The successor that owns ``key`` and those behind it; empty when the list does not reach that far."""
-        away = (key - self.my_id) % RING_SIZE
-        for index, member in enumerate(self._successors):
-            if away <= self.away(member):
-                return self._successors[index:]
+        """The first successor and those behind it, if ``key`` lies before it and so is its; else nothing.
+
+        Only the first successor is known to have nobody between; the list's inner places may lag behind births.
+        """
+        if self._successors and (key - self.my_id) % RING_SIZE <= self.away(self._successors[0]):
+            return self._successors
         return ()
 
     def preceding(self, key: int, limit: int) -> list[Member]:
