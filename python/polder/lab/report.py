@@ -115,7 +115,7 @@ def draw(drawn: Any, outcomes: Sequence[Outcome]) -> None:
     top.minorticks_off()
     middle.set(ylabel="goodput, Mbit/s", ylim=(0, 10))
     bottom.set(ylabel="at the site's\nrouter, Mbit/s", xlabel="seconds", xlim=(-0.5, offset))
-    bottom.set_ylim(bottom=0)
+    bottom.set_ylim(0, max(12.0, 1.1 * max((one.flood_mbit_s for outcome in outcomes for one in outcome.samples), default=0.0)))
     bottom.axhline(10, color=INK, linewidth=1, linestyle=(0, (2, 2)))
     bottom.text(offset, 10, "the link's 10 ", ha="right", va="bottom", fontsize=8.5, color=INK)
 

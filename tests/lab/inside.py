@@ -1,0 +1,218 @@
+"""What the laboratory's tests do inside its namespaces: ``python -m tests.lab.inside NAME DIRECTORY``."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from polder.lab import attacks, enclosure, load, origin, phases, topology
+from polder.lab.links import LinkError, enter, ip
+from polder.lab.processes import ProcessError, Processes, wait_until_listening
+from polder.lab.switch import PathSpec
+from polder.lab.world import SITE_ADDRESS, World
+
+SMALL = """
+name = "small"
+[wide_area]
+jitter = 0.0
+[[groups]]
+name = "user"
+places = ["London"]
+[[groups]]
+name = "bot"
+count = 2
+places = ["New York", "Tokyo"]
+[site]
+place = "Amsterdam"
+down_mbit = 5
+"""
+
+CONNECT = """
+import socket, sys, time
+start = time.monotonic()
+socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20).close()
+print((time.monotonic() - start) * 1000)
+"""
+
+SERVE = """
+import socket, sys
+for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    listener = socket.socket(family)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind((address, int(sys.argv[1])))
+    listener.listen(64)
+    globals()[f"l{int(family)}"] = listener
+import signal; signal.pause()
+"""
+
+
+def small(directory: Path) -> World:
+    """One user, two bots, a site behind 5 Mbit/s."""
+    file = directory / "small.toml"
+    file.write_text(SMALL)
+    return World(topology.load(str(file)), directory)
+
+
+def connect_ms(host: str, address: str, port: int) -> float:
+    """How long a TCP connection from ``host`` takes to open."""
+    argv = [*enter(host), sys.executable, "-c", CONNECT, address, str(port)]
+    return float(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout)
+
+
+async def distances(directory: Path) -> None:
+    """Connections take the round trip of the matrix, in both families; a changed path and a pulled cable count at once."""
+    world = small(directory)
+    async with Processes(directory) as processes:
+        for host in ("site", "bot1"):
+            server = await processes.start(host, f"server-{host}", [sys.executable, "-c", SERVE, "80"])
+            await wait_until_listening(host, 80, server)
+        for address in SITE_ADDRESS:
+            assert connect_ms("user", address, 80) >= world.rtt_ms("user", "isp")
+        user, bot = world.hosts["user"], world.hosts["bot1"]
+        for address in (bot.ipv4, bot.ipv6, "bot1.lab"):
+            assert connect_ms("user", address, 80) >= world.rtt_ms("user", "bot1") > 50
+        assert user.port is not None
+        assert bot.port is not None
+        world.switch.path(user.port, bot.port, PathSpec(300_000))
+        assert connect_ms("user", bot.ipv4, 80) >= 300
+        world.switch.plug(bot.port, False)
+        before = world.counts(["user"])["drop_route"]
+        refused = subprocess.Popen([*enter("user"), sys.executable, "-c", CONNECT, bot.ipv4, "80"], stderr=subprocess.DEVNULL)
+        while world.counts(["user"])["drop_route"] == before:
+            await asyncio.sleep(0.01)
+        refused.kill()
+        refused.wait()
+    world.close()
+
+
+async def floods(directory: Path) -> None:
+    """What bots send arrives at the router, fills the narrow link and is dropped before it; forged sources get no answer."""
+    world = small(directory)
+    async with Processes(directory) as processes:
+        raid = (attacks.UdpFlood(mbit_s=20), attacks.SynFlood(rate=200, port=80), attacks.UdpFlood(mbit_s=2, forged=True))
+        reports = await attacks.launch(processes, world, raid, 1.0, seed=3)
+        assert len(reports) == 6
+        assert all(report["packets"] > 0 for report in reports)
+        sent, got = world.counts(["bot1", "bot2"]), world.counts(["isp"])
+        assert sent["in_packets"] == sum(report["packets"] for report in reports) + _noise(sent, reports)
+        narrow = world.narrow()
+        assert narrow["drops"] > 0
+        assert got["out_packets"] >= narrow["packets"]
+        six = await attacks.launch(processes, world, [attacks.UdpFlood(mbit_s=2, ipv6=True)], 0.5, seed=4)
+        assert all(report["packets"] > 0 for report in six)
+    world.close()
+
+
+def _noise(counts: dict[str, int], reports: list[dict[str, int]]) -> int:
+    """Router solicitations and the like that hosts send by themselves; the flood is counted to the packet."""
+    extra = counts["in_packets"] - sum(report["packets"] for report in reports)
+    assert 0 <= extra <= 20, extra
+    return extra
+
+
+async def strangers(directory: Path) -> None:
+    """A scan finds exactly what listens; half handshakes are answered; slow connections stay open."""
+    world = small(directory)
+    address = world.hosts["user"].ipv4
+    async with Processes(directory) as processes:
+        listen = [("0.0.0.0", 80, False), ("0.0.0.0", 443, True)]
+        await origin.start(processes, "user", directory / "nginx", ["www.polder.test"], listen)
+
+        async def tool(config: dict[str, object]) -> dict[str, object]:
+            output = await processes.run("bot1", "tool", [*attacks.TOOL, "strangers"], 30, msgspec.msgpack.encode(config))
+            return dict(msgspec.json.decode(output))
+
+        found = await tool(attacks.scan([(address, port) for port in (22, 80, 81, 443, 7443)], rate=100))
+        assert sorted(found["found"]) == [f"{address}:443", f"{address}:80"]  # type: ignore[call-overload]
+        assert found["closed"] == 3
+        hello = attacks.HandshakeFlood(rate=60, port=443, target="user")
+        (report, _) = await attacks.launch(processes, world, [hello], 1.0, seed=1)
+        assert 0 < report["answered"] == report["opened"] <= report["tried"]
+        slow = attacks.Slowloris(connections=40, port=80, target="user", drip_s=0.2)
+        for report in await attacks.launch(processes, world, [slow], 2.0, seed=1):
+            assert 0 < report["opened"] == report["most_open"] <= 20
+            assert report["closed"] == 0
+    world.close()
+
+
+async def reading(directory: Path) -> None:
+    """A reader loads the page whole; a phase counts every load; a failed reader is an error, not a silence."""
+    world = small(directory)
+    async with Processes(directory) as processes:
+        site = await origin.start(processes, "site", directory / "nginx", ["www.polder.test"], [("0.0.0.0", 443, True)])
+        reader = load.Reader(
+            url="https://www.polder.test/",
+            start=0,
+            duration=0,
+            seed=1,
+            think=0.1,
+            resolve={"www.polder.test": SITE_ADDRESS[0]},
+            ca=str(site.ca),
+        )
+        outcome = await phases.run(processes, world, phases.Plan("quiet", "Quiet", 3, {"user": reader}))
+        row = outcome.row()
+        assert row["pages"] == row["good"] > 0
+        assert all(one.bytes == site.page.total for one in outcome.loads)
+        assert any(sample.narrow_mbit_s > 0 for sample in outcome.samples)
+        try:
+            broken = msgspec.structs.replace(reader, ca=str(directory / "absent"))
+            await phases.run(processes, world, phases.Plan("broken", "Broken", 1, {"user": broken}))
+        except ProcessError as error:
+            assert "reader on user failed" in str(error)
+        else:
+            raise AssertionError("a reader without its CA file was taken for a quiet one")
+    world.close()
+
+
+async def mistakes(directory: Path) -> None:
+    """Commands that fail say so; the tools refuse strangers even inside."""
+    try:
+        ip(["link set nothing up"])
+    except LinkError as error:
+        assert "nothing" in str(error)
+    world = small(directory)
+    async with Processes(directory) as processes:
+        for target, host in (("192.0.2.1", "bot1"), ("198.19.2.10", None)):
+            flood = {"kind": "udp", "target": {"V4": list(socket.inet_aton(target))}, "port": 0, "source": None}
+            config = msgspec.msgpack.encode(flood | {"rate": 10, "size": 100, "milliseconds": 10, "seed": 1})
+            try:
+                await processes.run(host, "tool", [*attacks.TOOL, "flood"], 20, config)
+            except ProcessError as error:
+                assert "refused" in str(error)
+            else:
+                raise AssertionError(f"a flood at {target} from {host} was let loose")
+    world.close()
+
+
+async def forever(directory: Path) -> None:
+    """Leaves processes behind on purpose, says that they run, and waits to be ended from outside."""
+    world = small(directory)
+    async with Processes(directory) as processes:
+        for host in ("site", "user"):
+            server = await processes.start(host, f"server-{host}", [sys.executable, "-c", SERVE, "80"])
+            await wait_until_listening(host, 80, server)
+        print(f"up {Path('/proc/self/ns/net').stat().st_ino} {world.switch.pid}", flush=True)
+        while True:
+            await asyncio.sleep(3600)
+
+
+def main() -> int:
+    """Run one of them."""
+    work: Callable[[Path], object] = globals()[sys.argv[1]]
+    directory = Path(sys.argv[2])
+    started = time.monotonic()
+    status = enclosure.run(lambda: asyncio.run(work(directory)) or 0)  # type: ignore[arg-type]
+    print(f"{sys.argv[1]}: {time.monotonic() - started:.1f} s")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
