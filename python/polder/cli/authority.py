@@ -12,6 +12,7 @@ from polder.api.authority_dir import found, load_authority, load_roots, load_set
 from polder.api.service import invite as make_invitation
 from polder.api.tls import new_key
 from polder.cli.answer import DURATION, answer, common, find_state, read_secret
+from polder.cli.enrol import write_node_settings
 from polder.model import Kind, SpiffeId
 from polder.settings import AuthoritySettings, ConfigError, StateDir, load
 from polder.settings.node import is_wildcard
@@ -62,6 +63,7 @@ def init(
         from polder.api.local import enrol_locally  # HTTP is a third of a second that the other commands do not need
 
         identity, path = enrol_locally(load_authority(place, os.environ, issuer_password), place, name, node_listen)
+        write_node_settings(path / "node.toml", node_listen, node_listen)
         facts |= {"node": str(identity.id), "node_directory": str(path)}
         text += f"\nEnrolled this machine as node {name}."
     answer(facts, text, f"polder authority serve{_state_argument(state)}", as_json=as_json)

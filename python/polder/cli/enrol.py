@@ -39,7 +39,7 @@ def join(
     token = read_secret(token_file, "token")
     work = enrol_here(place, url, pin, token, address, kinds=frozenset({Kind.NODE}), replace=replace)
     identity, path = asyncio.run(work)
-    _write_settings(path / "node.toml", parse_address(listen), address)
+    write_node_settings(path / "node.toml", parse_address(listen), address)
     _report(identity, path, "polder node run" + (f" --state {state}" if state else ""), as_json)
 
 
@@ -73,7 +73,7 @@ def _dialled(listen: str, advertise: str | None) -> str:
     return address
 
 
-def _write_settings(file: Path, listen: str, address: str) -> None:
+def write_node_settings(file: Path, listen: str, address: str) -> None:
     """Remember what the command line said, unless the operator has written a file already; he is told if it is wrong."""
     if not file.exists():
         said = {"listen": [listen], "advertise": address if address != listen else None}

@@ -194,7 +194,10 @@ def _read(site: str | None, file: Path | None, state: str | None) -> Plan:
     try:
         found = from_json(path.read_bytes())
     except FileNotFoundError:
-        why = f"no plan at {path}: start the site's agent (`polder site run`); it writes the plan when it has appointed servlets"
+        why = (
+            f"no plan at {path}: start the site's agent (`polder site run`), which writes it when it has appointed servlets; "
+            "a site that dials out needs a filter only if its settings name an edge address"
+        )
         raise Refused(Verdict.UNKNOWN, why, retry=True) from None
     if site is not None and found.site != site:
         raise Refused(Verdict.MALFORMED, f"{path} is the plan of site {found.site}, not of {site}")

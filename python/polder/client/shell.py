@@ -35,7 +35,7 @@ class Client(Linked):
         self._identity = IdentityDir.load(path)
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)))
-        self._admin = AdminServer(path / "admin.sock", {"status": self._status})
+        self._admin = AdminServer(path / "admin.sock", {"status": self._status, "counters": self._counters})
 
     @property
     def proxy(self) -> str:
@@ -111,7 +111,6 @@ class Client(Linked):
         self.dirty()
 
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        counters = self.engine.counters()
         return {
             "user": self._identity.id.name,
             "proxy": self.proxy,
@@ -119,8 +118,10 @@ class Client(Linked):
             "sites": list(self.hosts),
             "access_points": [point.name for point in self._access_points()],
             "certificate_valid_for_s": round(self._keeper.not_after - wall()),
-            "counters": counters,
         }
+
+    def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return dict(self.engine.counters())
 
 
 async def start(path: Path, settings: ClientSettings) -> Client:
