@@ -47,7 +47,10 @@ class Engine:
 
     async def call(self, name: str, ring_id: bytes, address: str, method: str, body: bytes, timeout: float) -> bytes:
         """Call ``method`` at a node over the link to it; ``timeout`` in seconds. Raises ``CallFailed``."""
-        call_id = self._native.call(name, ring_id, address, method, body, int(timeout * 1000))
+        try:
+            call_id = self._native.call(name, ring_id, address, method, body, int(timeout * 1000))
+        except RuntimeError as error:  # stopped
+            raise CallFailed(0, str(error)) from error
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting[call_id] = future
         try:
@@ -83,10 +86,15 @@ class Engine:
         if len(batch) == _BATCH:
             self._loop.call_soon(self._drain)
         for data in batch:
-            event = decode_event(data)
-            if isinstance(event, Answer):
-                future = self._waiting.get(event.id)
-                if future is not None and not future.done():
-                    future.set_result(event)
-            else:
-                self._on_event(event)
+            try:
+                self._take(decode_event(data))
+            except Exception as error:  # one bad event must not cost the others
+                self._loop.call_exception_handler({"message": "an event could not be handled", "exception": error})
+
+    def _take(self, event: Event) -> None:
+        if not isinstance(event, Answer):
+            self._on_event(event)
+            return
+        future = self._waiting.get(event.id)
+        if future is not None and not future.done():
+            future.set_result(event)

@@ -40,6 +40,7 @@ class Linked:
         self.engine = Engine(config, self._on_event)
         self.version = 0
         self._pending: asyncio.TimerHandle | None = None
+        self._closing = False
 
     def verdicts(self) -> Verdicts:
         """What the rooms say now."""
@@ -53,7 +54,7 @@ class Linked:
 
     def dirty(self) -> None:
         """Something was decided: fold and apply within 10 ms."""
-        if self._pending is None:
+        if self._pending is None and not self._closing:
             self._pending = asyncio.get_running_loop().call_later(_GATHER, self.apply)
 
     def apply(self) -> None:
@@ -80,6 +81,7 @@ class Linked:
 
     async def close(self, deadline: float = 5.0) -> None:
         """Stop tasks and engine; tunnels get ``deadline`` seconds to end."""
+        self._closing = True
         await self.tasks.close()
         if self._pending is not None:
             self._pending.cancel()
