@@ -1,15 +1,16 @@
 //! From an accepted socket to whoever serves it.
 
+use polder_flow::Bucket;
 use polder_http::front::{self, FrontContext};
 use polder_http::plane::Plane;
 use polder_http::tunnel::Opener;
 use polder_http::{peer, relay};
 use polder_tls::{Alpn, HandshakeError};
-use polder_types::{Kind, Role};
+use polder_types::{Kind, Limits, Role};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -17,8 +18,31 @@ use tokio::time::{sleep, timeout};
 /// Connections that the kernel may finish before we take them.
 const BACKLOG: u32 = 4096;
 
+/// Strangers' handshakes per second in all, as a multiple of one source's budget. A mutual handshake costs about 1.2 ms of
+/// CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources the flood has.
+const SOURCES: u32 = 8;
+
+/// The budget of strangers' handshakes.
+pub(crate) struct Budget {
+    bucket: Mutex<Bucket>,
+    born: Instant,
+}
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Budget { bucket: Mutex::new(Bucket::full(u32::MAX, 0)), born: Instant::now() }
+    }
+
+    fn take(&self, limits: &Limits) -> bool {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let rate = limits.handshake_rate_per_source.saturating_mul(SOURCES);
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(rate, now)
+    }
+}
+
 /// What every accepted connection needs.
 pub(crate) struct Door {
+    pub(crate) budget: Budget,
     pub(crate) plane: Arc<Plane>,
     pub(crate) front: Arc<FrontContext>,
     pub(crate) opener: Arc<dyn Opener>,
@@ -81,8 +105,8 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
     let mut pass = None;
     if !known {
         match door.front.enter(from) {
-            Ok(entered) => pass = Some(entered),
-            Err(_) => return plane.counters.connections_refused.up(),
+            Ok(entered) if door.budget.take(&world.plan.limits) => pass = Some(entered),
+            _ => return plane.counters.connections_refused.up(),
         }
     }
     let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));

@@ -9,7 +9,7 @@ mod accept;
 mod queue;
 mod status;
 
-use accept::Door;
+use accept::{Budget, Door};
 use bytes::Bytes;
 use polder_http::control;
 use polder_http::forwarder::Forwarder;
@@ -166,7 +166,7 @@ impl Engine {
             Role::Forwarder => Arc::new(Forwarder::new(self.plane.clone())),
             Role::Node | Role::Site => Arc::new(Overlay::new(self.plane.clone())),
         };
-        let door = Arc::new(Door { plane: self.plane.clone(), front: front.clone(), opener });
+        let door = Arc::new(Door { budget: Budget::new(), plane: self.plane.clone(), front: front.clone(), opener });
         for listener in listeners {
             self.handle.spawn(accept::listen(door.clone(), listener, self.stop.subscribe()));
         }
@@ -198,7 +198,7 @@ impl Engine {
 
     /// Links, tunnels, version in force, as a MessagePack map.
     pub fn status(&self) -> Vec<u8> {
-        status::encode(&self.plane)
+        status::encode(&self.plane, self.tunnels())
     }
 
     /// Stops: no new connections at once, tunnels end until `deadline`, then everything is dropped. Waits for the end;
@@ -211,7 +211,7 @@ impl Engine {
         if let Some(front) = self.front.get() {
             front.drain();
         }
-        while self.plane.counters.tunnels_open.get() > 0 && Instant::now() < until {
+        while self.tunnels() > 0 && Instant::now() < until {
             std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }
         self.end.send_replace(true);
@@ -219,6 +219,11 @@ impl Engine {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+
+    /// Tunnels open now, in whatever role.
+    fn tunnels(&self) -> u64 {
+        self.plane.counters.tunnels_open.get() + self.front.get().map_or(0, |front| front.counters.tunnels_open.get())
     }
 
     fn running(&self) -> Result<(), EngineError> {

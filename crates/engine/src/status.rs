@@ -24,7 +24,7 @@ struct Link {
     rtt_us: u64,
 }
 
-pub(crate) fn encode(plane: &Plane) -> Vec<u8> {
+pub(crate) fn encode(plane: &Plane, tunnels: u64) -> Vec<u8> {
     let world = plane.world();
     let me = world.as_ref().map(|world| world.tls.me());
     let lane = |lane| match lane {
@@ -36,7 +36,7 @@ pub(crate) fn encode(plane: &Plane) -> Vec<u8> {
         version: world.as_ref().map_or(0, |world| world.plan.version),
         identity: me.map(|me| me.uri.to_string()).unwrap_or_default(),
         not_after: me.map_or(0, |me| me.not_after),
-        tunnels: plane.counters.tunnels_open.get(),
+        tunnels,
         connections: plane.counters.connections_open.get(),
         dialouts: plane.dialled_out().iter().map(ToString::to_string).collect(),
         links: plane

@@ -107,8 +107,8 @@ counters! {
     refused_stale,
     /// Hops that peers asked for wrongly: unknown site, no role for it, no hops left.
     refused_hop,
-    /// Requests by users' clients.
-    requests,
+    /// Refusals that were counted but not told, because there were too many.
+    refusals_untold,
     /// Control calls received.
     calls_in,
     /// Control calls answered 503 because the queue was full.

@@ -105,6 +105,7 @@ struct Slot {
     open_us: AtomicU64,
     used: Mutex<Instant>,
     keeper: Mutex<Option<AbortHandle>>,
+    retired: AtomicBool,
 }
 
 /// Every link of this process.
@@ -139,10 +140,14 @@ impl Links {
         request: Request<()>,
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), LinkError> {
-        let slot = self.slot(plane, peer, lane);
-        *slot.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         loop {
-            let live = slot.up().await?;
+            let slot = self.slot(plane, peer, lane);
+            *slot.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let live = match slot.up().await {
+                Ok(live) => live,
+                Err(_) if slot.retired.load(Relaxed) => continue, // a new certificate, a new link
+                Err(why) => return Err(why),
+            };
             let send = live.send.clone().ok_or_else(|| LinkError::new("this lane opens no streams"))?;
             match send.ready().await {
                 Ok(mut send) => return send.send_request(request, end).map_err(LinkError::new),
@@ -268,6 +273,7 @@ impl Slot {
             open_us: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
             keeper: Mutex::new(None),
+            retired: AtomicBool::new(false),
         });
         let keeper = tokio::spawn(keep(plane.clone(), slot.clone()));
         *slot.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper.abort_handle());
@@ -276,6 +282,7 @@ impl Slot {
 
     /// Ends the keeper and lets go of the connection: it closes itself after its last stream.
     fn retire(&self) {
+        self.retired.store(true, Relaxed);
         if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
             keeper.abort();
         }

@@ -6,13 +6,17 @@ use crate::dialout::DialOuts;
 use crate::link::Links;
 use crate::registry::Registry;
 use arc_swap::ArcSwapOption;
+use polder_flow::Bucket;
 use polder_plan::Plan;
 use polder_tls::Settings;
 use polder_types::{Event, Role, SiteName};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+/// Refusals told per second (burst: twice that).
+const TOLD: u32 = 50;
 
 /// Where events go. Never blocks.
 pub trait Events: Send + Sync + 'static {
@@ -59,6 +63,8 @@ pub struct Plane {
     /// Control calls that wait.
     pub calls: Calls,
     draining: watch::Sender<bool>,
+    told: Mutex<Bucket>,
+    born: Instant,
     events: Arc<dyn Events>,
     world: ArcSwapOption<World>,
 }
@@ -80,6 +86,8 @@ impl Plane {
             dialouts: DialOuts::default(),
             calls,
             draining: watch::Sender::new(false),
+            told: Mutex::new(Bucket::full(TOLD, 0)),
+            born: Instant::now(),
             events,
             world: ArcSwapOption::empty(),
         })
@@ -137,8 +145,13 @@ impl Plane {
         self.events.offer(call)
     }
 
-    /// Tells the operator of a refusal.
+    /// Tells the operator of a refusal, [`TOLD`] times a second at most: whoever is refused a thousand times shall not keep
+    /// Python busy. The counters tell of all.
     pub fn refused(&self, what: &str, why: impl Into<String>, who: impl Into<String>, source: Option<IpAddr>) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !self.told.lock().unwrap_or_else(PoisonError::into_inner).take(TOLD, now) {
+            return self.counters.refusals_untold.up();
+        }
         let source = source.map(|ip| ip.to_string()).unwrap_or_default();
         self.emit(Event::Refused { what: what.into(), why: why.into(), who: who.into(), source });
     }

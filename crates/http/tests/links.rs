@@ -1,4 +1,5 @@
 //! Links: who is let in, what happens when a peer dies, is revoked, or renews.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

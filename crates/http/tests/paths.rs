@@ -1,4 +1,5 @@
 //! Tunnels through one to ten nodes, in every path mode.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Carrying bytes, on a clock that stands still while there is work.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use polder_http::counters::Counters;

@@ -1,4 +1,5 @@
 //! A resumed session is worth no more than a new one.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -28,6 +28,8 @@ counters! {
     requests,
     /// Tunnels opened.
     tunnels,
+    /// Tunnels that are open now.
+    tunnels_open,
     /// Plain-HTTP exchanges answered by an origin.
     exchanges,
     /// Exchanges that found an open tunnel to use again.

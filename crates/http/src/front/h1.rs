@@ -71,6 +71,7 @@ async fn carry(client: &Client, near: Tunnel, far: Tunnel) {
     let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
     let meter = Meter { up: &counters.bytes_up, down: &counters.bytes_down, waiting: &counters.receivers_waiting };
+    let _open = counters.tunnels_open.hold();
     if pump(near, far, terms, meter).await == End::Idle {
         counters.over_idle.up();
     }

@@ -1,5 +1,5 @@
 //! A whole overlay in one process: a private authority, nodes with real listeners on loopback, an origin.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Events, Plane, PlaneConfig, World, unix_now};
