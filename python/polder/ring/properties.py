@@ -157,7 +157,9 @@ class Watch:
         )
 
     def _others_changed(self, node: int) -> None:
-        for other in self._listed_by.get(node, ()):
+        """``node`` came or went: for those that list it, and, where one is left alone or no longer, for all."""
+        others = tuple(self.lists) if len(self.lists) <= 2 else self._listed_by.get(node, ())
+        for other in others:
             self._set_best(other)
 
     def _set_best(self, node: int) -> None:
