@@ -118,6 +118,7 @@ class Client(Linked):
             "sites": list(self.hosts),
             "access_points": [point.name for point in self._access_points()],
             "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+            "renewals": self._keeper.renewals,
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:

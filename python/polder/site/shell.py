@@ -232,6 +232,7 @@ class Site(Linked):
             "epoch": self._role.epoch,
             "pool": len(self._pool),
             "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+            "renewals": self._keeper.renewals,
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
