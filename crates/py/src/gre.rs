@@ -18,7 +18,7 @@ fn config(bytes: &[u8]) -> PyResult<GreConfig> {
 fn raised(error: GreError) -> PyErr {
     match error {
         GreError::Config(_) => PyValueError::new_err(error.to_string()),
-        GreError::System(error) => PyOSError::new_err(error.to_string()),
+        GreError::System(_) => PyOSError::new_err(error.to_string()),
     }
 }
 

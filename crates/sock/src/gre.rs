@@ -230,6 +230,7 @@ impl Pump {
             let at = slot * PACKET;
             let Some(room) = self.scratch.get_mut(at..at + PACKET) else { break };
             let length = match self.tun.read(&mut room[GRE_HEADER..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()), // a device never says so; a socket in its place does
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
