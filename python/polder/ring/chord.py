@@ -102,6 +102,16 @@ class Chord(Maintenance):
         self._become_member(others, now)
         self._note_changes()
 
+    def settled(self, table: Table, now: float) -> None:
+        """Begin as a member in the middle of a ring that stands: how simulations of large rings start."""
+        self.table = table
+        self._become_member(table.successors, now)
+        self._stabilise_at = now + self.config.stabilise_every * self._rng.random()
+        self._finger_at = now + self.config.finger_every * self._rng.random()
+        self._reunite_at = now + self.config.reunite_every * self._rng.random()
+        self._first_round = False
+        self._note_changes()
+
     def join(self, contacts: Iterable[Member], now: float) -> None:
         """Join through any of ``contacts``; goes on trying. Contacts are remembered for healing."""
         self._remember(contacts)

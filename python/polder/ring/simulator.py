@@ -22,6 +22,7 @@ from polder.ring.chord import Chord
 from polder.ring.config import ChordConfig
 from polder.ring.properties import Watch, ideal, principals, violations
 from polder.ring.router import LookupDone, LookupFailed, Misbehaved, Reply, Send
+from polder.ring.table import standing
 
 Latency = Callable[[int, int, Random], float]
 """One-way seconds from node number a to node number b."""
@@ -107,13 +108,14 @@ class Simulator:
         self._tokens = 0
         self._flow: deque[tuple[float, str, str, str, str]] = deque(maxlen=config.flow)
         self._in_flight: dict[int, tuple[int, ...]] = {}
-        self._numbers = 0
+        self._all: list[Node] = []
+        self._pinned: list[Node] = []
 
     # Births and deaths
 
     def base(self, count: int) -> list[Node]:
         """The pinned members with which the ring begins."""
-        nodes = [self._make(base=True) for _ in range(count)]
+        nodes = self._pinned = [self._make(base=True) for _ in range(count)]
         members = [node.member for node in nodes]
         for node in nodes:
             node.machine.born(members, self.now)
@@ -124,6 +126,20 @@ class Simulator:
             self._drain(node)
         return nodes
 
+    def standing(self, count: int) -> None:
+        """A large ring that stands already; its first ``r + 1`` members are the pinned base."""
+        nodes = sorted((self._make() for _ in range(count)), key=lambda node: node.member.ring_id)
+        self._pinned = nodes[: self.config.chord.successors + 1]
+        for node in self._pinned:
+            node.base = True
+        tables = standing([node.member for node in nodes], self.config.chord.successors)
+        for node, table in zip(nodes, tables, strict=True):
+            node.machine.settled(table, self.now)
+            node.listed = _ids(node.machine.successors())
+        self._judge(self.watch.begin({node.member.id: node.listed or () for node in nodes}))
+        for node in nodes:
+            self._drain(node)
+
     def found(self) -> Node:
         """A ring of one."""
         node = self._make()
@@ -133,9 +149,9 @@ class Simulator:
 
     def join(self, again: Node | None = None) -> Node:
         """A new node joins, given two pinned members and two others; ``again``: a dead one comes back, knowing nothing."""
-        pinned = [node.member for node in self.live() if node.base]
-        others = [node.member for node in self.live() if not node.base]
-        contacts = [member for group in (pinned, others) for member in self.rng.sample(group, min(2, len(group)))]
+        pinned = [node for node in self._pinned if node.alive and node.base]
+        chosen = self.rng.sample(pinned, min(2, len(pinned))) + [self.any_live() for _ in range(2)]
+        contacts = {node.member.ring_id: node.member for node in chosen}.values()
         node = self._make(again)
         node.machine.join(contacts, self.now)
         self.counts["joined"] += 1
@@ -150,7 +166,7 @@ class Simulator:
         in_flight = self._in_flight.values()
         if any(not any(entry != ring_id and entry in self.watch.lists for entry in listed) for listed in in_flight):
             return False
-        if any(node.base for node in self.nodes.values()):
+        if any(node.base for node in self._pinned):
             return True
         remaining = {node: listed for node, listed in self.watch.lists.items() if node != ring_id}
         return len(principals(remaining, in_flight)) > self.config.chord.successors
@@ -166,6 +182,14 @@ class Simulator:
         if victim.listed is not None:
             victim.listed = None
             self._judge(self.watch.remove(victim.member.id))
+
+    def any_live(self) -> Node:
+        """A random one that runs."""
+        for _ in range(20):
+            node = self.rng.choice(self._all)
+            if node.alive:
+                return node
+        return self.rng.choice(self.live())
 
     def live(self) -> list[Node]:
         """All that run, members or joining."""
@@ -210,8 +234,7 @@ class Simulator:
 
     def _make(self, again: Node | None = None, base: bool = False) -> Node:
         if again is None:
-            number = self._numbers
-            self._numbers += 1
+            number = len(self._all)
             ring_id = self.rng.randrange(RING_SIZE)
             member = Member.of(f"n{number}", ring_id, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:7443")
         else:
@@ -219,6 +242,10 @@ class Simulator:
         machine = Chord(member, self.config.chord, Random(self.rng.getrandbits(64)))  # noqa: S311
         node = Node(number, member, machine, self.now, base)
         self.nodes[member.id] = node
+        if again is None:
+            self._all.append(node)
+        else:
+            self._all[number] = node
         return node
 
     def _at(self, when: float, action: Callable[[], None]) -> None:
@@ -348,6 +375,8 @@ def _ids(members: tuple[Member, ...]) -> tuple[int, ...]:
 def churn(sim: Simulator, *, joins_per_s: float, deaths_per_s: float, until: float, least: int) -> Iterator[str]:
     """Random births, returns and deaths until ``until``; never fewer than ``least`` running nodes. Yields what happened."""
     rate = joins_per_s + deaths_per_s
+    running = len(sim.live())
+    dead: list[Node] = []
     while True:
         pause = sim.rng.expovariate(rate)
         if sim.now + pause > until:
@@ -355,13 +384,14 @@ def churn(sim: Simulator, *, joins_per_s: float, deaths_per_s: float, until: flo
             return
         sim.run(sim.now + pause)
         if sim.rng.random() < joins_per_s / rate:
-            dead = [node for node in sim.nodes.values() if not node.alive]
-            again = sim.rng.choice(dead) if dead and sim.rng.random() < 0.3 else None
-            sim.join(again=again)
+            again = dead.pop(sim.rng.randrange(len(dead))) if dead and sim.rng.random() < 0.3 else None
+            sim.join(again)
+            running += 1
             yield "join"
         else:
-            victims = sim.live()
-            victim = sim.rng.choice(victims)
-            if len(victims) > least and sim.may_fail(victim):
+            victim = sim.any_live()
+            if running > least and sim.may_fail(victim):
                 sim.kill(victim)
+                dead.append(victim)
+                running -= 1
                 yield "kill"

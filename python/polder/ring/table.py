@@ -10,9 +10,9 @@ From farther away any known node that precedes the key is progress, be it a fing
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from polder.model import RING_SIZE, Member
+from polder.model import RING_BITS, RING_SIZE, Member
 from polder.ring.router import Hops
 
 ALTERNATIVES = 3
@@ -163,3 +163,22 @@ class Table:
     def _touch(self) -> None:
         self._ranked = None
         self.changes += 1
+
+
+def standing(members: Sequence[Member], r: int) -> Iterator[Table]:
+    """The right tables of a whole ring, in ring order, fingers included. ``members`` in ring order."""
+    ids = [int(member.id) for member in members]
+    size = len(ids)
+    for index, me in enumerate(members):
+        table = Table(me, r)
+        table.set_successors(members[(index + step) % size] for step in range(1, min(r, size - 1) + 1))
+        table.set_predecessor(members[index - 1] if size > 1 else None)
+        reach = table.away(table.successors[-1]) if table.successors else RING_SIZE
+        exponent = reach.bit_length()
+        while exponent < RING_BITS:
+            place = bisect_left(ids, (ids[index] + (1 << exponent)) % RING_SIZE) % size
+            if place == index:
+                break
+            table.set_finger(exponent, members[place])
+            exponent = max(exponent + 1, table.away(members[place]).bit_length())
+        yield table
