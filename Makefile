@@ -21,7 +21,7 @@ $(VENV)/.python: requirements.lock
 
 $(VENV)/.native: $(VENV)/.python pyproject.toml $(RUST_SOURCES)
 	@echo "building the native engine (a few minutes the first time)"
-	@$(VENV)/bin/maturin develop --release --quiet
+	@mkdir -p build && $(VENV)/bin/maturin develop --release --quiet >build/native.log 2>&1 || (cat build/native.log; exit 1)
 	@touch $@
 
 demo: setup ## found an overlay in namespaces, flood the site, show what happened (ARGS=--json for machines)
