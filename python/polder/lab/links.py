@@ -75,7 +75,9 @@ def open_tun(host: str, name: str) -> int:
     thread.join()
     match result[0]:
         case OSError() as error:
-            raise LinkError(f"cannot make the TUN device {name} on {host}: {error}") from error
+            hint = "; run as root, or let everybody open /dev/net/tun (mode 0666, as most distributions ship it)"
+            denied = hint if isinstance(error, PermissionError) else ""
+            raise LinkError(f"cannot make the TUN device {name} on {host}: {error}{denied}") from error
         case fd:
             return fd
 

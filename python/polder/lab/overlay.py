@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from polder.api.admin import ask
 from polder.api.authority_dir import load_settings, open_ledger
 from polder.api.service import invite
 from polder.lab.attacks import group_hosts
-from polder.lab.processes import Process, ProcessError, Processes
+from polder.lab.processes import Process, ProcessError, Processes, together
 from polder.lab.world import GATEWAY_UP, SITE_ADDRESS, World
 from polder.model import Kind
 from polder.settings import StateDir
@@ -65,19 +65,19 @@ class Overlay:
         self._say("founding the overlay")
         await self._found()
         self._say(f"enrolling {len(nodes)} nodes, {len(users)} users and the site")
-        await self._together(
+        await together(
             *(self._enrol(Kind.NODE, node, Grant(Kind.NODE, node)) for node in nodes),
             *(self._enrol(Kind.USER, user, Grant(Kind.USER, user, groups=(GROUP,))) for user in users),
             self._enrol(Kind.SITE, SITE, Grant(Kind.SITE, SITE, hosts=(host_name,)), on="gateway"),
         )
         self._say(f"starting {len(nodes)} nodes")
-        await self._together(*(self._run_node(node) for node in nodes))
+        await together(*(self._run_node(node) for node in nodes))
         await self._wait_ring(nodes)
         self._say("putting the site behind the perimeter")
         await self._run_site()
         await self._wait_site(nodes)
         self._say("connecting the users' forwarders")
-        await self._together(*(self._connect(user) for user in users))
+        await together(*(self._connect(user) for user in users))
 
     async def _found(self) -> None:
         address = self._world.hosts["authority"].ipv4
@@ -218,11 +218,6 @@ class Overlay:
 
     async def _ask(self, host: str, place: str, what: str) -> dict[str, Any]:
         return await ask(self._home(host) / place / "admin.sock", what)
-
-    async def _together(self, *work: Coroutine[Any, Any, None]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
 
     def _drop_in(self, host: str, kind: str, text: str) -> None:
         folder = self._home(host) / kind / "conf.d"

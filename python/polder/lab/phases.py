@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from polder.lab import attacks, load
-from polder.lab.processes import ProcessError, Processes
+from polder.lab.processes import ProcessError, Processes, together
 from polder.lab.world import World
 
 SAMPLE_S = 0.5
@@ -78,15 +78,11 @@ async def run(processes: Processes, world: World, plan: Plan, watch: Watch = lam
     raid = asyncio.create_task(attacks.launch(processes, world, plan.attacks, under_attack, seed))
     sampling = asyncio.create_task(_sample(world, plan, outcome, watch))
     try:
-        async with asyncio.TaskGroup() as group:
-            for user, reader in plan.readers.items():
-                group.create_task(_read(processes, user, reader, outcome, watch))
-    except* ProcessError as failures:
-        raid.cancel()
-        raise failures.exceptions[0] from None
+        await together(*(_read(processes, user, reader, outcome, watch) for user, reader in plan.readers.items()))
+        outcome.reports = await raid
     finally:
         sampling.cancel()
-    outcome.reports = await raid
+        raid.cancel()
     await asyncio.sleep(_CLEAR_S if plan.attacks else 0)  # the queues of the last phase are not the next one's affair
     return outcome
 

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from polder.lab.links import enter
 
@@ -132,6 +133,19 @@ class Processes:
         """End everything, at once."""
         await asyncio.gather(*(process.stop() for process in self._running))
         self._running.clear()
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all of ``work`` at once; the first failure ends the rest and is raised as it is, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 async def wait_until_listening(host: str, port: int, process: Process, timeout: float = 20.0) -> None:
