@@ -160,3 +160,83 @@ async fn onward(
     let tunnel = path::open(plane, &world, &ask, client).await?;
     Ok((tunnel, Terms::from(limits)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn good() -> HopRequest {
+        HopRequest {
+            site: "wiki".into(),
+            host: "wiki.test".into(),
+            port: 443,
+            stage: Stage::Ring(2),
+            hops: 31,
+            within: Duration::from_millis(1800),
+        }
+    }
+
+    fn read(request: &Request<()>) -> Option<HopRequest> {
+        HopRequest::read(request.uri(), request.headers())
+    }
+
+    #[test]
+    fn a_request_says_all_and_once() {
+        let request = good().request().unwrap();
+        assert_eq!(read(&request), Some(good()));
+        for name in ["polder-site", "polder-stage", "polder-hops", "polder-within"] {
+            let mut less = request.clone();
+            less.headers_mut().remove(name);
+            assert_eq!(read(&less), None, "without {name}");
+            let mut twice = request.clone();
+            twice.headers_mut().append(name, request.headers()[name].clone());
+            assert_eq!(read(&twice), None, "two of {name}");
+        }
+        for (name, value) in [("polder-stage", "entry"), ("polder-hops", "256"), ("polder-hops", "-1"), ("polder-within", "x")] {
+            let mut odd = request.clone();
+            odd.headers_mut().insert(name, HeaderValue::from_static(value));
+            assert_eq!(read(&odd), None, "{name}: {value}");
+        }
+        let portless = Request::builder().method(Method::CONNECT).uri("wiki.test").body(()).unwrap();
+        assert_eq!(HopRequest::read(portless.uri(), request.headers()), None);
+    }
+
+    #[test]
+    fn errors_between_nodes_are_tokens_and_nothing_unknown_is_believed() {
+        let answer = |value: &'static str| {
+            error_of(&HeaderMap::from_iter([(http::HeaderName::from_static("proxy-status"), HeaderValue::from_static(value))]))
+        };
+        assert_eq!(answer("polder; error=connection_timeout"), ProxyError::Timeout);
+        assert_eq!(answer("polder; error=proxy_loop_detected"), ProxyError::Loop);
+        for odd in ["polder; error=http_request_denied", "polder; error=", "n7; error=connection_timeout; details=x", ""] {
+            assert_eq!(answer(odd), ProxyError::Unavailable, "{odd}");
+        }
+        assert_eq!(error_of(&HeaderMap::new()), ProxyError::Unavailable);
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_survives_the_wire(
+            site in "[a-z0-9._-]{1,63}", host in "[a-z0-9-]{1,20}(\\.[a-z0-9]{1,10}){0,3}",
+            port in 1u16.., key: u8, hops: u8, within in 0u64..u64::MAX / 2,
+        ) {
+            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within: Duration::from_millis(within) };
+            prop_assert_eq!(read(&asked.request().unwrap()), Some(asked));
+        }
+
+        #[test]
+        fn junk_is_refused_without_harm(values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 4)) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in ["polder-site", "polder-stage", "polder-hops", "polder-within"].into_iter().zip(&values) {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    headers.append(name, value);
+                }
+            }
+            if let Some(asked) = HopRequest::read(&Uri::from_static("wiki.test:443"), &headers) {
+                prop_assert!(asked.stage != Stage::Entry);
+            }
+        }
+    }
+}

@@ -154,3 +154,70 @@ fn sha256(data: &[u8]) -> [u8; 32] {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, CustomExtension, KeyPair, SanType};
+
+    fn leaf() -> Vec<u8> {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = vec![SanType::URI("spiffe://o.test/node/n1".try_into().unwrap())];
+        let oid = [2, 25, 235_711_131_719_232_931, 1];
+        params.custom_extensions = vec![CustomExtension::from_oid_content(&oid, vec![9; 16])];
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    fn read(der: &[u8]) -> Result<Identity, Rejected> {
+        identify(&CertificateDer::from(der), "o.test", &Revoked::default(), 1_800_000_000)
+    }
+
+    #[test]
+    fn what_a_node_says() {
+        let identity = read(&leaf()).unwrap();
+        assert_eq!((identity.kind, &*identity.name), (Kind::Node, "n1"));
+        assert_eq!(identity.ring_id, Some(RingId(u128::from_be_bytes([9; 16]))));
+        assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf], "FIPS 180-4's example");
+    }
+
+    #[test]
+    fn revoked_by_name_or_by_key() {
+        let der = leaf();
+        let key = read(&der).unwrap().key_hash;
+        let by = |identities: &[&str], keys: &[[u8; 32]]| {
+            let list = Revocations {
+                identities: identities.iter().map(ToString::to_string).collect(),
+                keys: keys.iter().map(|k| serde_bytes::ByteBuf::from(k.to_vec())).collect(),
+                ..Revocations::default()
+            };
+            identify(&CertificateDer::from(der.as_slice()), "o.test", &Revoked::new(&list).unwrap(), 1_800_000_000)
+        };
+        assert!(matches!(by(&["spiffe://o.test/node/n1"], &[]), Err(Rejected::Revoked(_))));
+        assert!(matches!(by(&[], &[key]), Err(Rejected::Revoked(_))));
+        assert!(by(&["spiffe://o.test/node/n2", "spiffe://o.test/user/n1"], &[[0; 32]]).is_ok());
+        let short = Revocations { keys: vec![serde_bytes::ByteBuf::from(vec![1; 31])], ..Revocations::default() };
+        assert_eq!(Revoked::new(&short).unwrap_err(), 0);
+    }
+
+    proptest! {
+        /// A stranger's certificate is read before its chain is verified: whatever it is, the answer is a verdict.
+        #[test]
+        fn junk_gets_a_verdict(at in any::<prop::sample::Index>(), with: u8, end in any::<prop::sample::Index>(), cut: bool) {
+            let mut der = leaf();
+            let at = at.index(der.len());
+            der[at] = with;
+            if cut {
+                der.truncate(end.index(der.len()));
+            }
+            if let Ok(identity) = read(&der) {
+                prop_assert!(identity.kind != Kind::Node || identity.ring_id.is_some());
+            }
+        }
+
+        #[test]
+        fn noise_gets_a_verdict(der in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(read(&der).is_err());
+        }
+    }
+}
