@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from polder.api.tls import blind_tls
 from polder.cli.answer import answer, common, find_state
 from polder.host import HostError, HostHelper
 from polder.host.abilities import look
-from polder.host.client import SOCKET
 from polder.perimeter import from_json
 from polder.settings import ConfigError, NodeSettings, SiteSettings, StateDir, load
 from polder.settings.identity import IdentityDir
@@ -82,35 +82,38 @@ async def _examine(state: StateDir) -> list[Finding]:
 
 
 def _machine(state: StateDir) -> Iterator[Finding]:
-    """Kernel and programs; wrong only where an agent here needs them."""
-    needed = _needs_host(state)
+    """Kernel and programs; wrong only where an agent here needs them and this user would see them."""
+    sockets = _helpers(state)
+    names = {"kernel_gre": "GRE devices of the kernel", "tun": "TUN devices", "nft": "nftables", "ip": "iproute2"}
     for name, missing in look().missing.items():
-        optional = name == "kernel_gre" or not needed
-        what = {"kernel_gre": "GRE devices of the kernel", "tun": "TUN devices", "nft": "nftables", "ip": "iproute2"}[name]
         if missing is None:
-            yield Finding(what, True, "there")
+            yield Finding(names[name], True, "there")
         elif name == "kernel_gre":
-            yield Finding(what, None, "not there; Polder's own endpoint carries instead")
+            yield Finding(names[name], None, "not there; Polder's own endpoint carries instead")
         else:
-            yield Finding(what, None if optional or os.geteuid() else False, missing, "" if optional else missing)
-    if needed:
+            needed = bool(sockets) and os.geteuid() == 0
+            yield Finding(names[name], False if needed else None, missing, missing if needed else "")
+    for socket in sorted(sockets):
         try:
-            HostHelper(SOCKET)
-            yield Finding("host helper", True, f"answers at {SOCKET}")
+            HostHelper.reach(socket)
         except HostError as error:
             yield Finding(
-                "host helper", os.geteuid() == 0 and None, error.why, f"polder host-helper --allow-uid {os.getuid()} (as root)"
+                "host helper", False, error.why, f"as root: polder host-helper --socket {socket} --allow-uid {os.getuid()}"
             )
+        else:
+            yield Finding("host helper", True, f"answers at {socket}")
 
 
-def _needs_host(state: StateDir) -> bool:
-    for file in state.root.glob("site/*/site.toml"):
-        try:
-            if load(SiteSettings, file, os.environ).transport == "gre":
-                return True
-        except ConfigError:
-            return True
-    return False
+def _helpers(state: StateDir) -> set[Path]:
+    """Sockets of the helpers that agents here use; a settings file that cannot be read is reported elsewhere."""
+    found = set()
+    files: list[tuple[type[NodeSettings] | type[SiteSettings], Path]] = [(NodeSettings, state.node / "node.toml")]
+    files += [(SiteSettings, file) for file in state.root.glob("site/*/site.toml")]
+    for model, file in files:
+        with contextlib.suppress(ConfigError):
+            helper = load(model, file, os.environ).host_helper if file.exists() else None
+            found |= {Path(helper)} if helper else set()
+    return found
 
 
 def _identity(name: str, directory: Path, identity: IdentityDir) -> Iterator[Finding]:

@@ -124,6 +124,11 @@ class HostHelper(Host):
     def __init__(self, path: Path = SOCKET) -> None:
         super().__init__(_SocketDoor(path))
 
+    @staticmethod
+    def reach(path: Path = SOCKET) -> None:
+        """Raise ``HostError`` when nobody listens at ``path``. Blocks for a moment; asks nothing."""
+        _SocketDoor(path).close()
+
 
 class LocalHost(Host):
     """For a process that has ``CAP_NET_ADMIN`` itself (the lab, ``polder filter`` as root): no socket in between.
