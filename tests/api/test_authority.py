@@ -321,11 +321,12 @@ async def test_nonsense_is_a_problem(served: Served, path: str, body: bytes, sta
 
 
 async def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path) -> None:
-    async with serve(tmp_path / "s", rate_per_source=0.01) as served:
-        statuses = []
-        for _ in range(10):
-            status, problem, headers = await post(served, "/v1/nonce", None)
-            statuses.append(status)
+    async with serve(tmp_path / "s", rate_per_source=0.01) as served, aiohttp.ClientSession() as session:
+        statuses, context = [], blind_tls()
+        for _ in range(10):  # on one connection: whoever opens many meets the door
+            async with session.get(f"{served.url}/v1/nonce", ssl=context) as response:
+                statuses.append(response.status)
+                problem, headers = await response.json(content_type=None), response.headers
         assert statuses == [200] * 8 + [429] * 2
         assert problem["retry"]
         assert 1 <= int(headers["Retry-After"]) <= 100

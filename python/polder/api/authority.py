@@ -18,7 +18,8 @@ import msgspec
 from aiohttp import web
 
 from polder.api import openapi
-from polder.api.limits import Door, SourceRates, source_of
+from polder.api.door import Door
+from polder.api.limits import SourceRates, source_of
 from polder.api.messages import EnrolRequest, Message, Nonce, Problem, RenewRequest
 from polder.api.service import AuthorityService
 from polder.model import Refused, Verdict
@@ -32,7 +33,6 @@ refusals = logging.getLogger("polder.refused")
 MAX_BODY = 32_768
 """Bytes of a request: a token, a PKCS #10 request of 400 bytes, an address."""
 
-_HANDSHAKE = 10.0
 _TITLES = {400: "Bad request", 403: "Refused", 404: "Not found", 409: "Conflict", 421: "Misdirected", 429: "Too many requests"}
 
 T = TypeVar("T")
@@ -51,17 +51,23 @@ class AuthorityServer:
         self.counters: dict[str, int] = {"requests": 0, "refused": 0, "enrolled": 0, "renewed": 0, "limited": 0}
         self._runner = web.AppRunner(self._app(), access_log=None, keepalive_timeout=15.0)
         self._server: asyncio.Server | None = None
+        self._door: Door | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address in use (``port`` 0 lets the kernel choose). Raises ``OSError``."""
         await self._runner.setup()
         assert self._runner.server is not None  # setup made it
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            Door(self._runner.server), host, port, ssl=self._tls, ssl_handshake_timeout=_HANDSHAKE, reuse_address=True
-        )
+        settings = self._service.settings
+        self._door = Door(self._runner.server, self._tls, SourceRates(settings.rate_per_source, settings.sources))
+        self._server = await loop.create_server(self._door, host, port, reuse_address=True)
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         return bound
+
+    def status(self) -> dict[str, int]:
+        """Counters, and connections at this moment."""
+        door = self._door
+        return self.counters | ({"connections": len(door), "turned_away": door.turned_away} if door is not None else {})
 
     async def close(self) -> None:
         """Stop accepting, finish what runs, close."""
@@ -96,13 +102,15 @@ class AuthorityServer:
             return await handler(request)
         except Refused as refused:
             self.counters["refused"] += 1
-            extra = {"what": request.path, "source": source, "verdict": str(refused.verdict)}
+            extra = {"what": request.rel_url.raw_path, "source": source, "verdict": str(refused.verdict)}
             refusals.warning(refused.why, extra=extra)
             return _problem(refused, status_of(refused))
         except web.HTTPException as error:
-            return _problem(Refused(Verdict.MALFORMED, f"{request.method} {request.path[:100]}: {error.reason}"), error.status)
+            return _problem(
+                Refused(Verdict.MALFORMED, f"{request.method} {request.rel_url.raw_path[:100]}: {error.reason}"), error.status
+            )
         except Exception:
-            log.exception("a request failed", extra={"what": request.path, "source": source})
+            log.exception("a request failed", extra={"what": request.rel_url.raw_path, "source": source})
             return _problem(Refused(Verdict.BUSY, "the authority failed; it is not your fault", retry=True), 500)
 
     async def _root(self, _request: web.Request) -> web.Response:

@@ -80,5 +80,5 @@ class AuthorityShell:
         return (
             own
             | {"issuer_not_after": int(self._authority.issuer.certificate.not_valid_after_utc.timestamp())}
-            | self._server.counters
+            | self._server.status()
         )
