@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from polder.cli.answer import answer
 from polder.lab import enclosure, experiment, report, results
 from polder.lab.experiment import Run
 from polder.lab.links import LinkError
+from polder.lab.overlay import PROXY_PORT, Overlay
 from polder.lab.phases import dump
 from polder.lab.processes import ProcessError
 from polder.lab.story import Story
@@ -23,6 +27,7 @@ from polder.lab.switch import SwitchError
 
 _FAILURES = (ProcessError, LinkError, SwitchError, OSError, TimeoutError)
 FINDINGS = 3
+_DOOR = [sys.executable, "-m", "polder.lab.door"]
 
 
 @click.command()
@@ -36,16 +41,31 @@ def demo(seconds: float | None, keep: bool, out: str, as_json: bool) -> int:
     Takes about two minutes. Touches nothing outside the namespaces; Ctrl-C leaves nothing behind.
     """
     chosen = experiment.read("demo").paced(seconds)
-    return _enclosed(lambda: _demo(chosen, Path(out), keep, as_json))
+    door = _Door() if keep else None
+    try:
+        return _enclosed(lambda: _demo(chosen, Path(out), door, as_json))
+    finally:
+        if door is not None:
+            door.close()
 
 
-def _demo(chosen: experiment.Experiment, out: Path, keep: bool, as_json: bool) -> int:
+def _demo(chosen: experiment.Experiment, out: Path, door: _Door | None, as_json: bool) -> int:
     console = Console(stderr=as_json)
     run = Run(chosen, experiment.new_directory("demo").resolve())
-    if keep:
-        run.hold = lambda overlay: _hold(overlay, console)
-    if (status := _go(run, console)) != 0:
-        return status
+    told: list[int] = []
+
+    async def then(overlay: Overlay) -> None:
+        told.append(_tell(run, console, out, as_json))
+        if door is not None:
+            await door.hold(overlay, run)
+
+    run.then = then
+    status = _go(run, console)
+    return told[0] if told and status in (0, 130) else status
+
+
+def _tell(run: Run, console: Console, out: Path, as_json: bool) -> int:
+    """Write the report, say what was seen; 0, or 3 when a claim does not hold."""
     record = run.result().record()
     page = report.write(record, run.outcomes, out, run.directory)
     (run.directory / "seen.json").write_text(dump(run.outcomes))
@@ -76,11 +96,37 @@ def _facts(record: dict[str, Any], run: Run, page: Path) -> dict[str, Any]:
     }
 
 
-async def _hold(overlay: Any, console: Console) -> None:
-    """Tell how to look, and wait for Ctrl-C."""
-    for line in overlay.how_to_look():
-        console.print(line, highlight=False)
-    await asyncio.Event().wait()
+class _Door:
+    """A port on this machine's loopback that leads to the first user's forwarder. Made before the namespaces are entered."""
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="polder-door-")
+        self.socket = f"{folder}/door"
+        self._process = subprocess.Popen(
+            [*_DOOR, "outside", str(PROXY_PORT), self.socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "open\n":
+            raise click.ClickException(f"port {PROXY_PORT} of 127.0.0.1 is in use: end what listens there, or leave out --keep")
+
+    async def hold(self, overlay: Overlay, run: Run) -> None:
+        """Open the inner half, tell how to look, and wait for Ctrl-C."""
+        await overlay.open_door([*_DOOR, "inside", str(PROXY_PORT), self.socket], Path(self.socket))
+        for line in (
+            f"The overlay stays up. In a browser on this machine set the proxy to http://127.0.0.1:{PROXY_PORT}",
+            f"(or the automatic configuration to http://127.0.0.1:{PROXY_PORT}/proxy.pac) and open",
+            f"  http://{experiment.SITE_NAME}/      or:  curl -x http://127.0.0.1:{PROXY_PORT} http://{experiment.SITE_NAME}/",
+            f"Logs: {run.directory}. Ctrl-C ends everything.",
+        ):
+            click.echo(line)
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Shut it; leave nothing."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
 
 
 @click.group()

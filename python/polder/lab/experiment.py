@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib import resources
@@ -142,8 +142,10 @@ class Run:
     say: Say = lambda _: None
     watch: phases.Watch = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
-    hold: Callable[[Overlay], Any] | None = None
-    """Called with the overlay after the last phase, before everything ends; may wait."""
+    done: Callable[[], None] = lambda: None
+    """Called after the last phase: the picture is complete."""
+    then: Callable[[Overlay], Awaitable[None]] | None = None
+    """Called with the overlay after the last phase, before everything ends; may wait for as long as it likes."""
 
     async def go(self) -> None:
         """Build, run every phase, tear down. Must run inside the enclosure. Raises ``ProcessError``, ``LinkError`` and kin."""
@@ -165,8 +167,9 @@ class Run:
                 self.outcomes.append(await phases.run(processes, world, plan, self.watch, seed=1 + number))
                 if overlay is not None:
                     overlay.check()
-            if overlay is not None and self.hold is not None:
-                await self.hold(overlay)
+            self.done()
+            if overlay is not None and self.then is not None:
+                await self.then(overlay)
 
     def _plan(self, phase: Phase, world: World, site: origin.Origin, overlay: Overlay | None) -> Plan:
         work = self.experiment.workload

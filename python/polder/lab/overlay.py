@@ -141,11 +141,13 @@ class Overlay:
     async def _help(self, host: str) -> None:
         """The privileged helper of a host."""
         await self._start(host, host, "host-helper", "--socket", self._socket(host), name=f"helper-{host}", wait=False)
-        deadline = asyncio.get_running_loop().time() + _HELLO_S
-        while not Path(self._socket(host)).exists():  # noqa: ASYNC240 - a look, on a file system in memory
-            if asyncio.get_running_loop().time() > deadline:
-                raise ProcessError(f"the host helper on {host} does not open {self._socket(host)}")
-            await asyncio.sleep(0.02)
+        await self._until(lambda: _exists(Path(self._socket(host))), f"the host helper on {host}")
+
+    async def open_door(self, argv: list[str], socket: Path) -> None:
+        """Run the inner half of a door, which makes ``socket``, on the first user's host."""
+        user = next(iter(self.proxies))
+        self._running.append(await self._processes.start(user, "door", argv))
+        await self._until(lambda: _exists(socket), "the door's inner half")
 
     def check(self) -> None:
         """Raise ``ProcessError`` when a part of the overlay has ended."""
@@ -231,6 +233,10 @@ class Overlay:
 
     def _socket(self, host: str) -> str:
         return f"/run/helper-{host}.sock"
+
+
+async def _exists(path: Path) -> bool:
+    return path.exists()  # noqa: ASYNC240 - a look
 
 
 def _toml(value: object) -> str:

@@ -29,6 +29,7 @@ class Story:
         self._began = time.monotonic()
         run.say = self._say
         run.watch = self._watch
+        run.done = self.finish
 
     def __enter__(self) -> Story:
         if self._live:
@@ -36,10 +37,16 @@ class Story:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Draw the last picture and leave it standing."""
         self._current = None
         if self._live:
+            self._said.append("done")
             self._refresh()
             self._live.stop()
+            self._live = None
 
     def _say(self, line: str) -> None:
         self._said.append(line)
