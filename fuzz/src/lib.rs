@@ -1,0 +1,98 @@
+//! Fuzz targets. Each takes any bytes and panics when its first line does not hold.
+//!
+//! `cargo run -p polder-fuzz --bin run` mutates the seeds of `fuzz/corpus` on a stable toolchain for a bounded time;
+//! `fuzz/libfuzzer` wraps the same targets for `cargo fuzz`, which needs a nightly toolchain and is better at finding news.
+
+mod front;
+mod http1;
+mod schema;
+
+use polder_wire::gre;
+
+/// Takes any bytes; panics when what must hold does not.
+pub type Target = fn(&[u8]);
+
+/// Name and function of each target.
+pub const TARGETS: [(&str, Target); 9] = [
+    ("http1-request", http1::request),
+    ("http1-response", http1::response),
+    ("body", http1::body),
+    ("problem", problem),
+    ("snapshot", schema::snapshot),
+    ("event", schema::event),
+    ("config", schema::config),
+    ("gre", gre_header),
+    ("front", front::h1),
+];
+
+/// Whatever a Proxy-Status field or an Accept field holds, reading it ends, and what we write ourselves is read back.
+fn problem(data: &[u8]) {
+    let error = polder_wire::parse_proxy_status(data).unwrap_or(polder_wire::ProxyError::Internal);
+    assert_eq!(polder_wire::parse_proxy_status(polder_wire::proxy_status(error).as_bytes()), Some(error));
+    let detail = String::from_utf8_lossy(data).into_owned();
+    let refusal = polder_wire::Refusal { error, detail: detail.into() };
+    let page = polder_wire::Problem::new(&refusal, Some(data), 1);
+    let inside = page.body.split_once("<main>").map_or("", |(_, main)| main);
+    assert!(!inside.to_lowercase().contains("<script"), "what a client sent must not become markup");
+    assert!(!page.body.contains('\0') || page.content_type.starts_with("text/html"));
+}
+
+/// A header that decodes is, byte for byte, the one that would be written; the rest of the codec never panics.
+fn gre_header(data: &[u8]) {
+    let mut packet = data.to_vec();
+    if let Ok((key, inside)) = gre::decode(&mut packet) {
+        let written = gre::encode(key, inside);
+        assert_eq!(written.as_ref().map(|header| header.as_slice()), Ok(&data[..gre::GRE_HEADER]));
+        assert!(gre::endpoints(inside).is_some());
+    }
+    let mut packet = data.to_vec();
+    if let Ok(inside) = gre::strip_ipv4(&mut packet) {
+        assert!(inside.len() + 20 <= data.len());
+    }
+    let mut packet = data.to_vec();
+    if gre::clamp_mss(&mut packet, 1400) {
+        assert_eq!(packet.len(), data.len());
+        assert!(!gre::clamp_mss(&mut packet, 1400), "once is enough");
+    } else {
+        assert_eq!(packet, data, "what is not clamped is not touched");
+    }
+}
+
+/// Seeds of a target: the files of its corpus; the proxy starts from requests.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let folders: &[&str] = match target {
+        "front" => &["front", "http1-request"],
+        name => &[name],
+    };
+    let files = folders.iter().filter_map(|folder| std::fs::read_dir(corpus.join(folder)).ok()).flatten().flatten();
+    let mut paths: Vec<_> = files.map(|file| file.path()).collect();
+    paths.sort();
+    paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seeds, among them every input that once failed, hold.
+    #[test]
+    fn seeds_hold() {
+        for (name, target) in TARGETS {
+            let seeds = seeds(name);
+            assert!(seeds.len() > 1, "{name} has no seeds");
+            seeds.iter().for_each(|seed| target(seed));
+        }
+    }
+
+    /// Else a target could hold because nothing gets past its first check.
+    #[test]
+    fn seeds_get_far() {
+        let decodes = |name: &str, good: fn(&[u8]) -> bool| seeds(name).iter().any(|seed| good(seed));
+        assert!(decodes("snapshot", |s| polder_types::decode::<polder_types::Snapshot>(s)
+            .is_ok_and(|s| polder_plan::Plan::compile(&s, "me").is_ok())));
+        assert!(decodes("event", |s| polder_types::decode::<polder_types::Event>(s).is_ok()));
+        assert!(decodes("config", |s| polder_types::decode::<polder_types::EngineConfig>(s).is_ok()));
+        assert!(decodes("gre", |s| gre::decode(&mut s.to_vec()).is_ok()));
+    }
+}
