@@ -18,8 +18,19 @@ import pytest
 
 from polder.host import Host, HostError, HostHelper, LocalHost, Tunnel, TunnelPeer
 from polder.host.filters import FilterKeeper
-from polder.host.helper import Helper
-from polder.host.messages import Failed, Probe, decode_reply, decode_request, encode
+from polder.host.helper import Helper, Rights
+from polder.host.messages import (
+    Failed,
+    FilterApply,
+    FilterConfirm,
+    FilterRollback,
+    FilterStatus,
+    Probe,
+    Remove,
+    decode_reply,
+    decode_request,
+    encode,
+)
 from polder.lab import enclosure
 from polder.perimeter import Pair, Place, Plan
 from polder.shell.clock import wall
@@ -51,7 +62,7 @@ def case(function: Case) -> Callable[[Path], None]:
 @contextlib.asynccontextmanager
 async def helper(directory: Path, **knobs: object) -> AsyncIterator[Helper]:
     """A helper on a thread; its end must not hang."""
-    one = Helper(directory / "sock", [], wall, directory=directory / "filter", **knobs)  # type: ignore[arg-type]
+    one = Helper(directory / "sock", {}, wall, directory=directory / "filter", **knobs)  # type: ignore[arg-type]
     thread = threading.Thread(target=one.run)
     thread.start()
     try:
@@ -222,10 +233,34 @@ async def test_strangers_and_nonsense_are_refused_and_do_no_harm(directory: Path
 
 @case
 async def test_a_helper_that_protects_one_network_shuts_no_other(directory: Path) -> None:
-    async with helper(directory, protect=["198.19.0.0/16", "2001:db8:19::/48"]), HostHelper(directory / "sock") as host:
+    async with helper(directory, protect=("198.19.0.0/16", "2001:db8:19::/48")), HostHelper(directory / "sock") as host:
         await host.filter_apply(BASE)
         with pytest.raises(HostError, match=r"does not shut 0\.0\.0\.0/0"):
             await host.filter_apply(Plan("wiki", 2, ("198.19.1.2",), networks=("0.0.0.0/0",)))
+
+
+def test_an_agent_may_change_its_own_site_and_route_into_inner_networks_only() -> None:
+    rights = Rights(frozenset({"wiki"}))
+    for own in (
+        FilterApply(BASE),
+        FilterConfirm("wiki"),
+        FilterRollback("wiki"),
+        FilterStatus("wiki"),
+        Remove("pldx", "wiki"),
+        Probe(),
+    ):
+        rights.check(own)
+    foreign = Plan("bank", 1, ("198.19.1.2",))
+    for other in (FilterApply(foreign), FilterConfirm("bank"), FilterRollback("bank"), FilterStatus("bank"), Remove(site="bank")):
+        with pytest.raises(HostError, match="may not change the filter of bank"):
+            rights.check(other)
+        Rights().check(other)
+    rights.check(Tunnel("pldx", ("fd00::1/128",), peers=(TunnelPeer("192.0.2.1", 5, ("fd00:1::/48", "100.64.0.0/16")),)))
+    for network in ("0.0.0.0/0", "::/0", "fd00::/8", "192.0.2.0/24", "198.18.0.0/15", "2001:db8::/64", "127.0.0.1/32"):
+        with pytest.raises(HostError, match="no network for the inside"):
+            rights.check(Tunnel("pldx", (), peers=(TunnelPeer("192.0.2.1", 5, (network,)),)))
+        with pytest.raises(HostError, match="no network for the inside"):
+            rights.check(Tunnel("pldx", (network,)))
 
 
 @case

@@ -7,6 +7,7 @@ import logging
 import os
 import pwd
 import signal
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import click
 
 from polder.host.client import SOCKET
 from polder.host.filters import RUN_DIRECTORY
-from polder.host.helper import Helper
+from polder.host.helper import INNER, Helper
+from polder.model import parse_name
 from polder.settings import ConfigError
 from polder.shell.clock import wall
 from polder.shell.logs import setup
@@ -38,9 +40,10 @@ log = logging.getLogger("polder.host")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object when it is ready.")
 def host_helper(
     path: str,
-    allow_uid: tuple[int, ...],
+    allow_uid: tuple[str, ...],
     allow_user: tuple[str, ...],
     protect: tuple[str, ...],
+    inner: tuple[str, ...],
     run_dir: str,
     log_level: str,
     as_json: bool,
@@ -50,19 +53,31 @@ def host_helper(
     Needs CAP_NET_ADMIN and CAP_NET_RAW. An agent's tunnels go when it leaves; its filter stays.
     """
     setup(log_level)
-    uids = [*allow_uid, *map(_uid, allow_user)]
-    for network in protect:
-        _check_network(network)
-    helper = Helper(Path(path), uids, wall, directory=Path(run_dir), protect=protect, log=log.warning)
+    allow = dict([*(_allowed(text, _number) for text in allow_uid), *(_allowed(text, _uid) for text in allow_user)])
+    for option, networks in (("protect", protect), ("inner", inner)):
+        for network in networks:
+            _check_network(option, network)
+    helper = Helper(Path(path), allow, wall, directory=Path(run_dir), protect=protect, inner=inner or INNER, log=log.warning)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: helper.stop())
     facts = {
         "socket": path,
-        "uids": sorted({0, os.geteuid(), *uids}),
+        "uids": sorted({0, os.geteuid(), *allow}),
         "next": f"set host_helper = {path!r} in node.toml or site.toml",
     }
     click.echo(json.dumps(facts) if as_json else f"Listening at {path}.\nNext: {facts['next']}")
     helper.run()
+
+
+def _allowed(text: str, find: Callable[[str], int]) -> tuple[int, frozenset[str] | None]:
+    who, colon, sites = text.partition(":")
+    return find(who), frozenset(map(parse_name, sites.split(","))) if colon else None
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise ConfigError("command line", "allow-uid", f"{text!r} is not a user id: write a number, or --allow-user NAME")
+    return int(text)
 
 
 def _uid(name: str) -> int:
@@ -72,8 +87,8 @@ def _uid(name: str) -> int:
         raise ConfigError("command line", "allow-user", f"there is no user {name!r}") from None
 
 
-def _check_network(text: str) -> None:
+def _check_network(option: str, text: str) -> None:
     try:
         ip_network(text)
     except ValueError as error:
-        raise ConfigError("command line", "protect", str(error)) from error
+        raise ConfigError("command line", option, str(error)) from error

@@ -12,8 +12,9 @@ import os
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Iterable
-from ipaddress import ip_network
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
 
 from polder.host import abilities
@@ -39,24 +40,68 @@ from polder.host.messages import (
 )
 from polder.host.tunnels import Tunnels
 
+INNER = ("fd00::/8", "100.64.0.0/10", "198.18.0.0/15")
+"""Where tunnels may have addresses and routes: unique local, carrier-grade NAT, benchmarking (RFC 4193, 6598, 2544)."""
+_WIDEST = {4: 16, 6: 48}
 _CONNECTIONS = 16
 _LOOK_S = 5.0
 _RETRY_S = 0.05
 
 
+@dataclass(frozen=True)
+class Rights:
+    """What one agent may ask for. ``sites``: whose filters (``None``: any); ``protect``: networks that its plans may shut (CIDR;
+    empty: any); ``inner``: where its tunnels may lead, so that nobody routes the host's other traffic into a tunnel.
+    """
+
+    sites: frozenset[str] | None = None
+    protect: tuple[str, ...] = ()
+    inner: tuple[str, ...] = INNER
+
+    def check(self, request: Request) -> None:
+        """Raise ``HostError`` when it may not."""
+        match request:
+            case Tunnel():
+                networks = [*request.addresses, *(network for peer in request.peers for network in peer.inner)]
+                for network in networks:
+                    self._inside(ip_interface(network).network)
+            case FilterApply(plan=plan):
+                self._own(plan.site)
+                for shut in (*plan.protected(4), *plan.protected(6)) if self.protect else ():
+                    if not _covered(shut, self.protect):
+                        raise HostError(f"this helper does not shut {shut}: start it with --protect {shut} if it should")
+            case FilterConfirm(site=site) | FilterRollback(site=site) | FilterStatus(site=site):
+                self._own(site)
+            case Remove(site=str() as site):
+                self._own(site)
+
+    def _own(self, site: str) -> None:
+        if self.sites is not None and site not in self.sites:
+            raise HostError(f"this user may not change the filter of {site}: start the helper with --allow-uid UID:{site}")
+
+    def _inside(self, network: IPv4Network | IPv6Network) -> None:
+        if network.prefixlen < _WIDEST[network.version] or not _covered(network, self.inner):
+            raise HostError(f"{network} is no network for the inside of a tunnel: take one of {', '.join(self.inner)}")
+
+
+def _covered(network: IPv4Network | IPv6Network, by: Iterable[str]) -> bool:
+    others = map(ip_network, by)
+    return any(network.version == other.version and network.subnet_of(other) for other in others)  # type: ignore[arg-type]
+
+
 class Workshop:
     """What one agent may do, and what it has made. The same code serves the socket and a process that is root itself."""
 
-    def __init__(self, keeper: FilterKeeper, wall_clock: Callable[[], float], protect: Iterable[str] = ()) -> None:
-        """``protect``: networks (CIDR) that plans may shut; empty: any."""
+    def __init__(self, keeper: FilterKeeper, wall_clock: Callable[[], float], rights: Rights = Rights()) -> None:
         self._keeper = keeper
         self._wall_clock = wall_clock
-        self._protect = [ip_network(each) for each in protect]
+        self._rights = rights
         self._tunnels = Tunnels()
 
     def handle(self, request: Request) -> tuple[Reply, list[int]]:
         """Do it. Returns the reply and descriptors that go with it, to be closed by the caller. Never raises for a bad wish."""
         try:
+            self._rights.check(request)
             if isinstance(request, Tunnel):
                 return self._tunnels.set(request)
             return self._plain(request), []
@@ -70,7 +115,6 @@ class Workshop:
     def _plain(self, request: Request) -> Abilities | FilterState | Done:
         match request:
             case FilterApply(plan=plan):
-                self._permitted(request)
                 self._keeper.apply(plan, self._wall_clock(), request.place, request.trusted, request.rollback_after)
                 return self._keeper.state(plan.site)
             case FilterConfirm(site=site):
@@ -88,12 +132,6 @@ class Workshop:
                 return abilities.look()
         return Done()
 
-    def _permitted(self, request: FilterApply) -> None:
-        shut = [*request.plan.protected(4), *request.plan.protected(6)]
-        for network in shut if self._protect else ():
-            if not any(network.version == own.version and network.subnet_of(own) for own in self._protect):  # type: ignore[arg-type]
-                raise HostError(f"this helper does not shut {network}: start it with --protect {network} if it should")
-
 
 class Helper:
     """The socket's side: accepts agents, hands their messages to a ``Workshop`` each, takes rollbacks when they are due."""
@@ -101,17 +139,18 @@ class Helper:
     def __init__(
         self,
         path: Path,
-        allow_uids: Iterable[int],
+        allow: Mapping[int, frozenset[str] | None],
         wall_clock: Callable[[], float],
         *,
         directory: Path | None = None,
-        protect: Iterable[str] = (),
+        protect: tuple[str, ...] = (),
+        inner: tuple[str, ...] = INNER,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """``allow``: user id → sites whose filters it may change (``None``: any). Root and the helper's own user may all."""
         self._keeper = FilterKeeper(directory) if directory else FilterKeeper()
         self._wall_clock = wall_clock
-        self._protect = tuple(protect)
-        self._allowed = {0, os.geteuid(), *allow_uids}
+        self._rights = {uid: Rights(sites, protect, inner) for uid, sites in {**allow, 0: None, os.geteuid(): None}.items()}
         self._log = log
         self._agents: dict[socket.socket, Workshop] = {}
         self._selector = selectors.DefaultSelector()
@@ -153,15 +192,15 @@ class Helper:
     def _accept(self) -> None:
         agent, _ = self._listener.accept()
         _, uid, _ = struct.unpack("3i", agent.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in self._allowed or len(self._agents) >= _CONNECTIONS:
-            self._log(f"refused user {uid}: {'too many agents' if uid in self._allowed else 'not allowed (--allow-uid)'}")
+        if uid not in self._rights or len(self._agents) >= _CONNECTIONS:
+            self._log(f"refused user {uid}: {'too many agents' if uid in self._rights else 'not allowed (--allow-uid)'}")
             with contextlib.suppress(OSError):
                 agent.setblocking(False)
                 agent.send(encode(Failed(f"user {uid} may not use this helper: start it with --allow-uid {uid}")))
             agent.close()
             return
         agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
-        self._agents[agent] = Workshop(self._keeper, self._wall_clock, self._protect)
+        self._agents[agent] = Workshop(self._keeper, self._wall_clock, self._rights[uid])
         self._selector.register(agent, selectors.EVENT_READ)
 
     def _serve(self, agent: socket.socket) -> None:
