@@ -201,7 +201,7 @@ async def test_revocation_is_signed_and_ends_renewal_and_lists(served: Served, t
         assert caught.value.verdict is Verdict.REVOKED
 
 
-async def test_lists_are_for_members(served: Served, tmp_path: Path) -> None:
+async def test_lists_are_for_members(served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await served.enrol("node", "n1", "127.0.0.1:1")
     ann = await served.enrol("user", "ann")
     assert [member.name for member in (await client.fetch_members(ann, tmp_path)).members] == ["n1"]
@@ -211,8 +211,10 @@ async def test_lists_are_for_members(served: Served, tmp_path: Path) -> None:
     foreign = Pki(now=wall()).member("user", "ann")
     context = blind_tls()
     set_identity(context, foreign.key, foreign.chain, tmp_path)
-    with pytest.raises(aiohttp.ClientError):
+    with caplog.at_level(logging.WARNING, "polder.refused"), pytest.raises(aiohttp.ClientError):
         await post(served, "/v1/members", None, context)
+    assert "a certificate that is not a member's" in caplog.text
+    assert served.shell._server.status()["handshakes_failed"] >= 1
     assert list(tmp_path.glob(".tls-*")) == []
 
 

@@ -63,10 +63,7 @@ def _handler(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
 async def ask(path: Path, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
     """Call a route of the process behind ``path``. Raises ``OSError`` (nobody there) or ``ValueError`` (its refusal)."""
     async with ClientSession(connector=UnixConnector(str(path)), timeout=_TIMEOUT) as session:
-        if arguments is None:
-            request = session.get(f"http://polder/v1/{name}")
-        else:
-            request = session.post(f"http://polder/v1/{name}", json=arguments)
+        request = session.request("GET" if arguments is None else "POST", f"http://polder/v1/{name}", json=arguments)
         try:
             async with request as response:
                 status, text = response.status, await response.text()

@@ -67,7 +67,9 @@ class AuthorityServer:
     def status(self) -> dict[str, int]:
         """Counters, and connections at this moment."""
         door = self._door
-        return self.counters | ({"connections": len(door), "turned_away": door.turned_away} if door is not None else {})
+        if door is None:
+            return dict(self.counters)
+        return self.counters | {"connections": len(door), "turned_away": door.turned_away, "handshakes_failed": door.failed}
 
     async def close(self) -> None:
         """Stop accepting, finish what runs, close."""

@@ -7,12 +7,15 @@ source, and only then TLS begins.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable
 
 from polder.api.limits import SourceRates, source_of
 from polder.shell.clock import monotonic
+
+refusals = logging.getLogger("polder.refused")
 
 MAX_CONNECTIONS = 512
 """Open at once, handshakes included, with up to 40 KiB of TLS buffers each."""
@@ -44,6 +47,8 @@ class Door:
         self.tls = tls
         self.seconds = seconds
         self.turned_away = 0
+        self.failed = 0
+        """Handshakes that came to nothing."""
         self._rates = rates
         self._connections = connections
         self._per_source = per_source
@@ -107,9 +112,16 @@ class _Visitor(asyncio.Protocol):
             wrapped = await loop.start_tls(
                 transport, self, context, server_side=True, ssl_handshake_timeout=_HANDSHAKE, ssl_shutdown_timeout=_SHUTDOWN
             )
-        except OSError:  # refused, broken off, or too slow (ssl.SSLError and TimeoutError are OSError)
+        except ssl.SSLCertVerificationError as error:
+            refusals.warning(
+                f"a certificate that is not a member's: {error.verify_message}",
+                extra={"what": "handshake", "source": self._source},
+            )
+            wrapped = None
+        except OSError:  # broken off, or too slow (ssl.SSLError and TimeoutError are OSError)
             wrapped = None
         if wrapped is None:
+            self._door.failed += 1
             transport.abort()
             self._leave()
         else:

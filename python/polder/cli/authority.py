@@ -171,6 +171,14 @@ def serve(issuer_password_file: str | None, log_level: str, state: str | None, a
     return run(start, log_level, ready)
 
 
+@authority.command("openapi")
+def print_openapi() -> None:
+    """Print the description of the authority's HTTP interface (OpenAPI 3.1)."""
+    from polder.api import openapi
+
+    click.echo(openapi.document())
+
+
 @authority.command("list")
 @common
 def list_identities(state: str | None, as_json: bool) -> None:

@@ -77,6 +77,8 @@ def make_profile(
     """The files for ``identity``; raises ``Refused`` when no site is named."""
     if not hosts:
         raise Refused(Verdict.UNKNOWN, "no protected site is known yet: name one with --host, or wait until one has enrolled")
+    if not identity.browser_root:
+        raise Refused(Verdict.UNKNOWN, "this identity came without a root for browsers: enrol again with --replace")
     user, domain = identity.id.name, identity.id.trust_domain
     end = read_identity(x509.load_der_x509_certificate(identity.chain[0])).not_after
     pac = pac_file(hosts, (f"HTTPS {point}" for point in points)).encode()
