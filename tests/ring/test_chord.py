@@ -545,6 +545,8 @@ def test_lookups_answer_from_the_list_walk_by_the_best_and_fail_with_a_reason() 
         << silence from e
         >> c: find t
         << silence from c
+        >> z: find t                         # behind the key, but better than nobody
+        << silence from z
     """)
     assert isinstance(talk.events[-1], LookupFailed)
 

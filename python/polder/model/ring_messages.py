@@ -89,12 +89,14 @@ class Find(_Message, frozen=True, tag="find"):
 
 
 class Found(_Message, frozen=True, tag="found"):
-    """Answer: the owner and those who would own the key after its death (``final``), or members nearer to it, best
-    first.
+    """Answer: the owner and those who would own the key after its death (``final``), or members nearer to it, best first.
+
+    ``heirs``, where not final: whom the answerer's list places behind the key; the owner, should all ``members`` be dead.
     """
 
     final: bool
     members: _Few
+    heirs: _Few = ()
 
 
 class Leaving(_Message, frozen=True, tag="leaving"):

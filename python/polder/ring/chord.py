@@ -215,8 +215,10 @@ class Chord(Maintenance):
             else:
                 self._events.append(LookupFailed(number, key, f"nobody of {lookup.hops} nodes asked led to the owner"))
 
-        start = self.table.preceding(key, 4) or list(self.members())
-        self._begin_lookup(key, start, done, now)
+        if self.joined:
+            self._begin_wide_lookup(key, done, now)
+        else:
+            self._begin_lookup(key, self.members(), done, now)
         return number
 
     # Outputs
@@ -259,7 +261,8 @@ class Chord(Maintenance):
         local = self._local(key)
         if local is not None:
             return Found(self.me, True, local)
-        return Found(self.me, False, tuple(self.table.preceding(key, 1 + ALTERNATIVES)))
+        heirs = self.table.heirs(key)[: 1 + ALTERNATIVES]
+        return Found(self.me, False, tuple(self.table.preceding(key, 1 + ALTERNATIVES)), heirs)
 
     def _local(self, key: int) -> tuple[Member, ...] | None:
         if self.table.owns(key):

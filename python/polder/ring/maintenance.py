@@ -340,8 +340,7 @@ class Maintenance:
         if self._exponent < RING_BITS:
             exponent, target = self._exponent, (self.me.id + (1 << self._exponent)) % RING_SIZE
             self._exponent += 1
-            start = self.table.preceding(target, 4)
-            self._begin_lookup(target, start, lambda lookup, _now: self._found_finger(exponent, lookup), now)
+            self._begin_wide_lookup(target, lambda lookup, _now: self._found_finger(exponent, lookup), now)
 
     def _found_finger(self, exponent: int, lookup: Lookup) -> None:
         if not lookup.members:
@@ -370,6 +369,19 @@ class Maintenance:
         """Walk towards ``key``; ``done`` gets the lookup when it has ``members`` or is ``stuck``."""
         self._step_lookup(Lookup(key, start), done, now)
 
+    def _begin_wide_lookup(self, key: int, done: Callable[[Lookup, float], None], now: float) -> None:
+        """The same, from our own table: first those that precede the key, at last anybody."""
+        lookup = Lookup(key, self.table.preceding(key, 4), self.table.heirs(key))
+
+        def ended(lookup: Lookup, at: float) -> None:
+            if not lookup.members:
+                lookup.widen(self.table.known())
+                self._step_lookup(lookup, done, at)
+            else:
+                done(lookup, at)
+
+        self._step_lookup(lookup, ended, now)
+
     def _step_lookup(self, lookup: Lookup, done: Callable[[Lookup, float], None], now: float) -> None:
         if lookup.members or lookup.stuck:
             done(lookup, now)
@@ -379,7 +391,8 @@ class Maintenance:
         def stepped(answer: RingAnswer | None, at: float) -> None:
             if isinstance(answer, Found):
                 lookup.answered(answer)
-            elif answer is None:
+            else:
+                lookup.failed(whom)
                 self.table.drop_finger(whom)
             self._step_lookup(lookup, done, at)
 

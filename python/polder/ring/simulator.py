@@ -8,6 +8,7 @@ a live successor, no list in flight is left without a live entry, and the base (
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Simulator:
                 "killed",
                 "changes",
                 "lookups",
+                "lookups_right",
                 "lookup_hops",
                 "lookups_failed",
                 "misbehaved",
@@ -109,6 +111,7 @@ class Simulator:
         self._flow: deque[tuple[float, str, str, str, str]] = deque(maxlen=config.flow)
         self._in_flight: dict[int, tuple[int, ...]] = {}
         self._all: list[Node] = []
+        self._order_of_members: list[int] = []
         self._pinned: list[Node] = []
 
     # Births and deaths
@@ -121,6 +124,7 @@ class Simulator:
             node.machine.born(members, self.now)
         for node in nodes:
             node.listed = _ids(node.machine.successors())
+            insort(self._order_of_members, int(node.member.id))
         self._judge(self.watch.begin({node.member.id: node.listed or () for node in nodes}))
         for node in nodes:
             self._drain(node)
@@ -136,6 +140,7 @@ class Simulator:
         for node, table in zip(nodes, tables, strict=True):
             node.machine.settled(table, self.now)
             node.listed = _ids(node.machine.successors())
+            insort(self._order_of_members, int(node.member.id))
         self._judge(self.watch.begin({node.member.id: node.listed or () for node in nodes}))
         for node in nodes:
             self._drain(node)
@@ -181,6 +186,7 @@ class Simulator:
         victim.held.clear()
         if victim.listed is not None:
             victim.listed = None
+            del self._order_of_members[bisect_left(self._order_of_members, victim.member.id)]
             self._judge(self.watch.remove(victim.member.id))
 
     def any_live(self) -> Node:
@@ -225,6 +231,10 @@ class Simulator:
         """Start a lookup; outcomes are counted."""
         node.machine.lookup(key, self.now)
         self._drain(node)
+
+    def owner(self, key: int) -> int:
+        """By definition: the first live member at or behind ``key``."""
+        return self._order_of_members[bisect_left(self._order_of_members, key) % len(self._order_of_members)]
 
     def flow(self) -> str:
         """The last messages, one a line."""
@@ -341,6 +351,8 @@ class Simulator:
             return
         listed = _ids(node.machine.successors())
         if listed != node.listed:
+            if node.listed is None:
+                insort(self._order_of_members, int(node.member.id))
             node.listed = listed
             self.counts["changes"] += 1
             self._note(node, "knows", "", " ".join(m.name for m in node.machine.successors()))
@@ -359,6 +371,8 @@ class Simulator:
         if isinstance(event, LookupDone):
             self.counts["lookups"] += 1
             self.counts["lookup_hops"] += event.hops
+            alive = next((m for m in event.members if self.nodes[m.id].alive), None)
+            self.counts["lookups_right"] += alive is not None and alive.id == self.owner(event.key)
         elif isinstance(event, LookupFailed):
             self.counts["lookups_failed"] += 1
         elif isinstance(event, Misbehaved):

@@ -126,6 +126,11 @@ class Table:
             return self._successors
         return ()
 
+    def heirs(self, key: int) -> tuple[Member, ...]:
+        """Successors at or behind ``key``: one of them owns it if nobody lives, or was born, before them."""
+        away = (key - self.my_id) % RING_SIZE
+        return tuple(member for member in self._successors if self.away(member) >= away)
+
     def preceding(self, key: int, limit: int) -> list[Member]:
         """Known nodes strictly between here and ``key``, nearest to the key first."""
         distances, members = self._rank()
@@ -142,7 +147,8 @@ class Table:
         near = self.preceding(key, 1 + ALTERNATIVES)
         if not near:  # only while no successor is known: the predecessor is then the one way out
             return Hops(self.predecessor)
-        return Hops(near[0], tuple(near[1:]))
+        # Should the best be dead, the heir may be the owner already; those farther back would only come to the dead one again.
+        return Hops(near[0], tuple(dict.fromkeys((*self.heirs(key)[:1], *near[1:])))[:ALTERNATIVES])
 
     def known(self) -> tuple[Member, ...]:
         """Everybody in this table, nearest clockwise first."""
