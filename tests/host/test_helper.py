@@ -115,6 +115,15 @@ async def test_a_confirmed_filter_stays_also_when_the_agent_and_the_helper_leave
 
 
 @case
+async def test_a_helper_that_ends_takes_unconfirmed_filters_back(directory: Path) -> None:
+    async with helper(directory), HostHelper(directory / "sock") as host:
+        await host.filter_apply(BASE)
+        await host.filter_apply(OTHER, rollback_after=600)
+        assert pairs_in_force() == {"198.18.5.7", "198.18.5.8"}
+    assert pairs_in_force() == {"198.18.5.7"}
+
+
+@case
 async def test_rollback_means_the_last_confirmed_filter(directory: Path) -> None:
     async with helper(directory), HostHelper(directory / "sock") as host:
         await host.filter_apply(BASE)

@@ -27,11 +27,18 @@ log = logging.getLogger("polder.host")
 @click.command("host-helper")
 @click.option("--socket", "path", default=str(SOCKET), show_default=True, help="Unix socket where agents ask.")
 @click.option(
-    "--allow-uid", type=int, multiple=True, help="User id that may ask, beside root and the helper's own; may be repeated."
+    "--allow-uid",
+    multiple=True,
+    metavar="UID[:SITE,…]",
+    help="User id that may ask, beside root and the helper's own, and whose sites' filters it may change (default: any). "
+    "May be repeated.",
 )
-@click.option("--allow-user", multiple=True, help="The same by name.")
+@click.option("--allow-user", multiple=True, metavar="NAME[:SITE,…]", help="The same by name.")
 @click.option(
     "--protect", multiple=True, metavar="NET", help="Network that filters may shut (CIDR); default: any. May be repeated."
+)
+@click.option(
+    "--inner", multiple=True, metavar="NET", help=f"Where tunnels may lead; default: {', '.join(INNER)}. May be repeated."
 )
 @click.option(
     "--run-dir", default=str(RUN_DIRECTORY), show_default=True, help="Notes on unconfirmed filters; emptied by a reboot."

@@ -83,10 +83,10 @@ class FilterKeeper:
         with self._locked():
             self._back(site)
 
-    def rollback_due(self) -> list[str]:
-        """Take the way back for every site whose deadline has passed; returns them."""
+    def rollback_due(self, *, all_of_them: bool = False) -> list[str]:
+        """Take the way back for every site whose deadline has passed, or for all that wait; returns them."""
         with self._locked():
-            due = [each.site for each in self._all() if each.deadline <= boot_clock()]
+            due = [each.site for each in self._all() if all_of_them or each.deadline <= boot_clock()]
             for site in due:
                 self._back(site)
         return due

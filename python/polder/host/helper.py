@@ -182,12 +182,17 @@ class Helper:
             else:
                 assert isinstance(key.fileobj, socket.socket)
                 self._serve(key.fileobj)
-        try:
-            for site in self._keeper.rollback_due():
-                self._log(f"filter of site {site} was not confirmed in time: rolled back")
-        except HostError as error:
-            self._log(f"rollback failed, will try again: {error}")
+        self._roll_back()
         return True
+
+    def _roll_back(self, *, leaving: bool = False) -> None:
+        try:
+            for site in self._keeper.rollback_due(all_of_them=leaving):
+                self._log(
+                    f"filter of site {site} was not confirmed {'before the helper ended' if leaving else 'in time'}: rolled back"
+                )
+        except HostError as error:
+            self._log(f"rollback failed, will be tried again: {error}")
 
     def _accept(self) -> None:
         agent, _ = self._listener.accept()
@@ -245,6 +250,7 @@ class Helper:
     def _end(self) -> None:
         for agent in [*self._agents]:
             self._drop(agent)
+        self._roll_back(leaving=True)
         self._listener.close()
         self._path.unlink(missing_ok=True)
         self._selector.close()
