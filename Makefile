@@ -61,6 +61,9 @@ bench-hops: setup ## time to completion through 1, 4, 7 and 10 nodes (the paper'
 claims: setup ## every claim of every recorded result; exit status 3 while one does not hold
 	@$(VENV)/bin/polder lab claims
 
+fuzz: $(VENV)/.python ## mutate the seeds of every parser and of the whole front for a minute (ARGS='--seconds 600 front')
+	cargo run --release --locked --quiet -p polder-fuzz --bin run -- $(or $(ARGS),--seconds 60)
+
 docs: setup ## the command reference and the configuration schema, into build/docs
 	$(PY) -m scripts.docs
 

@@ -377,3 +377,27 @@ async fn draining_lets_requests_end_and_takes_no_more() {
     let heard = front.say(&get("/two", "")).await;
     assert!(heard.is_empty() || heard.contains("Connection: close"), "{heard}");
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_what_it_held() {
+    let front = Front::access_point();
+    let mut io = front.connect(false);
+    io.write_all(get("/late", "").as_bytes()).await.unwrap();
+    while front.ctx.tunnels_of("spiffe://o.test/user/ann") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(io);
+    while front.ctx.tunnels_of("spiffe://o.test/user/ann") > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_wait_their_turn() {
+    let front = Front::access_point();
+    let many: String = (0..300).map(|n| get(&format!("/{n}"), "")).collect();
+    let heard = front.say(&(many + &get("/last", CLOSE))).await;
+    let order: Vec<_> = heard.match_indices("GET /").map(|(at, _)| heard[at + 5..].split(' ').next().unwrap()).collect();
+    assert_eq!(order.len(), 301);
+    assert!(order.iter().take(300).enumerate().all(|(n, got)| *got == n.to_string()));
+}

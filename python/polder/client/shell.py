@@ -78,6 +78,7 @@ class Client(Linked):
                 access_points=tuple(point.name for point in points),
                 hosts=self.hosts,
                 pac=pac_file(self.hosts, (f"PROXY {self.proxy}",)),
+                early_answer=self._settings.early_answer,
             ),
         )
 

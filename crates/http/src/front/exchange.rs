@@ -43,7 +43,7 @@ pub(crate) async fn exchange(client: &Client, pool: &Pool, request: &Request, mu
                 if again {
                     pool.give(&request.target, conn);
                 }
-                return Ended::Answered { body_read: matches!(body, Body::None) };
+                return Ended::Answered { body_read: body.is_read() };
             }
             Ok(Spoken::Switched) => return Ended::Switched(Box::new(conn)),
             Err(fault) => fault,

@@ -153,10 +153,8 @@ impl Connection<'_> {
     }
 
     async fn exchange(&mut self, head: &RequestHead, request: &Request) -> Next {
-        let body = match head.length {
-            BodyLength::Empty => Body::None,
-            length => Body::Framed(&mut self.inbox, BodyReader::new(length)),
-        };
+        let reader = (head.length != BodyLength::Empty).then(|| BodyReader::new(head.length));
+        let body = Body::Framed(&mut self.inbox, reader);
         let mut out = Out::H1(h1_out(self.client, &mut self.sink, head, head.persists()));
         let ended = exchange(self.client, &self.pool, request, body, &mut out).await;
         let keep = matches!(&out, Out::H1(out) if out.keep);

@@ -171,7 +171,7 @@ async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond
         Ok(request) => request,
         Err(refusal) => return refuse(client, &head, respond, refusal).await,
     };
-    let body = if body.is_end_stream() { Body::None } else { Body::Stream(Source::h2(body)) };
+    let body = Body::Stream((!body.is_end_stream()).then(|| Source::h2(body)));
     let mut out = h2_out(client, respond);
     let ended = exchange(client, &shared.pool, &request, body, &mut out).await;
     settle(client, &head, out, ended).await

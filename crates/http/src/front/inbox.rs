@@ -2,7 +2,7 @@
 
 use crate::tunnel::{Source, Tunnel};
 use bytes::{Bytes, BytesMut};
-use polder_wire::http1::{BodyReader, HttpError, Piece, RequestHead, RequestReader, ResponseHead, ResponseReader};
+use polder_wire::http1::{BodyReader, HttpError, MAX_HEAD, Piece, RequestHead, RequestReader, ResponseHead, ResponseReader};
 use std::io;
 use std::task::{Context, Poll, Waker};
 
@@ -93,6 +93,16 @@ impl Inbox {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         }
+    }
+
+    /// Waits until the stream has ended or broken; what comes meanwhile is kept, up to a head's length.
+    pub(crate) async fn ended(&mut self) {
+        while self.buffer.len() < MAX_HEAD {
+            if !self.fill().await.unwrap_or(false) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Whether nothing has come and the stream has not ended: an idle connection that can be used again.

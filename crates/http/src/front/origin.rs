@@ -9,32 +9,58 @@ use crate::tunnel::{Sink, Source};
 use bytes::{BufMut, Bytes, BytesMut};
 use polder_flow::MinRate;
 use polder_wire::http1::{BodyReader, HttpError, LAST_CHUNK, ResponseHead, chunk_head};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Most 1xx before a final answer.
 const MAX_INTERIM: usize = 16;
 
-/// A client's request body.
+/// A client's request body, and whether the client is still there when it has been read.
 pub(crate) enum Body<'c> {
-    /// None, or all of it has been read.
-    None,
-    /// On an HTTP/1 connection.
-    Framed(&'c mut Inbox, BodyReader),
-    /// An HTTP/2 stream.
-    Stream(Source),
+    /// On an HTTP/1 connection; `None` when all of it has been read.
+    Framed(&'c mut Inbox, Option<BodyReader>),
+    /// An HTTP/2 stream; `None` when all of it has been read. That a stream was reset is seen where it is answered.
+    Stream(Option<Source>),
 }
 
 impl Body<'_> {
+    /// Whether nothing of the request is left where it came from.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self, Body::Framed(_, None) | Body::Stream(None))
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
-        let piece = match self {
-            Body::None => None,
-            Body::Framed(inbox, reader) => inbox.piece(reader).await?,
-            Body::Stream(source) => source.next().await.transpose()?,
-        };
-        if piece.is_none() {
-            *self = Body::None;
+        match self {
+            Body::Framed(inbox, reader) => match reader {
+                Some(body) => {
+                    let piece = inbox.piece(body).await?;
+                    if piece.is_none() {
+                        *reader = None;
+                    }
+                    Ok(piece)
+                }
+                None => Ok(None),
+            },
+            Body::Stream(stream) => match stream {
+                Some(source) => {
+                    let piece = source.next().await.transpose()?;
+                    if piece.is_none() {
+                        *stream = None;
+                    }
+                    Ok(piece)
+                }
+                None => Ok(None),
+            },
         }
-        Ok(piece)
+    }
+
+    /// Ends when an HTTP/1 client that has said all goes away before it has been answered. As in other proxies, one that
+    /// shuts only its sending side counts as gone: the two look alike.
+    async fn gone(&mut self) {
+        match self {
+            Body::Framed(inbox, None) => inbox.ended().await,
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -71,31 +97,33 @@ pub(crate) async fn converse(
     out: &mut Out<'_>,
 ) -> Result<Spoken, Fault> {
     let Conn { inbox, sink, .. } = conn;
-    let mut said = false;
+    let said = AtomicBool::new(false);
     let ended = {
-        let say = say_body(client, sink, body, request.chunked);
-        let hear = hear(client, inbox, request, out);
-        tokio::pin!(say, hear);
-        loop {
-            tokio::select! {
-                done = &mut say, if !said => match done {
-                    // An origin that has heard enough may answer all the same.
-                    Ok(()) | Err(Fault::Origin(_)) => said = true,
-                    Err(fault) => return Err(fault),
-                },
-                ended = &mut hear => break ended?,
+        let say = async {
+            match say_body(client, sink, body, request.chunked).await {
+                Ok(()) => said.store(true, Relaxed),
+                // An origin that has heard enough may answer all the same.
+                Err(Fault::Origin(_)) => std::future::pending().await,
+                Err(fault) => return fault,
             }
+            body.gone().await;
+            Fault::Client
+        };
+        tokio::select! {
+            biased;
+            ended = hear(client, inbox, request, out) => ended?,
+            fault = say => return Err(fault),
         }
     };
     Ok(match ended {
         Heard::Switched => Spoken::Switched,
-        Heard::Wholly(persists) => Spoken::Wholly { again: persists && said && matches!(body, Body::None) && inbox.is_empty() },
+        Heard::Wholly(persists) => Spoken::Wholly { again: persists && said.into_inner() && inbox.is_empty() },
     })
 }
 
 /// Carries the client's body to the origin, at no less than the least rate.
 async fn say_body(client: &Client, sink: &mut Sink, body: &mut Body<'_>, chunked: bool) -> Result<(), Fault> {
-    if matches!(body, Body::None) {
+    if body.is_read() {
         return Ok(());
     }
     let mut rate = MinRate::new(client.ctx.limits().body_rate_floor, client.ctx.now());
