@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from polder.cli.answer import answer
 from polder.lab import enclosure, experiment, report, results
 from polder.lab.experiment import Run
 from polder.lab.links import LinkError
+from polder.lab.loopback import LEFT_OUT
 from polder.lab.overlay import PROXY_PORT, Overlay
 from polder.lab.phases import dump
 from polder.lab.processes import ProcessError
@@ -43,20 +45,22 @@ def demo(seconds: float | None, keep: bool, out: str, as_json: bool) -> int:
     chosen = experiment.read("demo").paced(seconds)
     door = _Door() if keep else None
     try:
-        return _enclosed(lambda: _demo(chosen, Path(out), door, as_json))
+        return enclosure.run(lambda: _demo(chosen, Path(out), door, as_json)) if tools() else 2
+    except enclosure.NoNamespacesError as error:
+        return _demo_on_loopback(chosen, Path(out), as_json, str(error))
     finally:
         if door is not None:
             door.close()
 
 
-def _demo(chosen: experiment.Experiment, out: Path, door: _Door | None, as_json: bool) -> int:
+def _demo(chosen: experiment.Experiment, out: Path, door: _Door | None, as_json: bool, namespaces: bool = True) -> int:
     console = Console(stderr=as_json)
-    run = Run(chosen, experiment.new_directory("demo").resolve())
+    run = Run(chosen, experiment.new_directory("demo").resolve(), namespaces)
     told: list[int] = []
 
     async def then(overlay: Overlay) -> None:
         told.append(_tell(run, console, out, as_json))
-        if door is not None:
+        if door is not None and namespaces:
             await door.hold(overlay, run)
 
     run.then = then
@@ -64,10 +68,17 @@ def _demo(chosen: experiment.Experiment, out: Path, door: _Door | None, as_json:
     return told[0] if told and status in (0, 130) else status
 
 
+def _demo_on_loopback(chosen: experiment.Experiment, out: Path, as_json: bool, why: str) -> int:
+    """The part of the story that needs no namespaces."""
+    click.echo(f"polder: {why}\nOn loopback instead: {LEFT_OUT}.", err=True)
+    return _demo(chosen.on_loopback(), out, None, as_json, namespaces=False)
+
+
 def _tell(run: Run, console: Console, out: Path, as_json: bool) -> int:
     """Write the report, say what was seen; 0, or 3 when a claim does not hold."""
     record = run.result().record()
-    page = report.write(record, run.outcomes, out, run.directory)
+    notes = "" if run.namespaces else f"On loopback: {LEFT_OUT}."
+    page = report.write(record, run.outcomes, out, run.directory, notes)
     (run.directory / "seen.json").write_text(dump(run.outcomes))
     (out / "demo.json").write_text(json.dumps(record, indent=1))
     facts = _facts(record, run, page)
@@ -81,16 +92,16 @@ def _tell(run: Run, console: Console, out: Path, as_json: bool) -> int:
 
 
 def _facts(record: dict[str, Any], run: Run, page: Path) -> dict[str, Any]:
-    rows = {row["phase"]: row for row in record["rows"]}
+    rows: dict[str, dict[str, Any]] = {row["phase"]: row for row in record["rows"]}
     measured = {claim["id"]: claim["measured"] for claim in record["claims"]}
     nodes = sum(1 for one in (run.directory / "state").glob("node*"))
     return {
         "nodes": nodes,
-        "flood_mbit_s": rows["protected"]["flood_mbit_s"],
-        "unprotected_success": rows["unprotected"]["success"],
-        "protected_success": rows["protected"]["success"],
-        "goodput_ratio": measured["demo.goodput"],
-        "page_time_ratio": measured["demo.page-time"],
+        "flood_mbit_s": rows.get("protected", {}).get("flood_mbit_s"),
+        "unprotected_success": rows.get("unprotected", {}).get("success"),
+        "protected_success": rows.get("protected", rows.get("quiet", {})).get("success"),
+        "goodput_ratio": measured.get("demo.goodput"),
+        "page_time_ratio": measured.get("demo.page-time"),
         "report": str(page.resolve()),
         "claims_hold": all(claim["holds"] for claim in record["claims"]),
     }
@@ -227,14 +238,19 @@ def claims(as_json: bool) -> int:
     return 0 if held else FINDINGS
 
 
-def _enclosed(main: Any) -> int:
+def _enclosed(main: Callable[[], int]) -> int:
     """Run ``main`` in namespaces of its own, or say why that is not possible here."""
-    for tool in ("ip", "tc", "nft", "nsenter"):
-        if not shutil.which(tool):
-            click.echo(f"polder: the laboratory needs {tool}: install iproute2, nftables and util-linux", err=True)
-            return 2
     try:
-        return enclosure.run(main)
+        return enclosure.run(main) if tools() else 2
     except enclosure.NoNamespacesError as error:
         click.echo(f"polder: {error}", err=True)
         return 2
+
+
+def tools() -> bool:
+    """Whether the system's programs are here; says what is missing."""
+    missing = [tool for tool in ("ip", "tc", "nft", "nsenter", "sysctl") if not shutil.which(tool)]
+    if missing:
+        packages = "iproute2, nftables, util-linux, procps"
+        click.echo(f"polder: the laboratory needs {', '.join(missing)} (Debian packages {packages})", err=True)
+    return not missing

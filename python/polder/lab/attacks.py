@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polder.lab.processes import Processes
 from polder.lab.switch import address_record
-from polder.lab.world import World
+from polder.lab.world import Scene
 
 TOOL = ["nice", sys.executable, "-m", "polder.lab.tool"]
 """Bots are other people's machines: what they compute must not slow down what is measured."""
@@ -70,13 +70,13 @@ class Slowloris(_Attack):
 Attack = Annotated[UdpFlood | SynFlood | HandshakeFlood | Slowloris, Field(discriminator="kind")]
 
 
-def configurations(attack: Attack, world: World, seconds: float, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
+def configurations(attack: Attack, world: Scene, seconds: float, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
     """For every bot: its host, the native tool and the tool's configuration."""
     bots = group_hosts(world, attack.bots)
     return [(bot, *_configuration(attack, world, bot, len(bots), seconds, seed + number)) for number, bot in enumerate(bots)]
 
 
-def group_hosts(world: World, group: str) -> list[str]:
+def group_hosts(world: Scene, group: str) -> list[str]:
     """The hosts of a group; raises ``ValueError`` when there is none."""
     hosts = [name for name in world.hosts if name.rstrip("0123456789") == group]
     if not hosts:
@@ -84,7 +84,7 @@ def group_hosts(world: World, group: str) -> list[str]:
     return hosts
 
 
-def _configuration(attack: Attack, world: World, bot: str, share: int, seconds: float, seed: int) -> tuple[str, dict[str, Any]]:
+def _configuration(attack: Attack, world: Scene, bot: str, share: int, seconds: float, seed: int) -> tuple[str, dict[str, Any]]:
     def address(host: str) -> str:
         return world.hosts[host].ipv6 if attack.ipv6 else world.hosts[host].ipv4
 
@@ -127,7 +127,7 @@ def scan(targets: Sequence[tuple[str, int]], rate: int = 500) -> dict[str, Any]:
 
 
 async def launch(
-    processes: Processes, world: World, attacks: Sequence[Attack], seconds: float, seed: int
+    processes: Processes, world: Scene, attacks: Sequence[Attack], seconds: float, seed: int
 ) -> list[dict[str, Any]]:
     """Let all attacks run for ``seconds``; the tools' reports with ``kind`` and ``bot``. Raises ``ProcessError``."""
 

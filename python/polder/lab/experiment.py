@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from polder.lab import load, origin, phases, topology
 from polder.lab.attacks import Attack, group_hosts
+from polder.lab.loopback import LoopbackWorld
 from polder.lab.overlay import Overlay
 from polder.lab.phases import Outcome, Plan
 from polder.lab.processes import Processes
 from polder.lab.results import Claim, Measure, Result
-from polder.lab.world import SITE_ADDRESS, World
+from polder.lab.world import Scene, World
 
 SITE_NAME = "www.polder.test"
 
@@ -108,6 +109,13 @@ class Experiment(_Frozen):
             raise ValueError("direct phases come before those through polder: the filter that shuts the site stays shut")
         return self
 
+    def on_loopback(self) -> Experiment:
+        """What of it can be shown without namespaces: the quiet phases through Polder. Nothing is claimed of them."""
+        kept = tuple(phase for phase in self.phases if phase.path == "polder" and not phase.attacks)
+        if not kept:
+            raise BadExperimentError(f"nothing of {self.name!r} can be shown without namespaces")
+        return self.model_copy(update={"phases": kept, "claims": ()})
+
     def paced(self, seconds: float | None) -> Experiment:
         """The same with phases of another length."""
         if seconds is None:
@@ -139,6 +147,7 @@ class Run:
 
     experiment: Experiment
     directory: Path
+    namespaces: bool = True
     say: Say = lambda _: None
     watch: phases.Watch = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
@@ -148,15 +157,19 @@ class Run:
     """Called with the overlay after the last phase, before everything ends; may wait for as long as it likes."""
 
     async def go(self) -> None:
-        """Build, run every phase, tear down. Must run inside the enclosure. Raises ``ProcessError``, ``LinkError`` and kin."""
+        """Build, run every phase, tear down. With ``namespaces`` it must run inside the enclosure.
+
+        Raises ``ProcessError``, ``LinkError``, ``SwitchError``.
+        """
         experiment = self.experiment
         self.say("laying the wide area")
-        world = World(topology.load(experiment.topology).resized(experiment.counts), self.directory)
+        described = topology.load(experiment.topology).resized(experiment.counts)
+        world = World(described, self.directory) if self.namespaces else LoopbackWorld(described, self.directory)
         async with AsyncExitStack() as stack:
             stack.callback(world.close)
-            processes = await stack.enter_async_context(Processes(self.directory))
+            processes = await stack.enter_async_context(Processes(self.directory, separate=world.separate))
             self.say("starting the site's web server")
-            site = await start_origin(processes, self.directory)
+            site = await start_origin(processes, world, self.directory)
             overlay: Overlay | None = None
             for number, phase in enumerate(experiment.phases):
                 if phase.path == "polder" and overlay is None:
@@ -171,7 +184,7 @@ class Run:
             if overlay is not None and self.then is not None:
                 await self.then(overlay)
 
-    def _plan(self, phase: Phase, world: World, site: origin.Origin, overlay: Overlay | None) -> Plan:
+    def _plan(self, phase: Phase, world: Scene, site: origin.Origin, overlay: Overlay | None) -> Plan:
         work = self.experiment.workload
         url = f"{work.scheme}://{SITE_NAME}/"
         readers = {
@@ -183,7 +196,7 @@ class Run:
                 think=work.think,
                 limit=work.limit,
                 proxy=overlay.proxies[user] if overlay and phase.path == "polder" else None,
-                resolve={SITE_NAME: SITE_ADDRESS[0]},
+                resolve={SITE_NAME: world.hosts["site"].ipv4},
                 ca=str(site.ca),
             )
             for number, user in enumerate(group_hosts(world, "user"), 1)
@@ -202,9 +215,10 @@ def result_of(experiment: Experiment, outcomes: list[Outcome]) -> Result:
     return Result(experiment.name, parameters, [outcome.row() for outcome in outcomes], claims, experiment.title)
 
 
-async def start_origin(processes: Processes, directory: Path) -> origin.Origin:
-    """The site's nginx, on both ports and both families."""
-    listen = [(host, port, port == origin.HTTPS_PORT) for host in ("0.0.0.0", "[::]") for port in (80, 443)]  # noqa: S104
+async def start_origin(processes: Processes, world: Scene, directory: Path) -> origin.Origin:
+    """The site's nginx, on both ports; with a network of its own in both families."""
+    hosts = ("0.0.0.0", "[::]") if world.separate else (world.hosts["site"].ipv4,)  # noqa: S104 - the laboratory's own
+    listen = [(host, port, port == world.ports.https) for host in hosts for port in world.ports]
     return await origin.start(processes, "site", directory / "nginx", [SITE_NAME], listen)
 
 

@@ -20,7 +20,7 @@ from polder.api.authority_dir import load_settings, open_ledger
 from polder.api.service import invite
 from polder.lab.attacks import group_hosts
 from polder.lab.processes import Process, ProcessError, Processes, together
-from polder.lab.world import GATEWAY_UP, SITE_ADDRESS, World
+from polder.lab.world import Scene
 from polder.model import Kind
 from polder.settings import StateDir
 from polder.shell.clock import chance, wall
@@ -44,7 +44,7 @@ class Overlay:
     def __init__(
         self,
         processes: Processes,
-        world: World,
+        world: Scene,
         directory: Path,
         protection: dict[str, Any],
         say: Callable[[str], None],
@@ -53,6 +53,7 @@ class Overlay:
         self._world = world
         self._state = directory.resolve() / "state"
         self._protection = protection
+        self._transport = protection["transport"] if world.separate else "dialout"
         self._say = say
         self._running: list[Process] = []
         self._few = asyncio.Semaphore(_TOGETHER)
@@ -106,28 +107,30 @@ class Overlay:
             ledger.close()
 
     async def _run_node(self, node: str) -> None:
-        if self._protection["transport"] == "gre":
+        if self._transport == "gre":
             await self._help(node)
             self._drop_in(node, "node", f'host_helper = "{self._socket(node)}"\n')
         await self._start(node, node, "node", "run")
 
     async def _run_site(self) -> None:
-        """Settings of the site, its helper, its agent."""
-        gre = self._protection["transport"] == "gre"
+        """Settings of the site, its helpers, its agent."""
+        site, ports = self._world.hosts["site"].ipv4, self._world.ports
         lines = {
             "name": SITE,
-            "origin": f"{SITE_ADDRESS[0]}:443",
-            "origins": {"80": f"{SITE_ADDRESS[0]}:80"},
+            "origin": f"{site}:{ports.https}",
+            "origins": {"80": f"{site}:{ports.http}", "443": f"{site}:{ports.https}"},
             "ports": [443, 80],
             "allow": [f"group:{GROUP}"],
             "mode": self._protection["mode"],
             "servlets": self._protection["servlets"],
-            "transport": self._protection["transport"],
+            "transport": self._transport,
         }
-        # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
-        await self._help("isp")
-        lines |= {"edge": GATEWAY_UP[0], "shut": [f"{SITE_ADDRESS[0]}/32"], "filter_helper": self._socket("isp")}
-        if gre:
+        if self._world.separate:
+            # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
+            await self._help("isp")
+            edge = self._world.hosts["gateway"].ipv4
+            lines |= {"edge": edge, "shut": [f"{site}/32"], "filter_helper": self._socket("isp")}
+        if self._transport == "gre":
             await self._help("gateway")
             lines["host_helper"] = self._socket("gateway")
         path = self._home("gateway") / "site" / SITE / "site.toml"
@@ -135,8 +138,9 @@ class Overlay:
         await self._start("gateway", "gateway", "site", "run", SITE)
 
     async def _connect(self, user: str) -> None:
-        await self._start(user, user, "connect", "--listen", f"127.0.0.1:{PROXY_PORT}")
-        self.proxies[user] = f"http://127.0.0.1:{PROXY_PORT}"
+        address = "127.0.0.1" if self._world.separate else self._world.hosts[user].ipv4
+        await self._start(user, user, "connect", "--listen", f"{address}:{PROXY_PORT}")
+        self.proxies[user] = f"http://{address}:{PROXY_PORT}"
 
     async def _help(self, host: str) -> None:
         """The privileged helper of a host."""

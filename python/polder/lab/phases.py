@@ -14,7 +14,7 @@ import msgspec
 
 from polder.lab import attacks, load
 from polder.lab.processes import ProcessError, Processes, together
-from polder.lab.world import World
+from polder.lab.world import Scene
 
 SAMPLE_S = 0.5
 _LEAD_S = 3.0
@@ -67,7 +67,7 @@ Watch = Callable[[Outcome], None]
 """Called after every page load and sample."""
 
 
-async def run(processes: Processes, world: World, plan: Plan, watch: Watch = lambda _: None, seed: int = 1) -> Outcome:
+async def run(processes: Processes, world: Scene, plan: Plan, watch: Watch = lambda _: None, seed: int = 1) -> Outcome:
     """Run a phase to its end. The attack begins with the readers' processes and outlasts the last page load.
 
     Raises ``ProcessError`` when a reader or an attacker fails to do its work.
@@ -103,7 +103,7 @@ async def _read(processes: Processes, user: str, reader: load.Reader, outcome: O
         raise ProcessError(f"the reader on {user} failed, status {status}:\n{process.tail()}")
 
 
-async def _sample(world: World, plan: Plan, outcome: Outcome, watch: Watch) -> None:
+async def _sample(world: Scene, plan: Plan, outcome: Outcome, watch: Watch) -> None:
     """Every half second: what the bots put in, and what the narrow link carried and dropped."""
     bots = sorted({bot for attack in plan.attacks for bot in attacks.group_hosts(world, attack.bots)})
     last = time.monotonic()

@@ -66,9 +66,10 @@ class Process:
 class Processes:
     """All processes of a run. An asynchronous context: its end ends them all."""
 
-    def __init__(self, directory: Path) -> None:
-        """Logs go to ``directory/NAME.log``."""
+    def __init__(self, directory: Path, *, separate: bool = True) -> None:
+        """Logs go to ``directory/NAME.log``. Without ``separate`` hosts are names only: everything runs in one network."""
         self.directory = directory
+        self._separate = separate
         self._running: list[Process] = []
 
     async def __aenter__(self) -> Processes:
@@ -93,7 +94,7 @@ class Processes:
 
         ``piped`` keeps stdout for ``output``; ``stdin`` is written and closed, ``open_stdin`` leaves it to the caller.
         """
-        words = [*(enter(host) if host else []), *map(str, argv)]
+        words = [*(enter(host) if host and self._separate else []), *map(str, argv)]
         log = self.directory / f"{name}.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(

@@ -37,10 +37,15 @@ img {{ width: 100%; height: auto }} code {{ background: #f2f5f8; padding: .1rem 
 <table><tr><th>what must hold</th><th>target</th><th>measured</th><th></th></tr>
 {claims}</table>
 <p>{notes}</p>
-<p class="sub">Polder {commit} on {machine}. Every packet was real: network namespaces, a kernel-shaped link of 10 Mbit/s, nginx,
-nftables on the router before that link; nothing outside this machine was touched. Logs: <code>{logs}</code></p>
+<p class="sub">Polder {commit} on {machine}. {setting} Logs: <code>{logs}</code></p>
 </html>
 """
+
+
+_SETTING = (
+    "Every packet was real: network namespaces, a kernel-shaped link of 10 Mbit/s, nginx, nftables on the router before that link; "
+    "nothing outside this machine was touched."
+)
 
 
 def write(record: dict[str, Any], outcomes: Sequence[Outcome], folder: Path, logs: Path, notes: str = "") -> Path:
@@ -60,6 +65,7 @@ def write(record: dict[str, Any], outcomes: Sequence[Outcome], folder: Path, log
         rows="\n".join(_row(titles[row["phase"]], row) for row in record["rows"]),
         claims="\n".join(map(_claim, record["claims"])),
         notes=html.escape(notes),
+        setting="" if notes else _SETTING,
         commit=html.escape(record["commit"][:12]),
         machine=html.escape(f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}"),
         logs=html.escape(str(logs)),

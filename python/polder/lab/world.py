@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol
 
 from polder.lab import enclosure, links
 from polder.lab.latency import Matrix, load
@@ -45,8 +45,43 @@ class Host:
     port: int | None
 
 
+class Ports(NamedTuple):
+    """Where the site's web server listens."""
+
+    http: int
+    https: int
+
+
+class Scene(Protocol):
+    """Hosts somewhere: what phases and overlays need to know of a world."""
+
+    @property
+    def separate(self) -> bool:
+        """Whether every host has a network of its own."""
+
+    @property
+    def ports(self) -> Ports:
+        """Of the site's web server."""
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        """By name."""
+
+    def counts(self, names: list[str]) -> dict[str, int]:
+        """The switch's counters, summed."""
+
+    def narrow(self) -> dict[str, int]:
+        """Of the narrow link."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 class World:
     """All hosts of a topology, connected. ``close`` ends the switch; the namespaces end with the enclosure."""
+
+    ports = Ports(http=80, https=443)
+    separate = True
 
     def __init__(self, topology: Topology, directory: Path) -> None:
         """Build it, in about half a second. Raises ``LinkError``, ``NoMatrixError``, ``SwitchError``."""
@@ -84,7 +119,7 @@ class World:
         """The matrix's round-trip time between two hosts, without queues."""
         return self.matrix.rtt_ms[self.hosts[a].place][self.hosts[b].place]
 
-    def narrow(self) -> dict[str, Any]:
+    def narrow(self) -> dict[str, int]:
         """Counters of the narrow link towards the site: sent and dropped, by the kernel's shaper."""
         return links.shaper_counts("isp", "narrow")
 
