@@ -124,6 +124,32 @@ async def test_a_helper_that_ends_takes_unconfirmed_filters_back(directory: Path
 
 
 @case
+async def test_the_command_serves_who_it_was_told_to_and_ends_when_asked(directory: Path) -> None:
+    for place in (directory, *directory.parents):
+        if place.stat().st_uid == os.getuid() and place != Path("/"):
+            place.chmod(place.stat().st_mode | 0o111)
+    command = [sys.executable, "-m", "polder.cli.main", "host-helper", "--socket", str(directory / "sock"), "--json"]
+    options = ["--allow-uid", "65534:wiki", "--run-dir", str(directory / "filter")]
+    process = await asyncio.create_subprocess_exec(*command, *options, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert 65534 in json.loads(await process.stdout.readline())["uids"]
+    (directory / "plan").write_bytes(encode(FilterApply(BASE)))
+    (directory / "foreign").write_bytes(encode(FilterStatus("bank")))
+    script = "import os,socket,sys; d=[open(n,'rb').read() for n in sys.argv[2:]]; os.setuid(65534); "
+    script += "s=socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1]); "
+    script += "[(s.send(m), sys.stdout.buffer.write(s.recv(65536))) for m in d]"
+    arguments = [str(directory / name) for name in ("sock", "plan", "foreign")]
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, *arguments, stdout=asyncio.subprocess.PIPE)
+    said, _ = await agent.communicate()
+    assert b"filter_state" in said
+    assert b"may not change the filter of bank" in said
+    assert pairs_in_force() == {"198.18.5.7"}
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert not (directory / "sock").exists()
+
+
+@case
 async def test_rollback_means_the_last_confirmed_filter(directory: Path) -> None:
     async with helper(directory), HostHelper(directory / "sock") as host:
         await host.filter_apply(BASE)
