@@ -85,7 +85,7 @@ pub(crate) struct Dialled {
 enum State {
     Idle,
     Up(Arc<Live>),
-    Down(LinkError),
+    Down(LinkError, Instant),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -154,6 +154,20 @@ impl Links {
                 // The peer is going (GOAWAY) or gone: what runs may end, new streams need a new connection.
                 Err(_) => slot.let_go(&live),
             }
+        }
+    }
+
+    /// Dials `peer` in the background if its bulk lane is not up and has not failed lately: a candidate that is passed over
+    /// because its link is down shall be ready the next time.
+    pub(crate) fn wake(&self, plane: &Arc<Plane>, peer: &Peer) {
+        let slot = self.slot(plane, peer, Lane::Bulk);
+        let sleeps = match &slot.state.borrow().1 {
+            State::Idle => true,
+            State::Up(_) => false,
+            State::Down(_, at) => at.elapsed() > BACKOFF_MAX,
+        };
+        if sleeps {
+            slot.want.notify_one();
         }
     }
 
@@ -296,7 +310,7 @@ impl Slot {
         loop {
             match &*state.borrow_and_update() {
                 (_, State::Up(live)) => return Ok(live.clone()),
-                (attempt, State::Down(why)) if *attempt > asked => return Err(why.clone()),
+                (attempt, State::Down(why, _)) if *attempt > asked => return Err(why.clone()),
                 _ => self.want.notify_one(),
             }
             state.changed().await.map_err(|_| LinkError::new("the engine stops"))?;
@@ -327,7 +341,7 @@ impl Slot {
     }
 
     fn fail(&self, why: LinkError) {
-        self.state.send_modify(|s| *s = (s.0 + 1, State::Down(why)));
+        self.state.send_modify(|s| *s = (s.0 + 1, State::Down(why, Instant::now())));
     }
 }
 

@@ -84,16 +84,19 @@ pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &
 }
 
 /// Candidates in order; those whose link is up first, for the others need a handshake or are down.
-fn candidates(plane: &Plane, ask: &Ask) -> Vec<Hop> {
+fn candidates(plane: &Arc<Plane>, ask: &Ask) -> Vec<Hop> {
     let spread = usize::try_from(plane.counters.tunnels.get()).unwrap_or(0);
     let mut hops = ask.site.route(ask.stage, spread);
     if ask.hops <= 1 {
         hops.retain(|hop| matches!(hop, Hop::Deliver));
     }
     if hops.len() > 1 {
-        hops.sort_by_key(|hop| match hop {
+        hops.sort_by_cached_key(|hop| match hop {
             Hop::Deliver => false,
-            Hop::Next(peer, _) => !plane.links.is_up(peer),
+            Hop::Next(peer, _) => {
+                plane.links.wake(plane, peer);
+                !plane.links.is_up(peer)
+            }
         });
     }
     hops

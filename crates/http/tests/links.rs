@@ -57,14 +57,8 @@ async fn refused(node: &Node, what: &'static str) -> String {
 }
 
 async fn came_up(node: &Node, times: usize) {
-    let heard = node.heard.clone();
-    let mut seen = 0;
-    heard
-        .until(|event| {
-            seen += usize::from(matches!(event, Event::Link { up: true, .. }));
-            if seen >= times { Some(()) } else { None }
-        })
-        .await;
+    let up = |event: &&Event| matches!(event, Event::Link { up: true, .. });
+    node.heard.when(|events| (events.iter().filter(up).count() >= times).then_some(())).await;
 }
 
 #[tokio::test]
@@ -305,6 +299,24 @@ async fn warm_links_come_up_by_themselves_and_again_after_death() {
     assert!(nodes[0].plane.links.rtt(&nodes[1].peer).unwrap() > Duration::ZERO);
     nodes[1].plane.registry.cut(|_| true);
     came_up(&nodes[0], 2).await;
+}
+
+#[tokio::test]
+async fn a_candidate_that_was_passed_over_is_ready_the_next_time() {
+    let pki = Pki::new();
+    let nodes = overlay(&pki, &["ap", "first", "second"]).await;
+    let origin = origin(echo).await;
+    for node in &nodes[1..] {
+        node.apply(|s| s.servlets = vec![tcp(origin)]);
+    }
+    nodes[0].apply(|s| s.sites = vec![Site { servlets: vec!["second".into()], ..site(PathMode::Direct) }]);
+    nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.unwrap();
+    nodes[0].apply(|s| s.sites[0].servlets = vec!["first".into(), "second".into()]);
+    nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.unwrap();
+    assert_eq!(nodes[1].plane.counters.tunnels.get(), 0, "its link was not up yet");
+    came_up(&nodes[0], 2).await;
+    nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.unwrap();
+    assert_eq!(nodes[1].plane.counters.tunnels.get(), 1, "first in order again");
 }
 
 #[tokio::test]

@@ -112,10 +112,15 @@ impl Events for Heard {
 impl Heard {
     /// Waits until an event of this shape was heard, ever.
     pub async fn until<T>(&self, mut shape: impl FnMut(&Event) -> Option<T>) -> T {
+        self.when(|events| events.iter().find_map(&mut shape)).await
+    }
+
+    /// Waits until all that was heard so far has this shape.
+    pub async fn when<T>(&self, mut shape: impl FnMut(&[Event]) -> Option<T>) -> T {
         let wait = async {
             loop {
                 let changed = self.changed.notified();
-                if let Some(found) = self.events.lock().unwrap().iter().find_map(&mut shape) {
+                if let Some(found) = shape(&self.events.lock().unwrap()) {
                     return found;
                 }
                 changed.await;
