@@ -6,7 +6,7 @@ from random import Random
 
 from polder.model import Member, PathMode, SiteRecord
 from polder.model.overlay_messages import EpochSecret, ServletsAnswer, ServletsQuery
-from polder.overlay import AccessPointRole, CallOut, EpochSecrets, FindOwner, Ways
+from polder.overlay import AccessPointRole, CallOut, EpochSecrets, FindOwner, Ways, beacon_keys
 from tests.overlay.support import NOW, SECRET, key_of, node
 
 
@@ -71,6 +71,23 @@ def test_access_points_spread_the_load_over_the_beacons() -> None:
     assert firsts == expected()
 
 
+def test_where_a_node_owns_several_keys_spare_ones_are_looked_up() -> None:
+    one = role()
+    one.set_sites([site()], NOW)
+    one.handle_timeout(NOW)
+    keys = beacon_keys(SECRET.secret, "wiki", 9)
+    owners = dict(zip(keys, [node(name) for name in ("a", "a", "b", "b", "c", "d", "d", "d", "d")], strict=True))
+    asked = []
+    while calls := out(one):
+        for call in calls:
+            assert isinstance(call, FindOwner)
+            asked.append(call.ring_key.to_bytes(16, "big"))
+            one.found(call.request_id, (owners[asked[-1]],), NOW)
+        one.handle_timeout(NOW)
+    assert asked == list(keys[:5]), "the fifth key brings the third node"
+    assert set(one.ways(NOW)["wiki"].beacons) == {node("a"), node("b"), node("c")}
+
+
 def test_while_a_lookup_fails_the_last_answer_stays_in_force() -> None:
     one = role()
     one.set_sites([site()], NOW)
@@ -109,7 +126,7 @@ def test_lookups_are_bounded_and_none_is_forgotten() -> None:
     one.handle_timeout(NOW)
     assert len(out(one)) == 64
     for request in range(1, 65):
-        one.found(request, (node("o"),), NOW)
+        one.found(request, (node(f"o{request % 3}"),), NOW)
     settle(one, NOW)
     assert all(len(ways.beacons) == 3 for ways in one.ways(NOW).values())
 

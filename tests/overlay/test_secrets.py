@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from polder.model.overlay_messages import EpochSecret
 from polder.overlay import EpochSecrets, beacon_keys
+from polder.overlay.secrets import enough
 
 names = st.from_regex(r"[a-z0-9._-]{1,63}", fullmatch=True)
 
@@ -69,3 +70,19 @@ def test_the_first_word_about_an_epoch_stays_and_memory_is_bounded() -> None:
     assert [s.epoch for s in secrets.newer_than(37)] == [38, 39]
     assert len(secrets.newer_than(0)) == 8
     assert "withheld" in repr(secrets.newer_than(38)[0]) and "\\x" not in repr(secrets.newer_than(38)[0])
+
+
+def test_spare_keys_are_used_until_enough_nodes_are_found() -> None:
+    for owners, used in [
+        ("abcdefghi", 3), ("aabcdefgh", 4), ("aaabcdefg", 5), ("aaaaaaaab", 9), ("aaaaaaaaa", 9), ("aa-bcdefg", 3),
+        ("---------", 3), ("aaab-cdef", 5),
+    ]:  # fmt: skip
+        assert enough([None if owner == "-" else owner for owner in owners], 3) == used, owners
+
+
+def test_spare_keys_continue_the_first() -> None:
+    secrets = EpochSecrets([EpochSecret(1, 0, b"1" * 32)])
+    current = secrets.current(0)
+    assert current is not None
+    assert secrets.all_keys(current, "wiki")[:3] == secrets.keys("wiki", 0)
+    assert len(set(secrets.all_keys(current, "wiki"))) == 9

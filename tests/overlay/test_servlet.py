@@ -23,6 +23,7 @@ from polder.overlay.checks import MAX_LIFE
 from tests.overlay.support import (
     DELIVERY,
     NOW,
+    SECRET,
     appoint,
     appointment,
     caller,
@@ -77,8 +78,8 @@ def test_the_site_hears_how_many_beacons_took_it() -> None:
 def test_advertisements_come_every_period_with_jitter_and_sooner_after_a_failure() -> None:
     role = servlet_role()
     first = serving(role)
-    for call in first[1:]:
-        role.answered(call.request_id, node("b"), Advertised(30.0), NOW)
+    for index, call in enumerate(first[1:]):
+        role.answered(call.request_id, node(f"b{index}"), Advertised(30.0), NOW)
     role.failed(first[0].request_id, 0, "no answer", NOW)
     due = role.poll_timeout()
     assert due is not None and NOW < due <= NOW + 2.25
@@ -237,10 +238,27 @@ def test_another_delivery_must_be_made_ready_anew() -> None:
     assert role.ready() == frozenset() and role.deliveries()["wiki"].key == 99
 
 
-def test_a_new_epoch_is_advertised_at_once_and_counted_anew() -> None:
+def test_a_node_with_several_keys_counts_once_and_spare_keys_find_others() -> None:
     role = servlet_role()
     for call in serving(role):
         role.answered(call.request_id, node("b"), Advertised(30.0), NOW)
+    assert role.appoint(appoint(appointment()), site_caller("wiki"), NOW).beacons == 1
+    told = 3
+    while role.appoint(appoint(appointment()), site_caller("wiki"), NOW).beacons < 3:
+        role.handle_timeout(NOW)
+        (call,) = calls(role)
+        assert call.ring_key == int.from_bytes(beacon_keys(SECRET.secret, "wiki", 9)[told], "big")
+        told += 1
+        role.answered(call.request_id, node(f"b{told}"), Advertised(30.0), NOW)
+    assert told == 5
+    role.handle_timeout(NOW)
+    assert calls(role) == []
+
+
+def test_a_new_epoch_is_advertised_at_once_and_counted_anew() -> None:
+    role = servlet_role()
+    for index, call in enumerate(serving(role)):
+        role.answered(call.request_id, node(f"b{index}"), Advertised(30.0), NOW)
     assert role.appoint(appoint(appointment(epoch=6)), site_caller("wiki"), NOW + 1) == Appointed(True, 0)
     role.handle_timeout(NOW + 1)
     assert len(calls(role)) == 3

@@ -16,7 +16,7 @@ import msgspec
 from polder.model import Member, PathMode, SiteRecord
 from polder.model.overlay_messages import ServletsAnswer, ServletsQuery
 from polder.overlay.calls import CallOut, FindOwner
-from polder.overlay.secrets import EpochSecrets, beacon_keys
+from polder.overlay.secrets import EpochSecrets, enough
 
 REFRESH = 30.0
 RETRY = 1.0
@@ -157,12 +157,14 @@ class AccessPointRole:
 
     def found(self, request_id: int, members: tuple[Member, ...], now: float) -> None:
         """A lookup's outcome; ``members[0]`` is the owner."""
+        name, *_ = self._lookups.get(request_id, ("",))
         lookup = self._lookup(request_id)
         if lookup is not None and members:
             lookup.due = now + self._refresh * (0.75 + self._rng.random() / 2)
             if lookup.owner != members[0]:
                 lookup.owner = members[0]
                 self._changed = True
+                self._prepare(name, self._sites[name], now)
 
     def answered(self, request_id: int, by: Member, answer: msgspec.Struct, now: float) -> None:
         """A beacon told its servlets."""
@@ -194,17 +196,20 @@ class AccessPointRole:
         return current.epoch if current else 0
 
     def _ways(self, site: _Site, epoch: int, now: float) -> Ways:
-        owners = [site.lookups.get((epoch, index)) for index in range(self._secrets.count)]
-        beacons = [lookup.owner for lookup in owners[site.first :] + owners[: site.first] if lookup and lookup.owner]
+        count = self._secrets.count
+        owners = [lookup.owner for (of, _), lookup in sorted(site.lookups.items()) if of == epoch]
+        beacons = [owner for owner in owners[site.first : count] + owners[: site.first] + owners[count:] if owner]
         return Ways(tuple(beacons), site.direct.servlets if site.direct and site.direct.expires > now else ())
 
     def _prepare(self, name: str, site: _Site, now: float) -> None:
         """One lookup for each beacon key that counts now or soon."""
-        keys = {
-            (secret.epoch, index): key
-            for secret in self._secrets.in_force(now)
-            for index, key in enumerate(beacon_keys(secret.secret, name, self._secrets.count))
-        }
+        keys: dict[tuple[int, int], bytes] = {}
+        for secret in self._secrets.in_force(now):
+            known = self._secrets.all_keys(secret, name)
+            found = [site.lookups.get((secret.epoch, index)) for index in range(len(known))]
+            owners = [lookup.owner.ring_id if lookup and lookup.owner else None for lookup in found]
+            used = enough(owners, self._secrets.count)
+            keys |= {(secret.epoch, index): known[index] for index in range(used)}
         if keys.keys() != site.lookups.keys():
             site.lookups = {slot: site.lookups.get(slot) or _Lookup(key, now) for slot, key in keys.items()}
             self._changed = True

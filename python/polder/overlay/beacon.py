@@ -25,7 +25,7 @@ from polder.model.overlay_messages import (
     Withdraw,
 )
 from polder.overlay.checks import MAX_LIFE, check_servlet, check_signer, check_times, open_withdrawal, opened
-from polder.overlay.secrets import EpochSecrets, beacon_keys
+from polder.overlay.secrets import EpochSecrets
 
 PERIOD = 10.0
 """Seconds between a servlet's advertisements, before jitter."""
@@ -171,7 +171,7 @@ class BeaconTable:
         secret = next((s for s in self._secrets.in_force(now) if s.epoch == key_epoch), None)
         if secret is None:
             raise Refused(Verdict.UNKNOWN, f"epoch {key_epoch} of the beacon keys is not in force here", retry=True)
-        if ring_key not in beacon_keys(secret.secret, site, self._secrets.count):
+        if ring_key not in self._secrets.all_keys(secret, site):
             raise Refused(Verdict.WRONG_PLACE, f"that is not a beacon key of {site}")
         if not self._owns(int.from_bytes(ring_key, "big")):
             raise Refused(Verdict.WRONG_PLACE, "this node does not own that beacon key: look it up again", retry=True)

@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from polder.model.overlay_messages import EpochSecret
 
 BEACONS = 3
 """B: beacon keys per site. Replication buys the exponent (notes §1): with half of the nodes flooded, 3 beacons are all down in
 1/8 of the cases, 1 beacon in 1/2."""
+
+SPARE = 2
+"""Spare keys for each of the B: where a small ring gives several of a site's keys to one node, spare ones are used until B nodes
+have been found. Of 8 nodes, all 3 keys meet at one for every 15th site; one death would then cut it off."""
 
 LEAD = 30.0
 GRACE = 60.0
@@ -31,6 +35,17 @@ def beacon_keys(secret: bytes, site: str, count: int = BEACONS) -> tuple[bytes, 
     """Ring keys (16 bytes each) of the beacons of ``site``: HMAC-SHA256(secret, label ‖ 0 ‖ site ‖ 0 ‖ index), cut."""
     label = b"polder-beacon/1\0" + site.encode() + b"\0"
     return tuple(hmac.digest(secret, label + bytes([index]), hashlib.sha256)[:16] for index in range(count))
+
+
+def enough(owners: Sequence[object | None], count: int) -> int:
+    """How many keys, from the first on, are used, given the ``owners`` of all keys as far as known.
+
+    ``count`` of them; one more for as long as those used are known to lie at fewer than ``count`` different nodes.
+    """
+    used = count
+    while used < len(owners) and None not in owners[:used] and len(set(owners[:used])) < count:
+        used += 1
+    return used
 
 
 class EpochSecrets:
@@ -84,6 +99,10 @@ class EpochSecrets:
         """The beacon keys of ``site`` in the current epoch; empty while no secret is known."""
         current = self.current(now)
         return beacon_keys(current.secret, site, self.count) if current else ()
+
+    def all_keys(self, secret: EpochSecret, site: str) -> tuple[bytes, ...]:
+        """The beacon keys of ``site`` in one epoch, the spare ones behind."""
+        return beacon_keys(secret.secret, site, self.count * (1 + SPARE))
 
     def next_change(self, now: float) -> float | None:
         """When ``current`` or ``in_force`` will differ next, by what is known now."""

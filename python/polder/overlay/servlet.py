@@ -33,7 +33,7 @@ from polder.model.overlay_messages import (
 from polder.overlay.beacon import MAX_WITHDRAWALS, PERIOD
 from polder.overlay.calls import CallOut
 from polder.overlay.checks import check_servlet, check_signer, check_site, check_times, opened
-from polder.overlay.secrets import EpochSecrets, beacon_keys
+from polder.overlay.secrets import EpochSecrets, enough
 
 MAX_APPOINTMENTS = 4096
 MAX_DRAIN = 3600.0
@@ -174,9 +174,10 @@ class ServletRole:
             return
         before = held.taken.get(slot)
         held.taken[slot] = (by, epoch, now + answer.lifetime)
+        self._schedule(held, now)
         if held.gone_at is not None or not held.ready or epoch < held.appointment.epoch:
             self._call(by, None, "withdraw", Withdraw(site, epoch))
-        elif before is not None and before[0].ring_id != by.ring_id:
+        elif before is not None and before[0].ring_id not in {taken[0].ring_id for taken in held.taken.values()}:
             # The key has a new owner. The old one, if it lives, should not send people here for longer than it must.
             self._call(before[0], None, "withdraw", Withdraw(site, epoch))
 
@@ -218,13 +219,13 @@ class ServletRole:
 
     def _schedule(self, held: _Holding, now: float) -> None:
         """One due time for each beacon key that counts now."""
-        slots = [
-            (secret.epoch, key)
-            for secret in self._secrets.in_force(now)
-            for key in beacon_keys(secret.secret, held.appointment.site, self._secrets.count)
-        ]
-        held.due = {slot: held.due.get(slot, now) for slot in slots}
         held.taken = {slot: taken for slot, taken in held.taken.items() if taken[2] > now}
+        slots: list[Slot] = []
+        for secret in self._secrets.in_force(now):
+            keys = [(secret.epoch, key) for key in self._secrets.all_keys(secret, held.appointment.site)]
+            owners = [held.taken[slot][0].ring_id if slot in held.taken else None for slot in keys]
+            slots += keys[: enough(owners, self._secrets.count)]
+        held.due = {slot: held.due.get(slot, now) for slot in slots}
 
     def _advertise(self, site: str, held: _Holding, slot: Slot, now: float) -> None:
         if not held.ready or held.gone_at is not None or now < held.appointment.not_before:
@@ -243,7 +244,7 @@ class ServletRole:
     @staticmethod
     def _beacons(held: _Holding, now: float) -> int:
         taken = held.taken.values()
-        return sum(1 for _, epoch, until in taken if epoch == held.appointment.epoch and until > now)
+        return len({by.ring_id for by, epoch, until in taken if epoch == held.appointment.epoch and until > now})
 
     def _check_delivery(self, delivery: Delivery) -> None:
         """A site may not use its servlet to reach the servlet's own machine or neighbours (trap 12)."""
