@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,32 @@ def test_any_json_is_a_request_or_a_validation_error(body: Any) -> None:
     for kind in (EnrolRequest, RenewRequest):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(msgspec.json.encode(body), type=kind)
+
+
+@pytest.mark.parametrize(
+    ("address", "source", "ips"),
+    [
+        ("192.0.2.7:1", "192.0.2.7", ["192.0.2.7"]),
+        ("192.0.2.7:1", "::ffff:192.0.2.7", ["192.0.2.7"]),
+        ("192.0.2.7:1", None, ["192.0.2.7"]),
+        ("[2001:db8::7]:1", "2001:db8::9", ["2001:db8::7"]),  # one /64 is one owner
+        ("192.0.2.7:1", "192.0.2.8", []),
+        ("[2001:db8::7]:1", "192.0.2.7", []),
+        (None, "192.0.2.7", []),
+    ],
+)
+def test_a_certificate_names_only_an_address_that_the_node_speaks_from(
+    service: AuthorityService, address: str | None, source: str | None, ips: list[str]
+) -> None:
+    key = new_key()
+    one = token(service, name=f"m{chance().getrandbits(60)}")
+    enrolled = service.enrol(EnrolRequest(one, make_csr(key).decode(), address), source)
+    nonce = service.nonce()
+    renewed = service.renew(RenewRequest(enrolled.chain, nonce, prove(key, nonce), None), source)
+    for answer in (enrolled, renewed):
+        leaf = x509.load_pem_x509_certificate(answer.chain.encode())
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(map(str, names.get_values_for_type(x509.IPAddress))) == ips
 
 
 def test_bootstrap_members_are_some_and_bounded(tmp_path: Path) -> None:

@@ -124,14 +124,14 @@ class AuthorityServer:
 
     async def _enrol(self, request: web.Request) -> web.Response:
         body = await _body(request, EnrolRequest)
-        enrolled = await self._work(lambda: self._service.enrol(body))
+        enrolled = await self._work(lambda: self._service.enrol(body, request.remote))
         self.counters["enrolled"] += 1
         log.info("enrolled", extra={"who": enrolled.uri, "source": request.remote, "not_after": enrolled.not_after})
         return _json(enrolled)
 
     async def _renew(self, request: web.Request) -> web.Response:
         body = await _body(request, RenewRequest)
-        enrolled = await self._work(lambda: self._service.renew(body))
+        enrolled = await self._work(lambda: self._service.renew(body, request.remote))
         self.counters["renewed"] += 1
         log.info("renewed", extra={"who": enrolled.uri, "source": request.remote, "not_after": enrolled.not_after})
         return _json(enrolled)

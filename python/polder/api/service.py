@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from polder.api.limits import source_of
 from polder.api.messages import Enrolled, EnrolRequest, Members, RenewRequest
 from polder.model import Kind, Member, Refused, Signed, SpiffeId, Verdict
 from polder.settings import AuthoritySettings
@@ -73,26 +75,29 @@ class AuthorityService:
         self._browser_root = make_browser_root(issuer, clock(), rng).public_bytes(Encoding.PEM).decode()
         self._nonce_key = rng.getrandbits(256).to_bytes(32, "big")
 
-    def enrol(self, request: EnrolRequest) -> Enrolled:
-        """Turn an invitation into an identity; raises ``Refused``. Safe to repeat with the same key."""
+    def enrol(self, request: EnrolRequest, source: str | None = None) -> Enrolled:
+        """Turn an invitation into an identity; raises ``Refused``. Safe to repeat with the same key.
+
+        ``source``: the IP address that the request came from; ``None``: this very machine, which is believed.
+        """
         now, hashed = self._clock(), token_hash(request.token)
         who = self._ledger.granted(hashed)
         public = check_csr(request.csr_pem.encode(), who)
         address = _address(request.address, who.kind)
         issued = self._ledger.enrol(
-            hashed, key_hash(public), address, now, lambda taken: assign_place(taken, self._rng), self._issue(public, now)
+            hashed, key_hash(public), address, now, lambda taken: assign_place(taken, self._rng), self._issue(public, now, source)
         )
         return self._enrolled(who, issued, now)
 
-    def renew(self, request: RenewRequest) -> Enrolled:
-        """A new certificate for a key that proves itself; raises ``Refused``."""
+    def renew(self, request: RenewRequest, source: str | None = None) -> Enrolled:
+        """A new certificate for a key that proves itself; raises ``Refused``. ``source`` as in ``enrol``."""
         now = self._clock()
         self._check_nonce(request.nonce, now)
         public = _leaf_key(request.leaf_pem)
         check_proof(public, request.nonce, request.signature)
         grace = self.settings.renew_grace
         address = _address(request.address, Kind.NODE)
-        entry, issued = self._ledger.renew(key_hash(public), address, now, grace, self._issue(public, now))
+        entry, issued = self._ledger.renew(key_hash(public), address, now, grace, self._issue(public, now, source))
         return self._enrolled(entry.id, issued, now)
 
     def nonce(self) -> str:
@@ -117,11 +122,10 @@ class AuthorityService:
         verifier = ChainVerifier(self.roots, self.settings.trust_domain, Revoked(epoch, 0, uris, keys))
         return verifier.identity((leaf, *self._issuer.chain()), self._clock())
 
-    def _issue(self, public: ec.EllipticCurvePublicKey, now: float) -> Callable[[Entry], Issued]:
+    def _issue(self, public: ec.EllipticCurvePublicKey, now: float, source: str | None) -> Callable[[Entry], Issued]:
         def issue(entry: Entry) -> Issued:
             life = entry.life or self.settings.life(entry.id.kind)
-            ip = entry.address.rpartition(":")[0].strip("[]") if entry.address else None
-            profile = Profile(entry.id, entry.ring_id, entry.groups, entry.hosts, ip)
+            profile = Profile(entry.id, entry.ring_id, entry.groups, entry.hosts, _own_ip(entry.address, source))
             chain = self._issuer.issue(profile, public, now, life, self._rng)
             leaf = x509.load_der_x509_certificate(chain[0])
             return Issued(f"{leaf.serial_number:x}", chain, leaf.not_valid_after_utc.timestamp())
@@ -168,6 +172,17 @@ def _address(text: str | None, kind: Kind) -> str | None:
         return parse_address(text)
     except ValueError as error:
         raise Refused(Verdict.MALFORMED, str(error)) from error
+
+
+def _own_ip(address: str | None, source: str | None) -> str | None:
+    """The IP address that goes into a node's certificate: the one it says, if it speaks from there.
+
+    Browsers believe it, so a node must not get a certificate for somebody else's address by saying so.
+    """
+    said = ipaddress.ip_address(address.rpartition(":")[0].strip("[]")) if address else None
+    if said is None or (source is not None and source_of(source) != source_of(str(said))):
+        return None
+    return str(said)
 
 
 def _leaf_key(pem: str) -> ec.EllipticCurvePublicKey:
