@@ -136,7 +136,7 @@ async def strangers(directory: Path) -> None:
         hello = attacks.HandshakeFlood(rate=60, port=443, target="user")
         (report, _) = await attacks.launch(processes, world, [hello], 1.0, seed=1)
         assert 0 < report["answered"] == report["opened"] <= report["tried"]
-        slow = attacks.Slowloris(connections=40, port=80, target="user", drip_s=0.2)
+        slow = attacks.Slowloris(connections=40, port=80, tls=False, target="user", drip_s=0.2)
         for report in await attacks.launch(processes, world, [slow], 2.0, seed=1):
             assert 0 < report["opened"] == report["most_open"] <= 20
             assert report["closed"] == 0

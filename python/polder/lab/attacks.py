@@ -58,13 +58,19 @@ class HandshakeFlood(_Attack):
 
 
 class Slowloris(_Attack):
-    """Connections that send a byte now and then."""
+    """Connections that send a byte now and then: a ClientHello that never ends, or (``tls`` off) a header that never ends."""
 
     kind: Literal["slowloris"] = "slowloris"
     connections: int = Field(500, gt=0, le=20_000)
     port: int = 7443
-    opening: str = "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "
+    tls: bool = True
     drip_s: float = Field(1.0, gt=0)
+
+    @property
+    def opening(self) -> bytes:
+        """What is dripped; its last byte again and again."""
+        # RFC 8446 §5.1, §4: a handshake record of 512 bytes with a ClientHello of 508; legacy_version, then endless random.
+        return bytes.fromhex("160301020001 0001fc 0303 5a") if self.tls else b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "
 
 
 Attack = Annotated[UdpFlood | SynFlood | HandshakeFlood | Slowloris, Field(discriminator="kind")]
@@ -104,7 +110,7 @@ def _configuration(attack: Attack, world: Scene, bot: str, share: int, seconds: 
             return "strangers", _crowd({"handshake": attack.name}, target, attack.port, rate, rate * 3) | time
         case Slowloris():
             count = max(1, attack.connections // share)
-            drip = _crowd({"drip": attack.opening.encode()}, target, attack.port, max(1, count // 2), count)
+            drip = _crowd({"drip": attack.opening}, target, attack.port, max(1, count // 2), count)
             return "strangers", drip | {"drip_ms": int(attack.drip_s * 1000)} | time
 
 
