@@ -14,6 +14,9 @@ import msgspec
 from polder import _native
 from polder.snapshot.schema import Answer, EngineConfig, Event, Snapshot, decode_event
 
+BUILD: str = _native.PROFILE
+"""How the native part was built: ``release``, or ``debug`` (whose speed says nothing)."""
+
 _BATCH = 256
 
 
