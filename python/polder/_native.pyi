@@ -1,5 +1,6 @@
 """The native module's types. ``tests/engine/test_boundary.py`` compares them with the module itself."""
 
+PROFILE: str
 SCHEMA: int
 
 class Engine:

@@ -1,4 +1,5 @@
 //! Snapshots into tables: what is refused, who is admitted, where tunnels go.
+#![allow(clippy::unwrap_used)]
 
 use polder_plan::{Denied, Hop, Plan, Stage};
 use polder_types::*;
