@@ -261,3 +261,53 @@ async def test_a_hundred_starts_and_stops_under_load(tmp_path: Path) -> None:
         await asyncio.gather(*calls, return_exceptions=True)
     await fixed.engine.stop(0)
     assert fixed.engine.counters()["connections"] > 50
+
+
+async def test_stopping_lets_tunnels_end_until_the_deadline(world: World) -> None:
+    status, _, reader, writer = await world.connect("ann")
+    assert status == 200
+    beacon = world.nodes[1].engine
+    stopping = asyncio.create_task(beacon.stop(30))
+    for _ in range(20):  # the tunnel through the stopping node still carries
+        writer.write(b"still here")
+        assert await reader.readexactly(10) == b"still here"
+    assert not stopping.done()
+    writer.close()
+    async with asyncio.timeout(20):
+        await stopping
+
+
+async def test_stopping_cuts_what_does_not_end(world: World) -> None:
+    status, _, reader, _ = await world.connect("ann")
+    assert status == 200
+    await world.nodes[1].engine.stop(0)
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+
+
+async def test_a_stopped_engine_says_so(world: World) -> None:
+    engine = world.nodes[2].engine
+    await engine.stop(0)
+    with pytest.raises(RuntimeError, match="stopped"):
+        engine.apply(world.nodes[2].snapshot)
+    with pytest.raises(CallFailed, match="stopped"):
+        await engine.call("beacon", bytes(16), "127.0.0.1:1", "m", b"", 1)
+
+
+async def test_strangers_without_a_certificate_get_no_further_than_the_handshake(world: World) -> None:
+    context = world.authority.context(None, world.folder)
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", world.nodes[0].port, ssl=context, server_hostname=f"ap.node.{DOMAIN}"
+        )
+        writer.write(b"CONNECT wiki.test:443 HTTP/1.1\r\nHost: wiki.test\r\n\r\n")
+        await reader.readexactly(1)
+    refused = await world.nodes[0].until(lambda event: isinstance(event, Refusal) and event.what == "certificate")
+    assert "no certificate" in refused.why  # type: ignore[union-attr]
+    assert world.nodes[0].engine.counters()["front_requests"] == 0
+
+
+async def test_a_listener_that_is_taken_is_an_os_error_with_the_address(world: World) -> None:
+    taken = world.nodes[0].address
+    with pytest.raises(OSError, match=taken):
+        Engine(EngineConfig(role="node", listen=(taken,)), lambda event: None)
