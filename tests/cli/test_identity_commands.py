@@ -73,6 +73,9 @@ def test_the_whole_way_of_a_user(founded: Founded, tmp_path: Path) -> None:
     join = ("join", founded.url, "--pin", founded.pin, "--token-file", "-", "--listen", "127.0.0.1:7443")
     assert polder(node, *join, stdin=founded.token("node"))["identity"].startswith("spiffe://o.test/node/node-")
     assert (node / "node/node.toml").read_text().count('listen = ["127.0.0.1:7443"]') == 1
+    far = ("join", founded.url, "--pin", founded.pin, "--token-file", "-", "--advertise", "192.0.2.7:7443")
+    told = run(tmp_path / "far", *far, stdin=founded.token("node", "far")).stdout
+    assert "let DNS know far.node.o.test" in told  # it does not speak from where it says it listens
     enroll = ("enroll", founded.url, "--pin", founded.pin, "--token-file")
     token = founded.token("site", "wiki", "--host", "Wiki.Example")
     polder(tmp_path / "site", *enroll, "-", stdin=token)
@@ -83,7 +86,7 @@ def test_the_whole_way_of_a_user(founded: Founded, tmp_path: Path) -> None:
     assert set(made["files"]) == {"ann.p12", "overlay-root.pem", "polder.pac", "start-chromium.sh", "README.txt", "README.html"}
     pac = (tmp_path / "profile/polder.pac").read_text()
     assert '"wiki.example"' in pac
-    assert '"HTTPS 127.0.0.1:7443' in pac
+    assert "HTTPS 127.0.0.1:7443" in pac
     assert (tmp_path / "profile/ann.p12").stat().st_mode & 0o077 == 0
     for file in (tmp_path / "profile").iterdir():
         assert made["password"].encode() not in file.read_bytes()

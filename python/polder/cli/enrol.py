@@ -91,5 +91,10 @@ def _report(identity: IdentityDir, path: Path, next_step: str, as_json: bool) ->
         "groups": list(said.groups),
         "hosts": list(said.hosts),
         "members": len(identity.members),
+        "addresses": list(said.ips),
     }
-    answer(facts, f"Enrolled as {identity.id}; the key is in {path} and nowhere else.", next_step, as_json=as_json)
+    text = f"Enrolled as {identity.id}; the key is in {path} and nowhere else."
+    if identity.id.kind is Kind.NODE and not said.ips:
+        text += f"\nThe authority saw another address than {identity.address}: browsers without a forwarder reach this node"
+        text += f" by name only, so let DNS know {said.hosts[0]}."
+    answer(facts, text, next_step, as_json=as_json)

@@ -107,12 +107,16 @@ class Profile:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a verified certificate says. Times in Unix seconds; ``key_hash`` is SHA-256 of the SubjectPublicKeyInfo."""
+    """What a verified certificate says. ``hosts`` and ``ips`` are its DNS and IP names. Times in Unix seconds.
+
+    ``key_hash`` is SHA-256 of the SubjectPublicKeyInfo.
+    """
 
     id: SpiffeId
     ring_id: bytes | None
     groups: tuple[str, ...]
     hosts: tuple[str, ...]
+    ips: tuple[str, ...]
     key_hash: bytes
     not_before: int
     not_after: int
@@ -164,6 +168,7 @@ def _read(leaf: x509.Certificate) -> Identity:
         ring_id,
         profile.groups,
         tuple(names.get_values_for_type(x509.DNSName)),
+        tuple(map(str, names.get_values_for_type(x509.IPAddress))),
         key_hash(key),
         int(leaf.not_valid_before_utc.timestamp()),
         int(leaf.not_valid_after_utc.timestamp()),
