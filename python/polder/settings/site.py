@@ -62,9 +62,6 @@ class SiteSettings(Settings):
         description="Further networks (CIDR) that the filter shuts, beside edge: the public addresses of the site's servers.",
         examples=[["192.0.2.0/28"]],
     )
-    inner: str | None = Field(
-        None, description="Inner address range for gre. Default: a range of 100.64.0.0/10 chosen from the name."
-    )
     rotation: Duration = Field(
         3600.0,
         ge=1,
@@ -84,7 +81,9 @@ class SiteSettings(Settings):
         le=86_400,
         description="Validity of an appointment; it is signed anew at half of it and ends at once by a newer.",
     )
-    host_helper: str | None = Field(None, description="Unix socket of `polder host-helper` on this machine, which makes the GRE end.")
+    host_helper: str | None = Field(
+        None, description="Unix socket of `polder host-helper` on this machine, which makes the GRE end."
+    )
     filter_helper: str | None = Field(
         None,
         description="Unix socket of the `polder host-helper` on the router that filters (`ssh -L` can bring it here). Default: none; "
