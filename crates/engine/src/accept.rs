@@ -101,7 +101,7 @@ async fn enter(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
 async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
     let plane = door.plane.clone();
     let Some(world) = plane.world() else { return };
-    let known = world.plan.peers().any(|peer| peer.address.ip() == from);
+    let known = world.plan.is_home_of_a_peer(from.to_canonical());
     let mut pass = None;
     if !known {
         match door.front.enter(from) {

@@ -1,7 +1,7 @@
 //! Snapshot → tables.
 
 use polder_types::{Delivery, Forwarder, Limits, PathMode, Peer, PeerName, RingRoute, Rule, SCHEMA, Site, SiteName, Snapshot};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,6 +58,7 @@ pub struct Plan {
     /// What was left out and why, for the operator: the rest of the snapshot is in force.
     pub warnings: Vec<String>,
     peers: HashMap<PeerName, Arc<Peer>>,
+    addresses: HashSet<IpAddr>,
     sites: HashMap<SiteName, Arc<SitePlan>>,
     pub(crate) hosts: HashMap<Arc<str>, Arc<SitePlan>>,
 }
@@ -105,6 +106,7 @@ impl Plan {
             forwarder: snapshot.forwarder.clone(),
             fresh_until: snapshot.revocations.fresh_until,
             warnings,
+            addresses: peers.values().map(|peer| peer.address.ip()).collect(),
             peers,
             sites,
             hosts,
@@ -119,6 +121,11 @@ impl Plan {
     /// A peer by name.
     pub fn peer(&self, name: &str) -> Option<&Arc<Peer>> {
         self.peers.get(name)
+    }
+
+    /// Whether some peer lives at this address.
+    pub fn is_home_of_a_peer(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// Every peer.

@@ -51,7 +51,7 @@ impl Opener for Origins {
                 self.early.lock().unwrap().extend_from_slice(&first);
                 sink.send(first).await.map_err(|_| Refusal::new(ProxyError::Terminated, "broke"))?;
             }
-            let broken = self.broken.try_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
+            let broken = self.broken.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
             let plain = target.port == 443;
             tokio::spawn(async move {
                 if broken {
