@@ -13,10 +13,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from polder.host import Host, HostError, HostHelper, LocalHost, Tunnel, TunnelPeer
+from polder.host import Host, HostError, HostHelper, LocalHost, Tunnel, TunnelPeer, filters
 from polder.host.filters import FilterKeeper
 from polder.host.helper import Helper, Rights
 from polder.host.messages import (
@@ -27,6 +30,7 @@ from polder.host.messages import (
     FilterStatus,
     Probe,
     Remove,
+    Request,
     decode_reply,
     decode_request,
     encode,
@@ -320,6 +324,58 @@ async def test_the_kernels_own_device_is_asked_for_in_words_that_ip_understands(
     else:
         with pytest.raises(HostError, match="Unknown device type"):
             await host.tunnel(wish)
+
+
+def _crash_at(step: int, directory: Path, plan: Plan, rollback_after: float | None) -> bool:
+    """Apply ``plan`` in a child that dies before its ``step``-th side effect; whether it died."""
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+                return real(*arguments, **options)
+
+            return call
+
+        filters.run = dying(filters.run)  # type: ignore[assignment]
+        for name in ("open", "fsync"):
+            setattr(os, name, dying(getattr(os, name)))
+        for name in ("replace", "unlink"):
+            setattr(Path, name, dying(getattr(Path, name)))
+        FilterKeeper(directory).apply(plan, wall(), Place.ROUTER, (), rollback_after)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@case
+async def test_a_crash_at_any_step_leaves_a_way_back_to_the_confirmed_filter(directory: Path) -> None:
+    keeper = FilterKeeper(directory)
+    confirmed, fresh = {"198.18.5.7"}, {"198.18.5.7", "198.18.5.8"}
+    for rollback_after, steps in ((600.0, 7), (None, 3)):
+        died, step, seen = True, 0, set()
+        while died:
+            keeper.apply(BASE, wall(), Place.ROUTER, (), None)
+            died = _crash_at(step, directory, OTHER, rollback_after)
+            before = pairs_in_force()
+            assert before in (confirmed, fresh)
+            seen.add(len(before))
+            keeper.rollback_due(all_of_them=True)
+            if rollback_after is not None:
+                assert pairs_in_force() == confirmed, f"step {step}"
+            assert keeper.next_deadline() is None
+            step += 1
+        assert step >= steps, "there were steps to die at"
+        assert seen == {1, 2}, "some before the swap, some behind it"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert isinstance(decode_request(data), Request)
 
 
 def test_requests_say_what_is_wrong_with_them() -> None:

@@ -133,6 +133,9 @@ def tracked() -> dict[str, object]:
     opened = router.pass_out(tcp(EDGE4, node, 40000, 7443, 0x02).bytes())
     after = router.pass_in(tcp(node, EDGE4, *answer, 0x12).bytes())
     other = router.pass_in(tcp(node, EDGE4, *forged, 0x10).bytes())
+    # A connection that is older than the filter: the inside's next packet makes it known.
+    router.pass_out(tcp(EDGE4, node, 40002, 7443, 0x10).bytes())
+    older = router.pass_in(tcp(node, EDGE4, 7443, 40002, 0x10).bytes())
     whole = gre(SERVLET4, EDGE4, KEY)
     middle = 24
     pieces = [
@@ -144,6 +147,7 @@ def tracked() -> dict[str, object]:
         "opened": opened,
         "after": after,
         "other": other,
+        "older": older,
         "fragments": [router.pass_in(piece) for piece in pieces],
         "whole": router.pass_in(whole.bytes()),
     }

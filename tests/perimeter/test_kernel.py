@@ -38,6 +38,7 @@ def test_a_stateful_flow_must_begin_inside_and_fragments_stay_out_with_tracking_
         "opened": True,
         "after": True,
         "other": False,
+        "older": True,
         "fragments": [False, False],
         "whole": True,
     }
