@@ -126,6 +126,18 @@ def test_what_is_not_from_a_known_peer_is_refused_and_counted() -> None:
 
 
 @case
+def test_a_known_peer_reaches_our_own_addresses_and_nothing_behind_them() -> None:
+    with pair() as (a, b):
+        peer = config(A4, A_IN).peers
+        b.endpoint.update(GreConfig(peer, accept=(f"{B_IN}/128",)))
+        a.endpoint.update(GreConfig((GrePeer(B4, KEY, (KEY,), ("fd00::/64",)),)))
+        a.device.send(inner(A_IN, "fd00::77", b"to the network behind"))
+        a.device.send(inner(A_IN, B_IN, b"to us"))
+        assert b.device.recv(9000).endswith(b"to us")
+        assert b.counters()["gre_foreign_target"] == 1
+
+
+@case
 def test_a_key_is_rotated_without_losing_a_packet() -> None:
     with pair() as (a, b):
         steps = [

@@ -1,7 +1,7 @@
 //! Our own GRE endpoint: packets between a TUN device and raw sockets, for kernels without a GRE device and with a stricter door.
 //!
 //! Outward: the inner destination chooses the peer; its key goes in front. Inward, cheapest check first: header as we speak
-//! it, {outer source, key} known, inner source one of that peer's. One thread, no allocation per packet but the batch lists;
+//! it, {outer source, key} known, inner source one of that peer's, inner destination one of ours. One thread, no allocation per packet but the batch lists;
 //! peers are swapped whole between batches. What cannot be sent is dropped and counted, as on any link.
 
 use crate::{Inbox, Interest, Ready, send_batch};
@@ -72,6 +72,8 @@ counters! {
     gre_unknown_pair,
     /// Packets refused: a known peer used an inner source that is not its own.
     gre_foreign_inner,
+    /// Packets refused: a known peer sent to an inner destination that is not ours.
+    gre_foreign_target,
     /// Packets that the device did not take.
     gre_write_failed,
     /// SYNs whose MSS was lowered.
@@ -85,6 +87,7 @@ struct Table {
     inward: HashMap<(IpAddr, u32), usize>,
     hosts: HashMap<IpAddr, usize>,
     networks: Vec<(Prefix, usize)>,
+    accept: Vec<Prefix>,
 }
 
 impl Table {
@@ -93,7 +96,14 @@ impl Table {
         if config.schema != polder_types::SCHEMA || !(1280..=9000).contains(&config.mtu) {
             return wrong(format!("GRE endpoint: schema {} or MTU {} out of range (1280 to 9000)", config.schema, config.mtu));
         }
-        let mut table = Table { mtu: config.mtu, peers: vec![], inward: HashMap::new(), hosts: HashMap::new(), networks: vec![] };
+        let mut table = Table {
+            mtu: config.mtu,
+            peers: vec![],
+            inward: HashMap::new(),
+            hosts: HashMap::new(),
+            networks: vec![],
+            accept: config.accept.clone(),
+        };
         for (index, peer) in config.peers.iter().enumerate() {
             for key in &peer.accept_keys {
                 if table.inward.insert((peer.outer, *key), index).is_some() {
@@ -315,9 +325,13 @@ impl Pump {
             counters.gre_unknown_pair.fetch_add(1, Relaxed);
             return None;
         };
-        let own = endpoints(inside).is_some_and(|(source, _)| inner.iter().any(|prefix| prefix.contains(source)));
-        if !own {
+        let (source, target) = endpoints(inside)?; // `decode` saw a whole header, so there are addresses
+        if !inner.iter().any(|prefix| prefix.contains(source)) {
             counters.gre_foreign_inner.fetch_add(1, Relaxed);
+            return None;
+        }
+        if !table.accept.is_empty() && !table.accept.iter().any(|prefix| prefix.contains(target)) {
+            counters.gre_foreign_target.fetch_add(1, Relaxed);
             return None;
         }
         if clamp_mss(inside, table.mtu) {

@@ -13,6 +13,9 @@ pub struct GreConfig {
     pub mtu: u16,
     /// Far ends.
     pub peers: Vec<GrePeer>,
+    /// Inner destinations that may come in: our own addresses. Empty: any, for a gateway that forwards.
+    #[serde(default)]
+    pub accept: Vec<Prefix>,
 }
 
 /// The far end of a tunnel.

@@ -31,10 +31,15 @@ class GrePeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that an endpoint must know; ``mtu`` in inner bytes, 1280 to 9000, the device's."""
+    """Everything that an endpoint must know; ``mtu`` in inner bytes, 1280 to 9000, the device's.
+
+    ``accept`` (CIDR): inner destinations that may come in, our own addresses: a servlet that was taken over must not reach
+    what is behind the gateway. Empty: any, for a gateway that forwards.
+    """
 
     peers: tuple[GrePeer, ...]
     mtu: int = 1400
+    accept: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 

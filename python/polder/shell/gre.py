@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from ipaddress import ip_address
 from pathlib import Path
 
 from polder.engine.gre import GreConfig, GreEndpoint, GrePeer
@@ -55,7 +56,9 @@ class GreDevice:
     async def _apply(self, addresses: tuple[str, ...], peers: tuple[GrePeer, ...]) -> None:
         if self._host is None:
             self._host = await asyncio.to_thread(HostHelper, self._helper)
-        config = GreConfig(peers, self._mtu)
+        # Only to our own inner addresses: a servlet that was taken over must not reach what is behind this host.
+        own = tuple(f"{host}/{ip_address(host).max_prefixlen}" for host in (each.partition("/")[0] for each in addresses))
+        config = GreConfig(peers, self._mtu, own)
         ends = tuple(TunnelPeer(peer.outer, peer.send_key, peer.inner) for peer in peers)
         try:
             up, descriptors = await self._host.tunnel(Tunnel(self._device, addresses, self._local, ends, self._mtu))
