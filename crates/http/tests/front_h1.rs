@@ -401,3 +401,25 @@ async fn pipelined_requests_wait_their_turn() {
     assert_eq!(order.len(), 301);
     assert!(order.iter().take(300).enumerate().all(|(n, got)| *got == n.to_string()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
+    let front = Front::access_point();
+    let began = tokio::time::Instant::now();
+    let mut idle = front.connect(false);
+    idle.write_all(get("/big", CLOSE).as_bytes()).await.unwrap();
+    while front.counter("over_stall") == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((10..60).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+
+    let mut slow = front.connect(false);
+    slow.write_all(get("/big", CLOSE).as_bytes()).await.unwrap();
+    let (mut heard, mut buffer) = (0, [0; 20_000]);
+    while let Ok(n @ 1..) = slow.read(&mut buffer).await {
+        heard += n;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    assert!(heard > 1_000_000, "{heard}");
+    assert_eq!(front.counter("over_stall"), 1);
+}

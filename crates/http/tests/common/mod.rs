@@ -1,12 +1,13 @@
 //! A whole overlay in one process: a private authority, nodes with real listeners on loopback, an origin.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use polder_http::front::{self, FrontContext, Report};
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Events, Plane, PlaneConfig, World, unix_now};
 use polder_http::tunnel::{Opener, Source, Target, Tunnel};
 use polder_http::{peer, relay};
 use polder_plan::Plan;
-use polder_tls::Settings;
+use polder_tls::{Alpn, Settings};
 use polder_types::*;
 use polder_wire::Refusal;
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
@@ -229,7 +230,15 @@ impl Node {
     }
 }
 
-/// As the engine does it, without limits.
+struct Told(Arc<Plane>);
+
+impl Report for Told {
+    fn refused(&self, what: &'static str, why: &str, who: &str, source: std::net::IpAddr) {
+        self.0.refused(what, why, who, Some(source));
+    }
+}
+
+/// As the engine does it, without limits before the handshake.
 async fn accept(plane: Arc<Plane>, listener: TcpListener) {
     loop {
         let (socket, from) = listener.accept().await.unwrap();
@@ -242,6 +251,13 @@ async fn accept(plane: Arc<Plane>, listener: TcpListener) {
             match world.tls.accept(socket).await {
                 Ok((stream, identity, alpn)) => {
                     let identity = Arc::new(identity);
+                    if identity.kind == Kind::User {
+                        let opener = Arc::new(Overlay::new(plane.clone()));
+                        let front = FrontContext::new(limits(), Told(plane.clone()));
+                        let serve = front::serve(stream, alpn == Alpn::H2, Some(identity.clone()), from.ip(), opener, front);
+                        plane.registry.spawn(identity, serve);
+                        return;
+                    }
                     let serve = peer::serve(plane.clone(), world, identity.clone(), alpn, from.ip(), stream);
                     plane.registry.spawn(identity, serve);
                 }

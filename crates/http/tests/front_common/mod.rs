@@ -122,6 +122,7 @@ async fn origin(mut io: DuplexStream) {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 return;
             }
+            "/big" => format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000)),
             "/late" => std::future::pending().await,
             "/not-modified" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n".into(),
             "/ws" => "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".into(),
@@ -133,7 +134,9 @@ async fn origin(mut io: DuplexStream) {
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())
             }
         };
-        io.write_all(answer.as_bytes()).await.unwrap();
+        if io.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
         match path.as_str() {
             "/until-close" | "/cut" => return,
             "/ws" => return echo(io).await,

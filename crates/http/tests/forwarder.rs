@@ -1,0 +1,142 @@
+//! A forwarder's clients through access points that fail, refuse or are silent.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use polder_http::forwarder::Forwarder;
+use polder_http::tunnel::{Opener, Source, Target};
+use polder_types::*;
+use polder_wire::{ProxyError, Refusal};
+use tokio::net::TcpListener;
+
+/// Access points that are everything else too, and ann's forwarder, which lists them in this order.
+async fn overlay(pki: &Pki, names: &[&str]) -> (Vec<Node>, Node) {
+    let mut nodes = Vec::new();
+    for name in names {
+        let node = Node::node(pki, name).await;
+        let origin = origin(echo).await;
+        node.apply(|s| {
+            s.sites = vec![site(PathMode::Beacon)];
+            s.servlets = vec![tcp(origin)];
+        });
+        nodes.push(node);
+    }
+    let forwarder = Node::start(pki, "ann", Role::Forwarder, pki.issue(Leaf::new("user", "ann")), vec![]).await;
+    forwarder.apply(|s| {
+        s.peers = nodes.iter().map(|node| Peer { warm: true, ..node.peer.clone() }).collect();
+        s.forwarder = Some(polder_types::Forwarder {
+            access_points: nodes.iter().map(|node| node.peer.name.clone()).collect(),
+            hosts: vec!["wiki.test".into(), "*.lost.test".into()],
+            pac: String::new(),
+            early_answer: true,
+        });
+    });
+    (nodes, forwarder)
+}
+
+/// Opens a tunnel to `host`, says `text` with the open and hears the echo.
+async fn ask(forwarder: &Node, host: &str, text: &'static str) -> Result<String, Refusal> {
+    let opener = Forwarder::new(forwarder.plane.clone());
+    let mut client = Source::bytes(Bytes::from_static(text.as_bytes()));
+    let mut tunnel = opener.open(&None, &Target { host: host.into(), port: 443 }, &mut client).await?;
+    while let Some(chunk) = client.take_front() {
+        tunnel.sink.send(chunk).await.unwrap();
+    }
+    tunnel.sink.finish().await.unwrap();
+    Ok(String::from_utf8(drain(&mut tunnel.source).await.unwrap()).unwrap())
+}
+
+async fn up(forwarder: &Node, name: &str) {
+    forwarder.heard.until(|event| matches!(event, Event::Link { name: n, up: true, .. } if n == name).then_some(())).await;
+}
+
+#[tokio::test]
+async fn another_access_point_takes_over_and_the_client_notices_nothing() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["ap1", "ap2"]).await;
+    up(&forwarder, "ap1").await;
+    up(&forwarder, "ap2").await;
+    assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
+    nodes[0].die();
+    for _ in 0..5 {
+        assert_eq!(ask(&forwarder, "wiki.test", "still here").await.unwrap(), "still here");
+    }
+    assert!(nodes[1].plane.counters.tunnels_failed.get() == 0);
+}
+
+#[tokio::test]
+async fn a_silent_access_point_is_left_for_another() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["silent", "ap2"]).await;
+    // It takes connections and never says a word.
+    nodes[0].die();
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = mute.local_addr().unwrap();
+    forwarder.apply(|s| {
+        s.limits.open_timeout_ms = 300;
+        s.peers = vec![Peer { address, ..nodes[0].peer.clone() }, Peer { warm: false, ..nodes[1].peer.clone() }];
+    });
+    assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
+    assert_eq!(forwarder.plane.counters.failovers.get(), 1);
+}
+
+#[tokio::test]
+async fn a_measured_access_point_is_asked_before_one_that_is_not() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["gone", "ap2"]).await;
+    nodes[0].die();
+    up(&forwarder, "ap2").await;
+    assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
+    assert_eq!(forwarder.plane.counters.failovers.get(), 0);
+}
+
+#[tokio::test]
+async fn a_site_that_one_access_point_has_not_heard_of_is_asked_of_another() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["ap1", "ap2"]).await;
+    nodes[0].apply(|s| (s.sites, s.servlets) = (vec![], vec![]));
+    up(&forwarder, "ap1").await;
+    for _ in 0..3 {
+        assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
+    }
+    let refusal = ask(&forwarder, "a.lost.test", "hello").await.unwrap_err();
+    assert_eq!(refusal.error, ProxyError::Prohibited, "nobody knows it");
+}
+
+#[tokio::test]
+async fn what_the_sites_rules_refuse_is_asked_once() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["ap1", "ap2"]).await;
+    for node in &nodes {
+        node.apply(|s| s.sites[0].deny = vec![Rule::User("ann".into())]);
+    }
+    let refusal = ask(&forwarder, "wiki.test", "hello").await.unwrap_err();
+    assert_eq!(refusal.error, ProxyError::Denied);
+    assert_eq!(forwarder.plane.counters.failovers.get(), 0);
+    let asked: u64 = nodes.iter().map(|node| node.plane.counters.refused_access.get()).sum();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test]
+async fn what_is_not_protected_is_not_carried_and_asks_nobody() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["ap1"]).await;
+    for host in ["else.test", "xwiki.test", "wiki.test.evil.test", "127.0.0.1"] {
+        let refusal = ask(&forwarder, host, "hello").await.unwrap_err();
+        assert_eq!(refusal.error, ProxyError::Prohibited, "{host}");
+    }
+    assert_eq!(nodes[0].plane.counters.refused_target.get(), 0);
+}
+
+#[tokio::test]
+async fn without_access_points_the_refusal_says_so() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["ap1"]).await;
+    nodes[0].die();
+    forwarder.apply(|s| s.limits.open_timeout_ms = 300);
+    let refusal = ask(&forwarder, "wiki.test", "hello").await.unwrap_err();
+    assert!(refusal.error.retry(), "{refusal:?}");
+    assert!(!refusal.detail.contains("ap1"), "{refusal}");
+}
