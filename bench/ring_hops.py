@@ -30,7 +30,7 @@ from polder.ring.simulator import Latency, SimConfig, Simulator, churn
 from polder.ring.table import Table, standing
 
 SIZES = (100, 1_000, 10_000, 100_000)
-CHURN = ((100, 600.0), (1_000, 200.0), (10_000, 40.0), (100_000, 5.0))
+CHURN = ((100, 600.0), (1_000, 200.0), (10_000, 20.0), (100_000, 4.0))
 """Nodes, seconds of virtual time."""
 R = 4
 CLOSE = 0.75
@@ -85,7 +85,7 @@ def under_churn(size: int, seconds: float, latency: Latency, seed: int) -> dict[
                 sim.lookup(node, sim.rng.randrange(RING_SIZE))
         for what in churn(sim, joins_per_s=rate, deaths_per_s=rate, until=min(seconds, sim.now + 1), least=size // 2):
             happened[what] += 1
-    sim.run(seconds + 10)  # the lookups on their way come to their end
+    sim.run(seconds + 6)  # the lookups on their way come to their end
     counts = sim.counts
     asked = counts["lookups"] + counts["lookups_failed"]
     return {

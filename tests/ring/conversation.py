@@ -78,7 +78,8 @@ class Conversation:
             verb, rest = line[:2], line[2:].strip()
             if verb == ">>":
                 assert self._said, f"expected {line!r}, but it said nothing"
-                assert self._said.pop(0) == rest, f"expected {line!r}"
+                said = self._said.pop(0)
+                assert said == rest, f"expected {line!r}, but it said {said!r}"
             elif verb == "==":
                 self._check(rest)
             else:

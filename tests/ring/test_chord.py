@@ -182,21 +182,107 @@ def test_silence_is_death_only_when_it_repeats() -> None:
     talk.says("""
         >> c: neighbours?
         << silence from c
+        >> e: ping                           # those who may be next, meanwhile
+        >> g: ping
         == list c e g
+        << e replies pong
+        << g replies pong
         << 0.5 s
         >> c: neighbours?
         << silence from c
         == list e g
         >> e: neighbours?
         << e replies neighbours pred=c g i
-        >> c: successors?                    # e still believes in c; we believe only c itself
         == list e g i
+        >> e: notify                         # e still believes in c; we have just seen it silent
+    """)
+
+
+def test_those_who_died_together_are_given_up_together() -> None:
+    talk = Conversation("a").settled("z", "c e g")
+    talk.tick()
+    talk.says("""
+        >> c: neighbours?
+        << silence from c
+        >> e: ping
+        >> g: ping
+        << silence from e
+        >> e: ping
+        << silence from e
+        << g replies pong
+        << 0.5 s
+        >> c: neighbours?
+        << silence from c
+        == list g                            # e, silent twice, is not waited for again
+        >> g: neighbours?
+    """)
+
+
+def test_a_failure_of_long_ago_does_not_count() -> None:
+    talk = Conversation("a", replace(CONFIG, suspect_for=5.0)).settled("z", "c e g")
+    talk.tick()
+    talk.says("""
+        >> c: neighbours?
+        << silence from c
+        >> e: ping
+        >> g: ping
+        << silence from e
+        >> e: ping
+        << silence from e
+        << silence from g
+        >> g: ping
+        << g replies pong
+        << 0.5 s
+        >> c: neighbours?
+        << c replies neighbours pred=a e g
+        >> c: notify
+        << c replies pong
+    """)
+    talk.now += 6
+    talk.machine._predecessor_heard_at = talk.now
+    talk.tick()
+    talk.says("""
+        >> c: neighbours?
+        << silence from c
+        >> e: ping
+        >> g: ping
+        << silence from e
+        >> e: ping
+        << 0.5 s
+        >> c: neighbours?
+        << silence from c
+        == list e g
+        >> e: neighbours?                    # silent once of late, and so asked once
+        << silence from e                    # the second ping
+        << silence from e
+        == list g
+        >> g: neighbours?
+    """)
+
+
+def test_a_predecessor_that_asks_no_more_is_pinged_and_makes_room_at_once() -> None:
+    talk = Conversation("m").settled("f", "p r")
+    talk.machine._predecessor_heard_at = -100.0
+    talk.tick()
+    talk.says("""
+        >> p: neighbours?
+        >> f: ping
+        << p replies neighbours pred=m r t
+        >> p: notify
+        << silence from f
+        >> f: ping
+        << silence from f
+        == pred f                            # nobody has come in its place
+        << d: notify
+        >> reply 1: pong
+        == pred d
     """)
 
 
 def test_busy_is_a_sign_of_life_and_ends_the_operation() -> None:
     talk = Conversation("a").settled("z", "c e g")
     for _ in range(30):
+        talk.machine._predecessor_heard_at = talk.now
         talk.tick()
         talk.says("""
             >> c: neighbours?
@@ -208,18 +294,19 @@ def test_busy_is_a_sign_of_life_and_ends_the_operation() -> None:
 
 
 def test_failures_are_forgotten_when_an_answer_comes() -> None:
-    talk = Conversation("a", replace(CONFIG, attempts=2)).settled("z", "c e g")
+    talk = Conversation("a").settled("z", "c")
     for _ in range(5):
+        talk.machine._predecessor_heard_at = talk.now
         talk.tick()
         talk.says("""
             >> c: neighbours?
             << silence from c
             << 0.5 s
             >> c: neighbours?
-            << c replies neighbours pred=a e g
+            << c replies neighbours pred=a
             >> c: notify
             << c replies pong
-            == list c e g
+            == list c
         """)
 
 
@@ -370,16 +457,18 @@ def test_a_sender_at_another_place_than_its_certificate_says_is_refused(caller: 
 
 
 def test_an_answer_in_the_name_of_another_is_worth_as_much_as_silence() -> None:
-    talk = Conversation("a").settled("z", "c e g")
+    talk = Conversation("a").settled("z", "c e")
     talk.tick()
     talk.says("""
         >> c: neighbours?
         << c replies neighbours pred=a e g as=b
-        == list c e g
+        >> e: ping
+        << e replies pong
+        == list c e
         << 0.5 s
         >> c: neighbours?
         << c replies neighbours pred=a e g as=b
-        == list e g
+        == list e
         >> e: neighbours?
     """)
     assert {event.member.name for event in talk.events if isinstance(event, Misbehaved)} == {"c"}

@@ -124,6 +124,31 @@ def test_what_false_suspicion_tears_apart_is_mended(seed: int) -> None:
     assert len(sim.live()) == 30
 
 
+def repaired(sim: Simulator) -> bool:
+    """Whether every first successor and every predecessor is right."""
+    nodes = sorted(sim.live(), key=lambda node: node.member.id)
+    before = zip(nodes[-1:] + nodes[:-1], nodes, strict=True)
+    return all(b.machine.successors()[:1] == (a.member,) and a.machine.predecessor == b.member for b, a in before)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_three_of_eight_that_fall_silent_at_once_are_out_within_ten_seconds(seed: int) -> None:
+    """Three neighbours, nothing refuses a connection, each call waits for its whole deadline of 2 s."""
+    config = ChordConfig(stabilise_every=1.0, found_after=math.inf)
+    sim = Simulator(SimConfig(seed, config, deadline=2.0, permit_violations=True, check_fully=False))
+    sim.found()
+    for _ in range(7):
+        sim.join()
+    sim.settle(120)
+    nodes = sorted(sim.live(), key=lambda node: node.member.id)
+    for place in range(3):
+        sim.kill(nodes[(seed + place) % 8])
+    began = sim.now
+    while not repaired(sim):
+        sim.run(sim.now + 0.1)
+        assert sim.now - began < 10
+
+
 def test_lookups_find_the_owner_during_churn() -> None:
     sim = Simulator(SimConfig(11, loss=0.02))
     sim.base(5)

@@ -65,7 +65,7 @@ class Node(Linked):
         self.me = Member(leaf.id.name, leaf.ring_id or b"", self._address())
         self.roles = Roles(self.me, self._identity, settings, chance())
         timeout = min(settings.call_timeout, max(0.3, 2 * settings.stabilise))
-        self.ring = RingDriver(self._router(), self.raw_call, self.tasks, timeout, self._on_ring)
+        self.ring = RingDriver(self._router(timeout), self.raw_call, self.tasks, timeout, self._on_ring)
         self.roles.attach(self.ring.router)
         self._driver = RoleDriver(self._role_call, self.ring.lookup, self.tasks, self._on_roles)
         self.roles.drive(self._driver)
@@ -251,11 +251,14 @@ class Node(Linked):
 
     # Inside
 
-    def _router(self) -> Router:
+    def _router(self, timeout: float) -> Router:
         if self._settings.router == "onehop":
             return OneHop(self.me, OneHopConfig(), chance())
         config = ChordConfig(
-            successors=self._settings.successors, stabilise_every=self._settings.stabilise, found_after=_FOUND_AFTER
+            successors=self._settings.successors,
+            stabilise_every=self._settings.stabilise,
+            hold=timeout / 4,  # who waits here longer than its own deadline would take us for dead
+            found_after=_FOUND_AFTER,
         )
         return Chord(self.me, config, chance())
 

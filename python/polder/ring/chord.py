@@ -153,6 +153,9 @@ class Chord(Maintenance):
             return
         self.table.refresh(sender)
         self._lost.pop(sender.ring_id, None)
+        self._silent.pop(sender.ring_id, None)
+        if self.table.predecessor is not None and sender.ring_id == self.table.predecessor.ring_id:
+            self._predecessor_heard_at = now
         match request:
             case Ping():
                 self._reply(reply_to, Pong(self.me))
@@ -176,6 +179,9 @@ class Chord(Maintenance):
 
     def answered(self, request_id: int, answer: RingAnswer, now: float) -> None:
         """The answer to a ``Send``; one that nobody waits for any more is ignored."""
+        asked = self._queries.awaited(request_id)
+        if asked is not None and asked.ring_id == answer.sender.ring_id and not isinstance(answer, NotJoined):
+            self._silent.pop(asked.ring_id, None)
         self._queries.settle(request_id, answer, now)
         self._note_changes()
 
@@ -194,6 +200,7 @@ class Chord(Maintenance):
             self._stabilise_at = now + self._jitter(self.config.stabilise_every)
             self._want_stabilise = True
             self._next(now)
+            self._check_predecessor(now)
         if self._finger_at is not None and self._finger_at <= now:
             self._fix_finger(now)
         if self._reunite_at is not None and self._reunite_at <= now:

@@ -21,6 +21,8 @@ class ChordConfig:
     """Failures in a row that count as death."""
     retry_after: float = 0.25
     """Pause before a query is repeated after silence, or an operation begun anew after ``Busy``; jittered."""
+    suspect_for: float = 10.0
+    """A failure counts for so long: those that were silent to a ping need not be waited for again."""
     hold: float = 0.5
     """How long a state query waits for an operation to end before it is told ``Busy``."""
     busy_limit: int = 20

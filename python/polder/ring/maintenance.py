@@ -56,7 +56,8 @@ class Maintenance:
         self.config = config
         self.joined = False
         self._rng = rng
-        self._queries = Queries(me, config, rng)
+        self._queries = Queries(me, config, rng, self._silence)
+        self._silent: dict[bytes, tuple[int, float]] = {}
         self._events: deque[Event] = deque()
         self._seen_changes = 0
         self._rectify_with: Member | None = None
@@ -70,6 +71,7 @@ class Maintenance:
         self._first_round = True
         self._lookups = 0
         self._meet_again_at = 0.0
+        self._predecessor_heard_at = 0.0
         self._join_at: float | None = None
         self._stabilise_at: float | None = None
         self._finger_at: float | None = None
@@ -171,10 +173,10 @@ class Maintenance:
                 self._forget_departed()
             elif self._rectify_with is not None:
                 candidate, self._rectify_with = self._rectify_with, None
-                self._rectify(candidate)
+                self._rectify(candidate, now)
             elif self._candidate is not None:
                 candidate, self._candidate = self._candidate, None
-                self._try_candidate(candidate)
+                self._try_candidate(candidate, now)
             elif self._want_stabilise:
                 self._want_stabilise = False
                 self._stabilise(now)
@@ -186,9 +188,12 @@ class Maintenance:
 
     def _stabilise(self, now: float) -> None:
         """Ask the first successor who precedes it, and for its list; the dead are skipped."""
+        while len(self.table.successors) > 1 and self._is_silent(self.table.successors[0], now):
+            self._bury(self.table.successors[0], None)
         first = self.table.successors[:1]
         if first:
-            self._queries.ask(first[0], GetNeighbours(self.me), self._stabilised)
+            failures = self._failures(first[0], now)
+            self._queries.ask(first[0], GetNeighbours(self.me), self._stabilised, failures=failures)
         elif self.table.predecessor is not None:
             # A founder learns its first successor by the joiner's notice; a node that lost all successors turns back.
             self._queries.ask(self.table.predecessor, GetSuccessors(self.me), self._turned_back)
@@ -198,9 +203,7 @@ class Maintenance:
         match answer:
             case Neighbours(predecessor=theirs, members=members, sender=first):
                 self.table.set_successors((first, *members))
-                if theirs is not None and between(theirs.id, self.me.id, first.id):
-                    self._try_candidate(theirs)
-                else:
+                if theirs is None or not self._try_candidate(theirs, now):
                     self._notify()
             case Busy():
                 self._stabilise_soon(now)
@@ -214,10 +217,14 @@ class Maintenance:
         soon = now + self._jitter(self.config.retry_after)
         self._stabilise_at = soon if self._stabilise_at is None else min(soon, self._stabilise_at)
 
-    def _try_candidate(self, candidate: Member) -> None:
-        """Somebody may be nearer than our first successor: only its own answer makes it so."""
-        if self._is_nearer(candidate):
-            self._queries.ask(candidate, GetSuccessors(self.me), lambda answer, now: self._tried(candidate, answer, now))
+    def _try_candidate(self, candidate: Member, now: float) -> bool:
+        """Somebody may be nearer than our first successor: only its own answer makes it so. Whether it is asked."""
+        if not self._is_nearer(candidate) or self._is_silent(candidate, now):
+            return False
+        failures = self._failures(candidate, now)
+        message = GetSuccessors(self.me)
+        self._queries.ask(candidate, message, lambda answer, at: self._tried(candidate, answer, at), failures=failures)
+        return True
 
     def _tried(self, candidate: Member, answer: RingAnswer | None, now: float) -> None:
         match answer:
@@ -281,19 +288,62 @@ class Maintenance:
             self._rectify_with = by
         self._next(now)
 
-    def _rectify(self, candidate: Member) -> None:
+    def _rectify(self, candidate: Member, now: float) -> None:
         """``candidate`` (alive: it spoke) believes to be our predecessor: nearer ones win, dead ones lose."""
         held = self.table.predecessor
-        if held is None or held.ring_id == candidate.ring_id or between(candidate.id, held.id, self.me.id):
+        known = held is None or held.ring_id == candidate.ring_id or self._is_silent(held, now)
+        if known or held is None or between(candidate.id, held.id, self.me.id):
             self.table.set_predecessor(candidate)
+            self._predecessor_heard_at = now
             self._want_stabilise = self._want_stabilise or not self.table.successors
             return
-        self._queries.ask(held, Ping(self.me), lambda answer, now: self._rectified(candidate, answer, now))
+        failures = self._failures(held, now)
+        self._queries.ask(held, Ping(self.me), lambda answer, at: self._rectified(candidate, answer, at), failures=failures)
+
+    def _check_predecessor(self, now: float) -> None:
+        """It asks us in every period. If it has not, ping it, so that who comes in its place need not wait for us to find out."""
+        held = self.table.predecessor
+        if held is not None and now - self._predecessor_heard_at > 2.5 * self.config.stabilise_every:
+            self._predecessor_heard_at = now
+            self._probe(held)
 
     def _rectified(self, candidate: Member, answer: RingAnswer | None, now: float) -> None:
         if answer is None or isinstance(answer, NotJoined):
             self.table.set_predecessor(candidate)
+            self._predecessor_heard_at = now
         self._next(now)
+
+    # Silence. When the first successor is silent, the others are pinged at once: several that died together are given up together
+
+    def _silence(self, member: Member, now: float) -> None:
+        failures = self._failures(member, now) + 1
+        self._silent[member.ring_id] = (failures, now)
+        while len(self._silent) > self.config.remembered:
+            del self._silent[next(iter(self._silent))]
+        first, *others = self.table.successors or (member,)
+        if member.ring_id == first.ring_id and failures == 1:
+            for other in others:
+                if not self._failures(other, now):
+                    self._probe(other)
+
+    def _probe(self, member: Member) -> None:
+        self._queries.send(member, Ping(self.me), lambda answer, now: self._probed(member, answer, now))
+
+    def _probed(self, member: Member, answer: RingAnswer | None, now: float) -> None:
+        if answer is not None and not isinstance(answer, NotJoined):
+            self._silent.pop(member.ring_id, None)
+            return
+        self._silent[member.ring_id] = (self._failures(member, now) + 1, now)
+        if not self._is_silent(member, now):
+            self._probe(member)
+
+    def _failures(self, member: Member, now: float) -> int:
+        """Failures in a row, of late, without an answer since; fewer than death while asked anew."""
+        count, at = self._silent.get(member.ring_id, (0, 0.0))
+        return count if now - at < self.config.suspect_for else 0
+
+    def _is_silent(self, member: Member, now: float) -> bool:
+        return self._failures(member, now) >= self.config.attempts
 
     # Reunite: not Zave's; it repairs what false suspicion broke, and adopts under the same rule
 
@@ -313,6 +363,7 @@ class Maintenance:
         self._lost.pop(there.ring_id, None)
         first = self.table.successors[:1]
         if self._is_nearer(there):
+            self._silent.pop(there.ring_id, None)
             self._candidate = there
             self._next(now)
         elif first and there.ring_id not in {self.me.ring_id, first[0].ring_id}:

@@ -42,9 +42,10 @@ class _Delayed:
 class Queries:
     """Requests on their way, the one outstanding query, and the queries of others that wait for its end."""
 
-    __slots__ = ("_config", "_delayed", "_me", "_next_id", "_pending", "_query", "_rng", "impostors", "out")
+    __slots__ = ("_config", "_delayed", "_me", "_next_id", "_on_silence", "_pending", "_query", "_rng", "impostors", "out")
 
-    def __init__(self, me: Member, config: ChordConfig, rng: Random) -> None:
+    def __init__(self, me: Member, config: ChordConfig, rng: Random, on_silence: Callable[[Member, float], None]) -> None:
+        self._on_silence = on_silence
         self.out: deque[Send | Reply] = deque()
         self._me = me
         self._config = config
@@ -66,15 +67,17 @@ class Queries:
         self._pending[self._next_id] = (to, then)
         self.out.append(Send(to, message, self._next_id))
 
-    def ask(self, to: Member, message: RingRequest, then: Then, patient: bool = False) -> None:
+    def ask(self, to: Member, message: RingRequest, then: Then, *, patient: bool = False, failures: int = 0) -> None:
         """Ask the one outstanding query. ``then`` gets ``None`` for death, ``Busy``, or the answer.
+
+        ``failures``: how often ``to`` was silent already, asked by other means.
 
         A member must not insist when it is told ``Busy``: were each to wait for its successor, all would wait for ever, round the
         ring. It ends the operation, answers those that wait for itself, and begins again later. Only a joiner, for whom nobody
         waits, may be ``patient``.
         """
         assert self._query is None, "one outstanding query at most"
-        self._query = _Query(to, message, then, patient)
+        self._query = _Query(to, message, then, patient, failures=failures)
         self._transmit(self._query)
 
     def abandon(self) -> None:
@@ -82,6 +85,10 @@ class Queries:
         if self._query is not None:
             self._pending.pop(self._query.request_id, None)
             self._query = None
+
+    def awaited(self, request_id: int) -> Member | None:
+        """Who was asked by that request, while its outcome is open."""
+        return self._pending.get(request_id, (None,))[0]
 
     def settle(self, request_id: int, answer: RingAnswer | None, now: float) -> bool:
         """Hand an outcome to whoever waits for it; ``False`` if nobody does (given up, answered twice, never asked)."""
@@ -145,6 +152,8 @@ class Queries:
             query.failures = 0
             query.busies += 1
             again = query.patient and isinstance(answer, Busy) and query.busies < self._config.busy_limit
+        if answer is None:
+            self._on_silence(query.to, now)
         if again:
             query.resend_at = now + self._config.retry_after * (0.5 + self._rng.random())
             return
