@@ -113,7 +113,7 @@ impl Out<'_> {
     pub(crate) async fn data(&mut self, data: Bytes) -> io::Result<()> {
         match self {
             Out::H1(out) => out.data(data).await,
-            Out::H2(H2Out { stream: Some(sink), stall, .. }) => stalled(*stall, data.len(), sink.send(data)).await,
+            Out::H2(H2Out { stream: Some(sink), stall, .. }) => send(sink, data, *stall).await,
             Out::H2(_) => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -232,11 +232,8 @@ impl H1Out<'_> {
         } else {
             self.begun = true;
             let waiting = self.pending.split().freeze();
-            stalled(self.stall, waiting.len() + data.len(), async {
-                self.sink.feed(waiting).await?;
-                self.sink.send(data).await
-            })
-            .await?;
+            send(self.sink, waiting, self.stall).await?;
+            send(self.sink, data, self.stall).await?;
         }
         if self.chunked {
             self.pending.put_slice(b"\r\n");
@@ -245,12 +242,13 @@ impl H1Out<'_> {
     }
 
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        if self.pending.is_empty() {
+        if !self.begun && self.pending.is_empty() {
             return Ok(());
         }
         self.begun = true;
         let waiting = self.pending.split().freeze();
-        stalled(self.stall, waiting.len(), self.sink.send(waiting)).await
+        send(self.sink, waiting, self.stall).await?;
+        stalled(self.stall, 0, self.sink.flush()).await
     }
 }
 
@@ -261,6 +259,16 @@ impl H2Out {
         self.ended = end;
         Ok(())
     }
+}
+
+/// Sends in pieces, so that a reader has to take one within the time, and not a whole chunk. What a byte stream still holds
+/// back goes with the next flush.
+async fn send(sink: &mut Sink, mut data: Bytes, stall: Duration) -> io::Result<()> {
+    while !data.is_empty() {
+        let piece = data.split_to(data.len().min(GATHER));
+        stalled(stall, piece.len(), sink.feed(piece)).await?;
+    }
+    Ok(())
 }
 
 /// Waits for the reader, but not for one that takes nothing for `stall`, or less than 1 KiB/s.
