@@ -267,6 +267,10 @@ class Maintenance:
         if answer is not None and not isinstance(answer, NotJoined):
             self._events.append(Misbehaved(member, f"answered stabilisation with {type(answer).__name__}"))
         self.table.set_successors(m for m in self.table.successors if m.ring_id != member.ring_id)
+        self._lose(member)
+
+    def _lose(self, member: Member) -> None:
+        """``member`` is no use now; it is looked for when rings reunite."""
         self.table.drop_finger(member)
         self._lost.pop(member.ring_id, None)
         self._lost[member.ring_id] = member
@@ -442,9 +446,10 @@ class Maintenance:
         def stepped(answer: RingAnswer | None, at: float) -> None:
             if isinstance(answer, Found):
                 lookup.answered(answer)
+                self._lost.pop(whom.ring_id, None)
             else:
                 lookup.failed(whom)
-                self.table.drop_finger(whom)
+                self._lose(whom)
             self._step_lookup(lookup, done, at)
 
         self._queries.send(whom, Find(self.me, lookup.key.to_bytes(16, "big")), stepped)
