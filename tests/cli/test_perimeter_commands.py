@@ -76,6 +76,7 @@ def _filter(overlay: Overlay) -> None:
     (state / "site/bare/filter.json").write_bytes(to_json(wanted))
     SEEN["plan"] = polder(state, "filter", "plan")
     SEEN["other"] = polder(state, "filter", "plan", "x", "--plan", str(state / "site/bare/filter.json"), status=2)
+    SEEN["piped"] = polder(overlay.state("n1"), "filter", "plan", "bare", "--plan", "-", stdin=to_json(wanted).decode())
     target = state / "rules"
     forms = {}
     for form in ("nftables", "iptables", "ip6tables", "exabgp"):
@@ -154,6 +155,7 @@ def test_the_doctor_finds_what_is_wrong_and_nothing_else(seen: dict[str, Any]) -
 def test_a_plan_is_shown_without_keys_and_exported_with_care(seen: dict[str, Any]) -> None:
     assert seen["no_plan"]["retry_may_help"]
     assert {pair["key"] for pair in seen["plan"]["pairs"]} == {"withheld"}
+    assert seen["piped"]["pairs"] == seen["plan"]["pairs"]
     assert "plan of site bare" in seen["other"]["error"]
     assert seen["export"] == {form: ["0o600", form in ("nftables", "iptables")] for form in seen["export"]}
 

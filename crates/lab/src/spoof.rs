@@ -292,6 +292,14 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_spoofed_outside_the_laboratory() {
+        let config = Config { pairs: pairs(false), targets: vec!["198.19.1.2".parse().unwrap()], count: 1, rate: 1, seed: 1 };
+        assert!(matches!(run(&config), Err(LabError::Refused(_))));
+        let config = Config { targets: vec!["192.0.2.1".parse().unwrap()], ..config };
+        assert!(matches!(run(&config), Err(LabError::Refused(why)) if why.contains("192.0.2.1")));
+    }
+
+    #[test]
     fn no_packet_is_one_that_a_servlet_could_send_and_every_kind_is_sent() {
         for (six, target) in [(false, "198.19.1.2"), (true, "2001:db8:19:1::2")] {
             let (target, pairs, mut chance) = (target.parse().unwrap(), pairs(six), Chance(5));

@@ -31,7 +31,11 @@ _PLACE = click.option(
     help="Where the filter stands: a router upstream of the narrow link, or the gateway itself.",
 )
 _PLAN = click.option(
-    "--plan", "file", type=click.Path(path_type=Path), help="Plan file; default: the one that the site's agent writes."
+    "--plan",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Plan file, - for standard input (ssh router polder filter apply … --plan - < filter.json). "
+    "Default: what the site's agent writes here.",
 )
 _TRUSTED = click.option(
     "--trusted", multiple=True, metavar="IFACE", help="Interface of the inside, not filtered; may be repeated."
@@ -192,7 +196,7 @@ def plan_file(site: str | None, state: str | None) -> Path:
 def _read(site: str | None, file: Path | None, state: str | None) -> Plan:
     path = file or plan_file(site, state)
     try:
-        found = from_json(path.read_bytes())
+        found = from_json(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
     except FileNotFoundError:
         why = (
             f"no plan at {path}: start the site's agent (`polder site run`), which writes it when it has appointed servlets; "
