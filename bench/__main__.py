@@ -9,6 +9,7 @@ import time
 
 PROGRAMS = {
     "ring": ("bench.ring_hops", "lookup hops, and the ring's five properties under churn"),
+    "gre": ("bench.gre", "what a GRE tunnel of Polder's own endpoint carries"),
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
     "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),

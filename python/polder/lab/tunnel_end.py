@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from typing import Any
 
 from polder.engine.gre import GreConfig, GreEndpoint, GrePeer
@@ -67,9 +68,9 @@ async def _main() -> int:
     over = asyncio.Event()
     waiting = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     waiting.add_done_callback(lambda _: over.set())
-    work = _serve if said["work"] == "serve" else _ask
+    work, began = _serve if said["work"] == "serve" else _ask, time.process_time()
     report = await work(said["address"], over)
-    print(json.dumps(report | endpoint.counters()), flush=True)
+    print(json.dumps(report | endpoint.counters() | {"cpu_s": time.process_time() - began}), flush=True)
     endpoint.stop()
     await host.close()
     return 0
