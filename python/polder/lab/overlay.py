@@ -129,7 +129,9 @@ class Overlay:
             # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
             await self._help("isp")
             edge = self._world.hosts["gateway"].ipv4
-            lines |= {"edge": edge, "shut": [f"{site}/32"], "filter_helper": self._socket("isp")}
+            # Both families: an address that is forgotten here is a door that stays open (bench/scan.py looks).
+            shut = [f"{site}/32", f"{self._world.hosts['site'].ipv6}/128", f"{self._world.hosts['gateway'].ipv6}/128"]
+            lines |= {"edge": edge, "shut": shut, "filter_helper": self._socket("isp")}
         if self._transport == "gre":
             await self._help("gateway")
             lines["host_helper"] = self._socket("gateway")
