@@ -79,7 +79,7 @@ fn limits() -> Limits {
 /// Whatever a client says: the connection ends, and what reaches a site is a clean run of origin-form requests for that
 /// site, or the bytes of a tunnel that the client asked for.
 pub(crate) fn h1(data: &[u8]) {
-    let all = carry(data);
+    let all = carry(data, false);
     // A tunnel ends the connection's life as HTTP, so that only the last can be one.
     let asked_for_tunnel =
         data.windows(8).any(|w| w == b"CONNECT ") || data.to_ascii_lowercase().windows(8).any(|w| w == b"upgrade:");
@@ -87,15 +87,24 @@ pub(crate) fn h1(data: &[u8]) {
     all[..clean].iter().for_each(|bytes| assert_clean(bytes));
 }
 
+/// The same in HTTP/2, where each tunnel is a stream of its own: those that begin like a request of ours are clean.
+pub(crate) fn h2(data: &[u8]) {
+    for bytes in carry(data, true) {
+        if bytes.windows(5).any(|w| w == b"Via: ") {
+            assert_clean(&bytes);
+        }
+    }
+}
+
 /// What reaches the site when a client says `data`, by tunnel.
-fn carry(data: &[u8]) -> Vec<Vec<u8>> {
+fn carry(data: &[u8], h2: bool) -> Vec<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let Ok(runtime) = runtime else { return Vec::new() };
     let carried = Carried::default();
     runtime.block_on(async {
         let (mut near, far) = duplex(1 << 20);
         let ctx = FrontContext::new(limits(), Quiet);
-        let front = tokio::spawn(serve(far, false, None, [127, 0, 0, 1].into(), Arc::new(Site(carried.clone())), ctx));
+        let front = tokio::spawn(serve(far, h2, None, [127, 0, 0, 1].into(), Arc::new(Site(carried.clone())), ctx));
         let _ = near.write_all(data).await;
         // Not shut: who shuts his side counts as gone. The clock is paused, so that timeouts end what does not end itself.
         let mut heard = Vec::new();
@@ -130,9 +139,18 @@ fn assert_clean(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     #[test]
+    fn streams_reach_the_site() {
+        let all: Vec<_> = crate::seeds("front-h2").iter().flat_map(|seed| super::carry(seed, true)).collect();
+        let begins = |start: &[u8]| all.iter().any(|bytes| bytes.starts_with(start));
+        assert!(
+            begins(b"GET /a HTTP/1.1\r\nHost: a.example\r\n") && begins(b"POST /b HTTP/1.1\r\n") && begins(b"through the tunnel")
+        );
+    }
+
+    #[test]
     fn requests_reach_the_site_and_tunnels_too() {
         let seeds = crate::seeds("front");
-        let all: Vec<_> = seeds.iter().flat_map(|seed| super::carry(seed)).collect();
+        let all: Vec<_> = seeds.iter().flat_map(|seed| super::carry(seed, false)).collect();
         let count = |start: &[u8]| all.iter().flat_map(|bytes| bytes.windows(start.len())).filter(|w| *w == start).count();
         assert!(count(b"GET /3 HTTP/1.1\r\nHost: a.example\r\n") >= 2);
         assert!(count(b"GET / HTTP/1.1\r\n\r\n") >= 1, "the bytes of a tunnel");

@@ -13,7 +13,7 @@ use polder_wire::gre;
 pub type Target = fn(&[u8]);
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("http1-request", http1::request),
     ("http1-response", http1::response),
     ("body", http1::body),
@@ -23,6 +23,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("config", schema::config),
     ("gre", gre_header),
     ("front", front::h1),
+    ("front-h2", front::h2),
 ];
 
 /// Whatever a Proxy-Status field or an Accept field holds, reading it ends, and what we write ourselves is read back.

@@ -196,8 +196,9 @@ fn for_origin(
     fields: &[(&str, Cow<'_, [u8]>)],
 ) -> Result<Request, Refusal> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    // h2 takes more characters than HTTP/1 would.
-    if !path.bytes().all(|b| matches!(b, 0x21..=0x7e)) || (path == "*" && head.method != Method::OPTIONS) {
+    // h2 takes more characters than HTTP/1 would, and paths that begin with `?` (RFC 9113 §8.3.1 forbids them).
+    let begins = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
+    if !begins || !path.bytes().all(|b| matches!(b, 0x21..=0x7e)) {
         return Err(malformed(HttpError::Target));
     }
     let declared = head.headers.get(http::header::CONTENT_LENGTH).map(|value| value.to_str().unwrap_or_default().parse::<u64>());
