@@ -12,6 +12,7 @@ PROGRAMS = {
     "gre": ("bench.gre", "what a GRE tunnel of Polder's own endpoint carries"),
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
+    "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
     "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
 }
 
