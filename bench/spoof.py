@@ -88,6 +88,14 @@ def counter(host: str, table: str, name: str) -> int:
     return next(int(entry["counter"]["packets"]) for entry in listed["nftables"] if "counter" in entry)
 
 
+def settled(host: str, table: str, name: str, wanted: int) -> int:
+    """A counter when it has reached ``wanted``, or what it says after ten seconds: the last packets may still be under way."""
+    deadline = time.monotonic() + 10
+    while (value := counter(host, table, name)) < wanted and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return value
+
+
 def spoof(count: int, seed: int) -> dict[str, Any]:
     """Send ``count`` packets; returns the tool's report."""
     pairs = [{"source": address_record(source), "key": key} for source, key in zip(SERVLET, (KEY4, KEY6), strict=True)]
@@ -146,7 +154,7 @@ def measure(count: int) -> tuple[list[dict[str, Any]], list[Claim]]:
     """Rows and claims of one run."""
     build()
     control = spoof(CONTROL, 1)
-    arrived = counter("gateway", "count", "strange")
+    arrived = settled("gateway", "count", "strange", control["packets"])
     rows: list[dict[str, Any]] = [{"phase": "without filter", "packets_sent": control["packets"], "packets_arrived": arrived}]
     print(f"without filter: {arrived} of {control['packets']} spoofed packets arrive", flush=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -156,12 +164,13 @@ def measure(count: int) -> tuple[list[dict[str, Any]], list[Claim]]:
         good_before = counter("gateway", "count", "legitimate")
         with end("gateway", family, "serve"), end("servlet", family, "ask") as asked:
             report = spoof(count // 2, family)
+        refused = settled("isp", "polder_wiki", "refused", refused_before + report["packets"]) - refused_before
         rows.append(
             {
                 "phase": "with filter",
                 "tunnel": f"GRE over IPv{family}",
                 "packets_sent": report["packets"],
-                "packets_refused": counter("isp", "polder_wiki", "refused") - refused_before,
+                "packets_refused": refused,
                 "packets_arrived": counter("gateway", "count", "strange") - before,
                 "packets_per_s": round(report["packets"] / report["seconds"]),
                 "tunnel_packets_arrived": counter("gateway", "count", "legitimate") - good_before,

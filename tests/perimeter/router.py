@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,12 +187,12 @@ def cap() -> dict[str, object]:
     router = Router()
     _nft(nftables.render(plan(pair_mbit=1, pairs=(Pair(SERVLET4, KEY, NOW + 99), Pair(craft.OTHER4, 7, NOW + 99))), NOW))
     big = gre(SERVLET4, EDGE4, KEY, craft.INNER4 + b"\0" * 1380).bytes()
+    began = time.monotonic()
     through = sum(router.pass_in(big) for _ in range(400))
-    return {
-        "offered_bytes": 400 * len(big),
-        "passed_bytes": through * len(big),
-        "other": router.pass_in(gre(craft.OTHER4, EDGE4, 7).bytes()),
-    }
+    # nft's kbyte is 1024 bytes; a bucket of bytes holds a second's rate beside the burst (nft_limit_init): 125 + 64.
+    most = 1024 * (125 + 64 + 125 * (time.monotonic() - began)) + len(big)
+    other = router.pass_in(gre(craft.OTHER4, EDGE4, 7).bytes())
+    return {"offered": 400 * len(big), "passed": through * len(big), "most": most, "other": other}
 
 
 CASES: dict[str, Callable[[], dict[str, object]]] = {
