@@ -41,7 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             overlay.enrol_site(name, f"{name}.test")
             overlay.run_site(
                 name,
-                f'name = "{name}"\norigin = "http://{origin.address}"\nallow = ["group:staff"]\nmode = "{mode}"\n',
+                f'name = "{name}"\norigin = "http://{origin.address}"\nallow = ["group:staff"]\nmode = "{mode}"\n'
+                f'[origins]\n443 = "{origin.secure_address}"\n',
             )
         overlay.enrol_user("ann", "staff")
         overlay.enrol_user("eve")

@@ -101,3 +101,16 @@ def test_a_node_shows_no_pages(world: World) -> None:
             answer = tls.makefile("rb").read()
         assert answer.split(b" ")[1] == status
         assert b"n1" not in answer
+
+
+def test_https_stays_between_client_and_site(world: World, tmp_path: Path) -> None:
+    """The tunnel carries TLS that ends at the site: its certificate is checked, and nothing on the way can read along."""
+    file = tmp_path / "origin.pem"
+    file.write_bytes(world.origin.certificate)
+    done = curl(world, "--cacert", str(file), "https://wiki.test/image/3")
+    assert done.stdout == picture(3), done.stderr
+    # Without that root curl itself breaks off (with status 35 or 60: TLS in TLS confuses its report).
+    done = curl(world, "-v", "https://wiki.test/")
+    assert done.returncode != 0
+    assert b"unknown CA" in done.stderr
+    assert not done.stdout

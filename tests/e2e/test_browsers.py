@@ -25,10 +25,10 @@ pytestmark = [
 ]
 
 
-async def read_gallery(browser: Browser, world: World, site: str, picture: str) -> None:
+async def read_gallery(browser: Browser, world: World, site: str, picture: str, scheme: str = "http") -> None:
     """Read the page as a user would and judge it by what its own script saw."""
     world.origin.requests.clear()
-    assert await browser.open(f"http://{site}.test/gallery") == ""
+    assert await browser.open(f"{scheme}://{site}.test/gallery") == ""
     await browser.wait("document.title === 'done' || document.title === 'failed'")
     assert await browser.value("window.result") == {"widths": [96] * IMAGES, "text": "echo from the browser"}
     await browser.screenshot(ARTEFACTS / picture)
@@ -37,10 +37,20 @@ async def read_gallery(browser: Browser, world: World, site: str, picture: str) 
     assert paths.count("/echo") == 1
 
 
+def trust_origin(home: Home, world: World, directory: Path) -> None:
+    """Let the browser accept the site's own certificate, as it would a public one."""
+    file = directory / "origin.pem"
+    file.write_bytes(world.origin.certificate)
+    home.trust(file, "origin")
+
+
 @pytest.mark.parametrize("mode", list(PathMode))
 async def test_a_page_through_the_forwarders_pac(world: World, tmp_path: Path, mode: PathMode) -> None:
-    async with Browser(Home(tmp_path), f"--proxy-pac-url=http://{world.proxy}/proxy.pac") as browser:
+    home = Home(tmp_path)
+    trust_origin(home, world, tmp_path)
+    async with Browser(home, f"--proxy-pac-url=http://{world.proxy}/proxy.pac") as browser:
         await read_gallery(browser, world, SITES[mode], f"browser-forwarder-{mode}.png")
+        await read_gallery(browser, world, SITES[mode], f"browser-forwarder-{mode}-https.png", "https")
 
 
 async def test_who_is_not_admitted_sees_a_page_that_says_so(world: World, tmp_path: Path) -> None:
@@ -57,8 +67,10 @@ async def test_a_page_straight_through_an_access_point(world: World, tmp_path: P
     made = polder(state, "client", "profile", "--for", "ann", "--out", str(tmp_path / "profile"))
     home = Home(tmp_path)
     home.trust(tmp_path / "profile" / "overlay-root.pem", "overlay")
+    trust_origin(home, world, tmp_path)
     home.own(tmp_path / "profile" / "ann.p12", made["password"])
     home.choose_certificate(*(f"https://{node.hello['address']}" for node in world.overlay.nodes.values()))
     pac = base64.b64encode((tmp_path / "profile" / "polder.pac").read_bytes()).decode()
     async with Browser(home, f"--proxy-pac-url=data:application/x-ns-proxy-autoconfig;base64,{pac}") as browser:
         await read_gallery(browser, world, "wiki", "browser-access-point.png")
+        await read_gallery(browser, world, "wiki", "browser-access-point-https.png", "https")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
+import tempfile
 import threading
 import zlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 PIECE = bytes(range(256)) * 256
 """64 KiB that a broken relay would not reproduce by chance."""
+
+NAMES = ("wiki.test", "blog.test", "shop.test")
+"""Host names that it has a certificate for."""
 
 IMAGES = 12
 """Images of the gallery."""
@@ -53,12 +63,37 @@ def picture(number: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+def _server_identity(names: tuple[str, ...]) -> tuple[ssl.SSLContext, bytes]:
+    """TLS as a server with these names, and the certificate to trust: self-signed, for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "origin of the tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem + secret)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context, pem
+
+
 class Origin:
-    """``address`` is ``ip:port``; ``requests`` holds (method, path, headers) of what arrived."""
+    """``address`` is ``ip:port``, ``secure_address`` the same with TLS, under the root ``certificate`` (PEM), for ``*.test``;
+    ``requests`` holds (method, path, headers) of what arrived."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
-        self.address = ""
+        self.address = self.secure_address = ""
+        self.certificate = b""
         self._root = root
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -89,8 +124,10 @@ class Origin:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"{host}:{port}"
+        context, self.certificate = _server_identity(NAMES)
+        secure = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
+        await secure.start()
+        self.address, self.secure_address = (f"{host}:{port}" for host, port, *_ in self._runner.addresses)
 
     def _note(self, request: web.Request) -> None:
         self.requests.append((request.method, request.path, {key.lower(): value for key, value in request.headers.items()}))
