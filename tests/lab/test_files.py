@@ -96,7 +96,7 @@ def test_a_topology_that_makes_no_sense_is_refused(change: dict[str, object], wh
 def test_files_that_are_not_there_are_named() -> None:
     with pytest.raises(BadTopologyError, match="nowhere"):
         topology.load("nowhere")
-    with pytest.raises(BadExperimentError, match="there are: bare-flood, demo, dialout, ring, strangers"):
+    with pytest.raises(BadExperimentError, match="there are: bare-flood, demo, dialout, ring-flood, strangers"):
         experiment.read("nowhere")
 
 
