@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class _Walk:
     outsiders: set[bytes] = field(default_factory=set)
 
 
-class Maintenance:
+class Maintenance(ABC):
     """State of one node and the operations that keep it right. ``Chord`` gives it its face."""
 
     def __init__(self, me: Member, config: ChordConfig, rng: Random) -> None:
@@ -183,8 +184,9 @@ class Maintenance:
             else:
                 return
 
+    @abstractmethod
     def _answer_delayed(self, now: float) -> None:
-        raise NotImplementedError
+        """Answer the state queries that waited for an operation to end."""
 
     def _stabilise(self, now: float) -> None:
         """Ask the first successor who precedes it, and for its list; the dead are skipped."""
