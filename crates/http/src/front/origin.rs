@@ -97,7 +97,8 @@ pub(crate) async fn converse(
     out: &mut Out<'_>,
 ) -> Result<Spoken, Fault> {
     let Conn { inbox, sink, .. } = conn;
-    let said = AtomicBool::new(false);
+    // Without a body all is said already: an answer that is there at the first look must not cost the tunnel.
+    let said = AtomicBool::new(body.is_read());
     let ended = {
         let say = async {
             match say_body(client, sink, body, request.chunked).await {
