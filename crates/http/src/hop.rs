@@ -150,6 +150,7 @@ async fn onward(
         return wrong("a tunnel used up its hops: the routes of some nodes form a loop; they settle", ProxyError::Loop);
     };
     let ask = Ask {
+        from: Some(peer.name.clone()),
         site: site.clone(),
         host: asked.host,
         port: asked.port,

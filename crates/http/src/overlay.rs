@@ -87,6 +87,7 @@ impl Opener for Overlay {
             let site = site.map_err(|denied| self.denied(who, target, denied))?.clone();
             let limits = &world.plan.limits;
             let ask = Ask {
+                from: None,
                 site,
                 host: target.host.to_string(),
                 port: target.port,

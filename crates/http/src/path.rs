@@ -16,7 +16,7 @@ use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode};
 use polder_plan::{Hop, SitePlan, Stage};
-use polder_types::{Delivery, Peer};
+use polder_types::{Delivery, Peer, PeerName};
 use polder_wire::ProxyError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ const SMALL: usize = 256;
 
 /// What is wanted from here on.
 pub(crate) struct Ask {
+    /// The node that asks; `None` at the access point.
+    pub(crate) from: Option<PeerName>,
     pub(crate) site: Arc<SitePlan>,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -86,7 +88,7 @@ pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &
 /// Candidates in order; those whose link is up first, for the others need a handshake or are down.
 fn candidates(plane: &Arc<Plane>, ask: &Ask) -> Vec<Hop> {
     let spread = usize::try_from(plane.counters.tunnels.get()).unwrap_or(0);
-    let mut hops = ask.site.route(ask.stage, spread);
+    let mut hops = ask.site.route(ask.stage, spread, ask.from.as_deref());
     if ask.hops <= 1 {
         hops.retain(|hop| matches!(hop, Hop::Deliver));
     }

@@ -185,6 +185,7 @@ fn bare(pki: &Pki, identity: IdentityMaterial) -> Snapshot {
         servlets: vec![],
         limits: limits(),
         forwarder: None,
+        shortcuts: false,
     }
 }
 

@@ -28,6 +28,7 @@ pub struct SitePlan {
     pub(crate) allow: Vec<Rule>,
     pub(crate) deny: Vec<Rule>,
     pub(crate) mode: PathMode,
+    pub(crate) shortcuts: bool,
     pub(crate) beacons: Vec<Arc<Peer>>,
     pub(crate) servlets: Vec<Arc<Peer>>,
     pub(crate) ring: Vec<Ring>,
@@ -76,7 +77,7 @@ impl Plan {
         }
         check_limits(&snapshot.limits)?;
         let peers = peers(&snapshot.peers)?;
-        let mut compiler = Compiler { peers: &peers, me, warnings: Vec::new() };
+        let mut compiler = Compiler { peers: &peers, me, shortcuts: snapshot.shortcuts, warnings: Vec::new() };
         let mut sites = HashMap::with_capacity(snapshot.sites.len());
         for (index, site) in snapshot.sites.iter().enumerate() {
             let plan = compiler.site(&format!("sites[{index}]"), site)?;
@@ -181,6 +182,7 @@ fn peers(list: &[Peer]) -> Result<HashMap<PeerName, Arc<Peer>>, PlanError> {
 struct Compiler<'a> {
     peers: &'a HashMap<PeerName, Arc<Peer>>,
     me: &'a str,
+    shortcuts: bool,
     warnings: Vec<String>,
 }
 
@@ -218,6 +220,7 @@ impl Compiler<'_> {
             allow: site.allow.clone(),
             deny: site.deny.clone(),
             mode: site.mode,
+            shortcuts: self.shortcuts,
             beacons: self.known(&format!("{field}.beacons"), &site.beacons),
             servlets: self.known(&format!("{field}.servlets"), &site.servlets),
             ring,

@@ -57,27 +57,42 @@ pub enum Hop {
 }
 
 impl SitePlan {
-    /// The candidates for the next step from here, best first, without repetitions. `spread` turns the order of beacon keys in
-    /// mode `ring`, so that one key's owner does not carry everything.
+    /// The candidates for the next step from here, best first, without repetitions. `from` is the node that asks; `spread`
+    /// turns the order of beacon keys in mode `ring`, so that one key's owner does not carry everything.
     ///
-    /// The order of decisions is that of WebSOS §III: am I a servlet, am I a beacon, else go on towards one.
-    pub fn route(&self, stage: Stage, spread: usize) -> Vec<Hop> {
+    /// WebSOS §III decides: am I a servlet, am I a beacon, else go on. That makes a node quicker for the sites it serves,
+    /// and any user can measure it. So a node passes over itself while another can play the role (`docs/design/masking.md`):
+    /// a tunnel then crosses as many nodes wherever it begins. With `shortcuts` the paper's order holds.
+    pub fn route(&self, stage: Stage, spread: usize, from: Option<&str>) -> Vec<Hop> {
         let mut hops = Vec::with_capacity(4);
-        if self.delivery.is_some() {
+        let delivers = self.delivery.is_some();
+        if delivers && (self.shortcuts || stage == Stage::Servlet) {
             hops.push(Hop::Deliver);
         }
         if stage == Stage::Servlet {
             return hops;
         }
-        if let Some(servlets) = &self.beacon {
-            add(&mut hops, servlets, Stage::Servlet);
+        if self.shortcuts || stage != Stage::Entry {
+            self.to_servlets(&mut hops);
         }
         match stage {
             Stage::Entry => self.enter(&mut hops, spread),
             Stage::Ring(key) => self.along(&mut hops, key),
             Stage::Beacon | Stage::Servlet => {}
         }
+        if !self.shortcuts {
+            self.to_servlets(&mut hops);
+            // Back through the asker is a path of two nodes where others have three.
+            hops.sort_by_key(|hop| matches!(hop, Hop::Next(peer, _) if from == Some(&*peer.name)));
+            if delivers {
+                hops.push(Hop::Deliver);
+            }
+        }
         hops
+    }
+
+    fn to_servlets(&self, hops: &mut Vec<Hop>) {
+        add(hops, self.beacon.as_deref().unwrap_or_default(), Stage::Servlet);
     }
 
     fn enter(&self, hops: &mut Vec<Hop>, spread: usize) {
@@ -90,6 +105,7 @@ impl SitePlan {
             PathMode::Beacon => add(hops, &self.beacons, Stage::Beacon),
             PathMode::Direct => {
                 add(hops, &self.servlets, Stage::Servlet);
+                self.to_servlets(hops); // what others ask a beacon for, this node may know
                 add(hops, &self.beacons, Stage::Beacon);
             }
         }

@@ -61,6 +61,7 @@ fn snapshot() -> Snapshot {
         servlets: vec![],
         limits: limits(),
         forwarder: None,
+        shortcuts: false,
     }
 }
 
@@ -82,7 +83,11 @@ fn user(name: &str, groups: &[&str]) -> Identity {
 
 /// `peer stage` of every candidate; `deliver` where it leaves the overlay.
 fn route(plan: &Plan, stage: Stage) -> Vec<String> {
-    let hops = plan.site("wiki").unwrap().route(stage, 0);
+    route_from(plan, stage, None)
+}
+
+fn route_from(plan: &Plan, stage: Stage, from: Option<&str>) -> Vec<String> {
+    let hops = plan.site("wiki").unwrap().route(stage, 0, from);
     let text = |hop: &Hop| match hop {
         Hop::Deliver => "deliver".to_owned(),
         Hop::Next(peer, stage) => format!("{} {stage}", peer.name),
@@ -175,11 +180,33 @@ fn the_roles_of_a_node_decide_the_next_step() {
     snapshot.sites[0].mode = PathMode::Direct;
     assert_eq!(route(&compile(&snapshot), Stage::Entry), ["s1 servlet", "b1 beacon", "b2 beacon"]);
     snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s2".into(), "me".into()] }];
+    snapshot.shortcuts = true; // the paper's order: am I a servlet, am I a beacon, else go on
     assert_eq!(route(&compile(&snapshot), Stage::Beacon), ["s2 servlet"], "a hop to oneself is no hop");
     assert_eq!(route(&compile(&snapshot), Stage::Entry), ["s2 servlet", "s1 servlet", "b1 beacon", "b2 beacon"]);
     snapshot.servlets = vec![ServletEntry { site: "wiki".into(), delivery: Delivery::DialOut }];
     assert_eq!(route(&compile(&snapshot), Stage::Servlet), ["deliver"]);
     assert_eq!(route(&compile(&snapshot), Stage::Beacon), ["deliver", "s2 servlet"]);
+}
+
+/// A node that serves a site takes as many hops to it as one that does not (trap 10).
+#[test]
+fn a_node_passes_over_itself_while_another_can_play_the_role() {
+    let mut snapshot = snapshot();
+    snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s2".into(), "s1".into(), "me".into()] }];
+    snapshot.servlets = vec![ServletEntry { site: "wiki".into(), delivery: Delivery::DialOut }];
+    let ways: [(PathMode, &[&str]); 3] = [
+        (PathMode::Beacon, &["b1 beacon", "b2 beacon", "s2 servlet", "s1 servlet", "deliver"]),
+        (PathMode::Direct, &["s1 servlet", "s2 servlet", "b1 beacon", "b2 beacon", "deliver"]),
+        (PathMode::Ring, &["s2 servlet", "s1 servlet", "deliver"]), // alone: no route on the ring is known
+    ];
+    for (mode, way) in ways {
+        snapshot.sites[0].mode = mode;
+        let plan = compile(&snapshot);
+        assert_eq!(route(&plan, Stage::Entry), way, "{mode:?}");
+        assert_eq!(route(&plan, Stage::Beacon), ["s2 servlet", "s1 servlet", "deliver"]);
+        assert_eq!(route_from(&plan, Stage::Beacon, Some("s2")), ["s1 servlet", "s2 servlet", "deliver"], "not back first");
+        assert_eq!(route(&plan, Stage::Servlet), ["deliver"]);
+    }
 }
 
 #[test]
@@ -198,7 +225,7 @@ fn the_ring_is_followed_key_by_key_and_ends_at_the_owner() {
     assert_eq!(route(&plan, Stage::Ring(1)), [""; 0], "its owner, but no advertisement has come");
     assert_eq!(route(&plan, Stage::Ring(7)), [""; 0]);
     assert_eq!(route(&plan, Stage::Entry), ["h1 ring;k=0", "h2 ring;k=0", "h2 ring;k=2"]);
-    let turned = plan.site("wiki").unwrap().route(Stage::Entry, 2);
+    let turned = plan.site("wiki").unwrap().route(Stage::Entry, 2, None);
     assert!(matches!(&turned[0], Hop::Next(peer, Stage::Ring(2)) if &*peer.name == "h2"), "keys take turns");
     snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s2".into()] }];
     assert_eq!(route(&compile(&snapshot), Stage::Ring(1)), ["s2 servlet"]);

@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub limits: Limits,
     /// Set in a user's forwarder only.
     pub forwarder: Option<Forwarder>,
+    /// Whether this node plays several roles for one tunnel though others could: quicker, and it shows.
+    #[serde(default)]
+    pub shortcuts: bool,
 }
 
 /// Certificate chain (leaf first, DER) and private key (PKCS #8, DER).

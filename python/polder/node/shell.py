@@ -131,6 +131,7 @@ class Node(Linked):
             beacon_for=beacon_for,
             servlet_for=self.roles.ways(),
             limits=Limits(**self._settings.limits.model_dump()),
+            shortcuts=self._settings.shortcuts,
         )
 
     def _fresh_until(self) -> int | None:

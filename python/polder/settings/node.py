@@ -92,6 +92,12 @@ class NodeSettings(Settings):
         description="Whether sites may have this node carry to addresses of its own machine or private network (transport tcp). "
         "Off: such a site could reach the node's neighbours. On for a laboratory, or a node that stands beside its only site.",
     )
+    shortcuts: bool = Field(
+        False,
+        description="Whether this node plays several roles for one tunnel though others could. Off: a tunnel crosses as many nodes "
+        "wherever it begins, so that nobody measures who is beacon or servlet. On saves the node's own tunnels a hop or two, "
+        "and tells every user which sites it serves: only where all users are trusted.",
+    )
     limits: Limits = Field(default_factory=Limits, description="Bounds on what others may make this node hold or do.")
 
     @model_validator(mode="after")

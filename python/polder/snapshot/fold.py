@@ -69,6 +69,8 @@ class Verdicts:
     """Site → delivery, where this node is a servlet."""
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
+    shortcuts: bool = False
+    """Whether this node plays several roles for one tunnel though others could."""
 
 
 def fold(verdicts: Verdicts, version: int) -> Snapshot:
@@ -85,6 +87,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
         servlets=tuple(ServletEntry(site, _delivery(how)) for site, how in sorted(verdicts.servlet_for.items())),
         limits=verdicts.limits,
         forwarder=verdicts.forwarder,
+        shortcuts=verdicts.shortcuts,
     )
 
 

@@ -129,6 +129,7 @@ class Snapshot(Frozen, frozen=True):
     servlets: tuple[ServletEntry, ...] = ()
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
+    shortcuts: bool = False
     schema: int = SCHEMA
 
 

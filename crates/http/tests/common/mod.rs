@@ -197,6 +197,7 @@ impl Node {
             servlets: vec![],
             limits: limits(),
             forwarder: None,
+            shortcuts: false,
         };
         let peer = Peer { name: name.into(), ring_id: RingId(ring_id(name)), address, warm: false };
         Node { name: name.into(), plane, heard, peer, snapshot: Mutex::new(snapshot), doors: Mutex::new(vec![door]) }
