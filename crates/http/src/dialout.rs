@@ -3,6 +3,7 @@
 use crate::dial;
 use crate::link::LinkError;
 use crate::plane::{Plane, World};
+use crate::word;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -26,8 +27,12 @@ pub(crate) struct DialOuts {
 }
 
 /// What an agent is asked: a CONNECT to one of its own host names and ports.
-pub(crate) fn request(host: &str, port: u16) -> Result<Request<()>, http::Error> {
-    Request::builder().method(Method::CONNECT).uri(format!("{host}:{port}").parse::<Uri>()?).body(())
+pub(crate) fn request(host: &str, port: u16, word: Option<Arc<str>>) -> Result<Request<()>, http::Error> {
+    let mut request = Request::builder().method(Method::CONNECT).uri(format!("{host}:{port}").parse::<Uri>()?);
+    if let Some(word) = word {
+        request = request.header(word::FIELD, &*word);
+    }
+    request.body(())
 }
 
 impl DialOuts {

@@ -4,6 +4,7 @@
 //! :method CONNECT   :authority wiki.example:443
 //! polder-site: wiki        polder-stage: ring;k=0 | beacon | servlet
 //! polder-hops: 31          polder-within: 1800       (milliseconds that the asker will wait)
+//! polder-user: …           only to a site that asks who its users are: the access point's word, sealed to the site
 //! ```
 //!
 //! The answer is 200, or an error whose only content is the token in `proxy-status`: it is the same whatever role the node
@@ -13,6 +14,7 @@ use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Tunnel};
+use crate::word;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -32,20 +34,24 @@ pub(crate) struct HopRequest {
     pub(crate) stage: Stage,
     pub(crate) hops: u8,
     pub(crate) within: Duration,
+    pub(crate) word: Option<Arc<str>>,
 }
 
 impl HopRequest {
     /// As HTTP/2 sees it.
     pub(crate) fn request(&self) -> Result<Request<()>, http::Error> {
         let authority: Uri = format!("{}:{}", self.host, self.port).parse()?;
-        Request::builder()
+        let mut request = Request::builder()
             .method(Method::CONNECT)
             .uri(authority)
             .header("polder-site", &self.site)
             .header("polder-stage", self.stage.to_string())
             .header("polder-hops", u16::from(self.hops))
-            .header("polder-within", u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX))
-            .body(())
+            .header("polder-within", u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX));
+        if let Some(word) = &self.word {
+            request = request.header(word::FIELD, &**word);
+        }
+        request.body(())
     }
 
     /// Reads a peer's request; `None` if anything is missing, repeated or malformed.
@@ -59,6 +65,7 @@ impl HopRequest {
             stage: one(headers, "polder-stage")?.parse().ok()?,
             hops: one(headers, "polder-hops")?.parse().ok()?,
             within: Duration::from_millis(within),
+            word: read_word(headers)?,
         })
     }
 }
@@ -67,6 +74,14 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;
     if values.next().is_some() { None } else { Some(first) }
+}
+
+/// The word in a request; `None` when the field is repeated or cannot be one.
+pub(crate) fn read_word(headers: &HeaderMap) -> Option<Option<Arc<str>>> {
+    if !headers.contains_key(word::FIELD) {
+        return Some(None);
+    }
+    one(headers, word::FIELD).filter(|text| word::is_word(text)).map(|text| Some(text.into()))
 }
 
 /// The error in an answer between nodes; anything unknown counts as unavailable.
@@ -157,6 +172,7 @@ async fn onward(
         stage: asked.stage,
         hops,
         within: asked.within.min(Duration::from_millis(u64::from(limits.open_timeout_ms))),
+        word: asked.word.into(),
     };
     let tunnel = path::open(plane, &world, &ask, client).await?;
     Ok((tunnel, Terms::from(limits)))
@@ -176,6 +192,7 @@ mod tests {
             stage: Stage::Ring(2),
             hops: 31,
             within: Duration::from_millis(1800),
+            word: None,
         }
     }
 
@@ -200,6 +217,17 @@ mod tests {
             odd.headers_mut().insert(name, HeaderValue::from_static(value));
             assert_eq!(read(&odd), None, "{name}: {value}");
         }
+        let told = HopRequest { word: Some("AQID.BAU".into()), ..good() };
+        assert_eq!(read(&told.request().unwrap()), Some(told.clone()));
+        let long = "A".repeat(word::MAX_WORD + 1);
+        for value in ["", "a b", "a,b", "a=", &long] {
+            let mut odd = told.request().unwrap();
+            odd.headers_mut().insert(word::FIELD, HeaderValue::from_str(value).unwrap());
+            assert_eq!(read(&odd), None, "{value}");
+        }
+        let mut twice = told.request().unwrap();
+        twice.headers_mut().append(word::FIELD, HeaderValue::from_static("AQID.BAU"));
+        assert_eq!(read(&twice), None, "two words");
         let portless = Request::builder().method(Method::CONNECT).uri("wiki.test").body(()).unwrap();
         assert_eq!(HopRequest::read(portless.uri(), request.headers()), None);
     }
@@ -221,9 +249,10 @@ mod tests {
         #[test]
         fn any_request_survives_the_wire(
             site in "[a-z0-9._-]{1,63}", host in "[a-z0-9-]{1,20}(\\.[a-z0-9]{1,10}){0,3}",
-            port in 1u16.., key: u8, hops: u8, within in 0u64..u64::MAX / 2,
+            port in 1u16.., key: u8, hops: u8, within in 0u64..u64::MAX / 2, word in proptest::option::of("[A-Za-z0-9_-]{1,99}\\.[A-Za-z0-9_-]{1,99}"),
         ) {
-            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within: Duration::from_millis(within) };
+            let (within, word) = (Duration::from_millis(within), word.map(Into::into));
+            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within, word };
             prop_assert_eq!(read(&asked.request().unwrap()), Some(asked));
         }
 

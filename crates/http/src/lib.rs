@@ -22,3 +22,4 @@ pub mod pump;
 pub mod registry;
 pub mod relay;
 pub mod tunnel;
+mod word;

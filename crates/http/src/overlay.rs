@@ -3,6 +3,7 @@
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
+use crate::word::Word;
 use polder_plan::{Denied, Stage};
 use polder_wire::{ProxyError, Refusal};
 use std::sync::Arc;
@@ -94,6 +95,7 @@ impl Opener for Overlay {
                 stage: Stage::Entry,
                 hops: limits.max_hops,
                 within: Duration::from_millis(u64::from(limits.open_timeout_ms)),
+                word: Word::Nothing,
             };
             let opened = path::open(&self.plane, &world, &ask, client).await;
             if opened.is_err() {

@@ -10,6 +10,7 @@ use crate::hop::{HopRequest, error_of};
 use crate::link::{Lane, LinkError};
 use crate::plane::{Plane, World};
 use crate::tunnel::{Sink, Source, Tunnel};
+use crate::word::Word;
 use crate::{deliver, dialout};
 use bytes::Bytes;
 use h2::SendStream;
@@ -38,6 +39,7 @@ pub(crate) struct Ask {
     pub(crate) stage: Stage,
     pub(crate) hops: u8,
     pub(crate) within: Duration,
+    pub(crate) word: Word,
 }
 
 /// What the client has said while no path had answered.
@@ -154,6 +156,7 @@ async fn attempt(
                 stage: *stage,
                 hops: ask.hops,
                 within: wait,
+                word: ask.word.say(),
             };
             let request = asked.request().map_err(|_| Failed::Path(ProxyError::Malformed))?;
             through(plane, peer, request, replay, client).await
@@ -210,7 +213,8 @@ async fn deliver(plane: &Arc<Plane>, ask: &Ask, replay: &mut Replay, client: &mu
             Ok(tunnel)
         }
         Some(Delivery::DialOut) => {
-            let request = dialout::request(&ask.host, ask.port).map_err(|_| Failed::Path(ProxyError::Malformed))?;
+            let request =
+                dialout::request(&ask.host, ask.port, ask.word.say()).map_err(|_| Failed::Path(ProxyError::Malformed))?;
             let (response, stream) = plane.dialouts.open(&ask.site.name, request).await?;
             converse(response, stream, replay, client).await
         }

@@ -8,6 +8,7 @@ use polder_types::Identity;
 use polder_wire::Refusal;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where a tunnel's bytes come from.
 pub struct Source {
+    /// Where a user's tunnel comes from, for sites that ask.
+    pub(crate) peer: Option<IpAddr>,
     front: VecDeque<Bytes>,
     rest: Rest,
 }
@@ -34,22 +37,22 @@ enum Rest {
 impl Source {
     /// Bytes of a stream.
     pub fn io(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Source { front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
+        Source { peer: None, front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
     }
 
     /// DATA frames of an HTTP/2 stream. Flow-control capacity is released as chunks are taken.
     pub fn h2(stream: RecvStream) -> Self {
-        Source { front: VecDeque::new(), rest: Rest::H2(stream) }
+        Source { peer: None, front: VecDeque::new(), rest: Rest::H2(stream) }
     }
 
     /// Fixed bytes, then the end.
     pub fn bytes(chunk: Bytes) -> Self {
-        Source { front: VecDeque::from([chunk]), rest: Rest::Ended }
+        Source { peer: None, front: VecDeque::from([chunk]), rest: Rest::Ended }
     }
 
     /// Fixed bytes that may travel with an open, then silence: more will be sent by other means.
     pub fn held(chunk: Bytes) -> Self {
-        Source { front: VecDeque::from([chunk]), rest: Rest::Held }
+        Source { peer: None, front: VecDeque::from([chunk]), rest: Rest::Held }
     }
 
     /// Bytes that wait in front and have not travelled yet.

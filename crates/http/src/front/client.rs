@@ -25,6 +25,7 @@ impl Client {
     pub(crate) async fn open(&self, target: &Target, early: &mut Source) -> Result<(Tunnel, Permit), Refusal> {
         self.admit(target)?;
         let permit = self.ctx.tunnel(&self.who, self.source)?;
+        early.peer = Some(self.source);
         let tunnel = self.opener.open(&self.who, target, early).await?;
         self.ctx.counters.tunnels.up();
         Ok((tunnel, permit))
