@@ -35,7 +35,10 @@ class Client(Linked):
         self._identity = IdentityDir.load(path)
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)))
-        self._admin = AdminServer(path / "admin.sock", {"status": self._status, "counters": self._counters})
+        self._admin = AdminServer(
+            path / "admin.sock",
+            {"status": self._status, "counters": self._counters, "links": self._links, **self.looking_back()},
+        )
 
     @property
     def proxy(self) -> str:
@@ -58,6 +61,7 @@ class Client(Linked):
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("refresh", self._refresh)
         await self._admin.start()
+        self.keep_history()
 
     async def close(self, deadline: float = 5.0) -> None:
         """End in good order."""
@@ -117,6 +121,7 @@ class Client(Linked):
             "proxy": self.proxy,
             "pac": self.pac_url,
             "sites": list(self.hosts),
+            "uptime_s": round(self.uptime),
             "access_points": [point.name for point in self._access_points()],
             "certificate_valid_for_s": round(self._keeper.not_after - wall()),
             "renewals": self._keeper.renewals,
@@ -124,6 +129,9 @@ class Client(Linked):
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return dict(self.engine.counters())
+
+    def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.engine.status()
 
 
 async def start(path: Path, settings: ClientSettings) -> Client:

@@ -25,6 +25,7 @@ from polder.model.overlay_messages import (
     Withdraw,
 )
 from polder.node.probe import Prober
+from polder.node.report import Reporter
 from polder.shell.clock import monotonic, wall
 from polder.shell.linked import Handler, typed
 
@@ -56,6 +57,7 @@ class Calls:
             "members": typed(self._members, "members"),
             "secrets": typed(self._secrets, "secrets"),
             "probe": typed(self._prober.answer, "probe"),
+            "report": typed(Reporter(self._node).answer, "report"),
         }
 
     def _advertise(self, caller: Caller, _source: str, body: Advertise) -> Advertised:

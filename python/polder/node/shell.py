@@ -73,7 +73,8 @@ class Node(Linked):
         self.deliveries = Deliveries(helper, self.me.address.rpartition(":")[0].strip("[]"), self._on_ready)
         self.handlers |= Calls(self).handlers()
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
-        self._admin = AdminServer(socket, {"status": self._status, "counters": self._counters, "links": self._links})
+        routes = {"status": self._status, "counters": self._counters, "links": self._links}
+        self._admin = AdminServer(socket, {**routes, **self.looking_back()})
 
     # Life
 
@@ -83,6 +84,7 @@ class Node(Linked):
         self.apply()
         await self._admin.start()
         self.tasks.forever("renewal", self._keeper.forever)
+        self.keep_history()
         self.tasks.forever("deliveries", self.deliveries.forever)
         contacts = await self._contacts()
         if contacts:
@@ -281,12 +283,36 @@ class Node(Linked):
             "beacon_for": {site: len(servlets) for site, servlets in self.roles.beacons.entries(wall()).items()},
             "servlet_for": sorted(self.roles.servlet.ready()),
             "snapshot": self.version,
-            "certificate_valid_for_s": round(self._keeper.not_after - wall()),
+            "revocation_epoch": self.roles.verifier.revoked.epoch,
+            "revocation_age_s": self.revocation_age(),
+            "uptime_s": round(self.uptime),
+            "certificate_valid_for_s": self.certificate_left(wall()),
             "renewals": self._keeper.renewals,
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return self.engine.counters() | self.deliveries.counters()
+
+    def certificate_left(self, now: float) -> int:
+        """Seconds for which the certificate is still valid; negative afterwards."""
+        return round(self._keeper.not_after - now)
+
+    def revocation_age(self) -> int:
+        """Seconds since the authority issued the revocation list in force; -1 before the first."""
+        listed = self.roles.directory.revocations()
+        return -1 if listed is None else max(0, round(wall() - listed.issued_at))
+
+    def sample(self) -> dict[str, float]:
+        """With the tunnels', the ring's and the identity's numbers."""
+        links = self.engine.status()["links"]
+        mine = {
+            "members": len(self.ring.router.members()) + 1,
+            "links_up": sum(link["up"] for link in links),
+            "certificate_valid_for_s": self.certificate_left(wall()),
+            "revocation_age_s": self.revocation_age(),
+            "snapshot": self.version,
+        }
+        return super().sample() | self.deliveries.counters() | mine
 
     def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return self.engine.status()

@@ -151,6 +151,11 @@ class SiteRole:
         """How many servlets carry and are known to beacons."""
         return sum(place.stage is Stage.SERVING for place in self._places.values())
 
+    @property
+    def rotate_at(self) -> float | None:
+        """When fresh servlets are drawn next, Unix seconds; ``None``: not planned."""
+        return self._rotate_at
+
     def poll_event(self) -> Moved | None:
         """What happened, until ``None``."""
         return self._events.popleft() if self._events else None

@@ -15,6 +15,9 @@ import msgspec
 from polder.engine import CallFailed, Engine
 from polder.model import Kind, Member, Refused, Verdict, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, status_of
+from polder.shell import logs, usage
+from polder.shell.clock import monotonic, wall
+from polder.shell.history import History
 from polder.shell.tasks import Tasks
 from polder.snapshot.fold import Verdicts, fold
 from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal
@@ -39,6 +42,8 @@ class Linked:
         self.handlers: dict[str, Handler] = {}
         self.engine = Engine(config, self._on_event)
         self.version = 0
+        self.history = History()
+        self._born = monotonic()
         self._pending: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -51,6 +56,23 @@ class Linked:
 
     def on_dial_out(self, change: DialOutChange) -> None:
         """A site's agent dialled this node, or left it."""
+
+    def sample(self) -> dict[str, float]:
+        """What the history keeps: counters of the data plane, and numbers that go up and down."""
+        return {**self.engine.counters(), "cpu_ms": usage.cpu_ms(), "rss_bytes": usage.rss_bytes()}
+
+    def keep_history(self) -> None:
+        """Begin to sample once a second."""
+        self.tasks.forever("history", self._sample)
+
+    def looking_back(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        """The administrator's routes into the past: ``history`` (``seconds``, ``names``) and ``logs`` (``count``)."""
+        return {"history": self._history, "logs": lambda arguments: {"lines": logs.TAIL.lines(int(arguments.get("count", 200)))}}
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return monotonic() - self._born
 
     def dirty(self) -> None:
         """Something was decided: fold and apply within 10 ms."""
@@ -86,6 +108,14 @@ class Linked:
         if self._pending is not None:
             self._pending.cancel()
         await self.engine.stop(deadline)
+
+    async def _sample(self) -> None:
+        self.history.add(wall(), self.sample())
+        await asyncio.sleep(1)
+
+    def _history(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        names = [name for name in str(arguments.get("names", "")).split(",") if name]
+        return self.history.read(wall(), float(arguments.get("seconds", 600)), names)
 
     def _on_event(self, event: Event) -> None:
         match event:

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from polder.shell.tail import Tail
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -45,11 +47,15 @@ class PlainLines(logging.Formatter):
         return f"{text} {extras}".rstrip() + trace
 
 
+TAIL = Tail(JsonLines())
+"""The last lines of this process."""
+
+
 def setup(level: str = "info") -> None:
     """Send Polder's records to stderr; call once per process."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, TAIL]
     root.setLevel(logging.WARNING)
     logging.getLogger("polder").setLevel(level.upper())

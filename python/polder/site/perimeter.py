@@ -73,6 +73,18 @@ class Perimeter:
             raise
         log.info("filter in force", extra={"version": plan.version, "pairs": len(plan.pairs)})
 
+    async def counters(self) -> dict[str, int]:
+        """What the router's filter counted, ``filter_NAME_packets`` and ``_bytes``; empty where no helper is there to ask."""
+        if self._host is None:
+            return {}
+        try:
+            state = await self._host.filter_state(self._settings.name)
+        except HostError as error:
+            log.debug("the filter's counters cannot be had", extra={"error": str(error)})
+            return {}
+        packets = {f"filter_{name}_packets": count for name, (count, _) in state.counters.items()}
+        return packets | {f"filter_{name}_bytes": size for name, (_, size) in state.counters.items()}
+
     async def close(self) -> None:
         """Leave the helper; the filter stays in force."""
         if self._host is not None:

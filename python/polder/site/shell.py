@@ -38,6 +38,8 @@ _POOL_EVERY = 10.0
 _PUBLISH_EVERY = 30.0
 _RECORD_LIFE = 86_400
 _FILTER_RETRY = 1.0
+_COUNT_EVERY = 2.0
+"""Seconds between looks at the filter's counters; each runs nft once."""
 
 
 class Site(Linked):
@@ -61,9 +63,12 @@ class Site(Linked):
         self._driver.add_caller(self._role)
         self._filter_wanted = asyncio.Event()
         self._filter_seen = 0
+        self._filter_counts: dict[str, int] = {}
+        routes = {"status": self._status, "counters": self._counters, "links": self._links}
+        actions = {"rotate": self._rotate, "burn": self._burn}
         self._admin = AdminServer(
             path / "admin.sock",
-            {"status": self._status, "rotate": self._rotate, "burn": self._burn, "counters": self._counters},
+            {**routes, **actions, **self.looking_back()},
         )
 
     # Life
@@ -76,6 +81,8 @@ class Site(Linked):
         self.tasks.forever("filter", self._keep_filter)
         self.tasks.forever("pool", self._refresh_pool)
         self.tasks.forever("record", self._publish)
+        self.tasks.forever("filter counters", self._count_filter)
+        self.keep_history()
 
     async def close(self, deadline: float = 5.0) -> None:
         """Stop. Appointments end by themselves; the filter stays in force."""
@@ -181,6 +188,10 @@ class Site(Linked):
         self._role.filter_applied(version, wall())
         self._driver.pump()
 
+    async def _count_filter(self) -> None:
+        self._filter_counts = await self._perimeter.counters()
+        await asyncio.sleep(_COUNT_EVERY)
+
     def _on_role(self) -> None:
         while (moved := self._role.poll_event()) is not None:
             # The name of a servlet stays out of the log: it is the site's secret.
@@ -229,14 +240,28 @@ class Site(Linked):
             "serving": self._role.serving(),
             "servlets": {name: str(stage) for name, stage in self._role.stages().items()},
             "exposed": len(self._role.exposed),
+            "rotation_in_s": self._rotation_in(),
             "epoch": self._role.epoch,
+            "uptime_s": round(self.uptime),
             "pool": len(self._pool),
             "certificate_valid_for_s": round(self._keeper.not_after - wall()),
             "renewals": self._keeper.renewals,
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return self.engine.counters() | self._ways.counters()
+        return self.engine.counters() | self._ways.counters() | self._filter_counts
+
+    def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.engine.status()
+
+    def sample(self) -> dict[str, float]:
+        """With the tunnels', the filter's and the role's numbers."""
+        role = {"serving": self._role.serving(), "exposed": len(self._role.exposed), "pool": len(self._pool)}
+        return super().sample() | self._ways.counters() | self._filter_counts | role
+
+    def _rotation_in(self) -> int | None:
+        at = self._role.rotate_at
+        return None if at is None else max(0, round(at - wall()))
 
     def _rotate(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         begun = self._role.rotate(wall())

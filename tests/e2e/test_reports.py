@@ -1,0 +1,88 @@
+"""What parts of a running overlay tell those who run it, and tell nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from polder.api.admin import ask
+from polder.api.operator import open_console
+from polder.engine import CallFailed
+from polder.model.admin_messages import Report, ReportQuery
+from polder.settings.identity import IdentityDir
+from polder.shell.console import Console, Credentials
+from tests.e2e.conftest import NODES, World
+from tests.support.overlay import polder, until
+
+
+@pytest.fixture(scope="module")
+def admin(world: World) -> Iterator[str]:
+    """An enrolled operator; the name of his state."""
+    token = world.overlay.token("admin", "oona")
+    where = world.overlay
+    polder(where.state("oona"), "enroll", where.url, "--pin", where.pin, "--token-file", "-", stdin=token)
+    yield "oona"
+
+
+def test_every_node_reports_to_an_operator_without_telling_roles(world: World, admin: str) -> None:
+    path = world.overlay.state(admin) / "admin" / admin
+
+    async def reports() -> dict[str, Report | CallFailed]:
+        console = await open_console(path)
+        try:
+            members = await console.find_members(IdentityDir.load(path).members)
+            return await console.ask_all([m for m in members if m.name in NODES], "report", ReportQuery())
+        finally:
+            await console.close(0.0)
+
+    found = asyncio.run(reports())
+    assert set(found) == set(NODES)
+    for name, report in found.items():
+        assert isinstance(report, Report), report
+        status = world.overlay.node_status(name)
+        assert (report.joined, report.members, report.sites) == (True, status["members"], 3)
+        assert report.certificate_valid_for_s > 0 and report.links_up > 0 and report.counters["calls_in"] > 0
+        assert not any("dialout" in key or "gre" in key for key in report.counters)
+
+
+def test_nobody_else_gets_a_report(world: World) -> None:
+    """Neither a node nor a site; users make no calls at all."""
+    overlay = world.overlay
+    for directory in (overlay.state("n4") / "node", overlay.state("site-wiki") / "site" / "wiki"):
+        identity = IdentityDir.load(directory)
+
+        async def refused(identity: IdentityDir = identity) -> None:
+            console = Console(Credentials.of(identity))
+            try:
+                member = next(m for m in identity.members if m.name in NODES)
+                with pytest.raises(CallFailed) as failure:
+                    await console.call(member, "report", ReportQuery())
+                assert failure.value.status == 403
+            finally:
+                await console.close(0.0)
+
+        asyncio.run(refused())
+
+
+def test_shells_look_back(world: World) -> None:
+    """History and log tail of a node, a site's agent and a forwarder."""
+    overlay = world.overlay
+    subprocess.run(["curl", "-sS", "-x", f"http://{world.proxy}", "http://wiki.test/"], check=True, capture_output=True)
+    places = {
+        "node": overlay.state("n1") / "node",
+        "site": overlay.state("site-wiki") / "site" / "wiki",
+        "user": overlay.state("user-ann") / "user" / "ann",
+    }
+    for kind, directory in places.items():
+        socket = directory / "admin.sock"
+
+        def sampled(socket: object = socket) -> bool:
+            return len(asyncio.run(ask(socket, "history", {"seconds": 60}))["times"]) >= 2  # type: ignore[arg-type]
+
+        until(sampled, f"two samples of the {kind}")
+        history = asyncio.run(ask(socket, "history", {"seconds": 60, "names": "rss_bytes,connections"}))
+        assert set(history["values"]) == {"rss_bytes", "connections"} and history["values"]["rss_bytes"][-1] > 1 << 20
+        assert isinstance(asyncio.run(ask(socket, "logs", {"count": 5}))["lines"], list)
