@@ -7,16 +7,12 @@ use polder_http::tunnel::Opener;
 use polder_http::{peer, relay};
 use polder_tls::{Alpn, HandshakeError};
 use polder_types::{Kind, Limits, Role};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-
-/// Connections that the kernel may finish before we take them.
-const BACKLOG: u32 = 4096;
 
 /// Strangers' handshakes per second in all, as a multiple of one source's budget. A mutual handshake costs about 1.2 ms of
 /// CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources the flood has.
@@ -48,20 +44,13 @@ pub(crate) struct Door {
     pub(crate) opener: Arc<dyn Opener>,
 }
 
-/// Binds a listener. Must run inside the runtime.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Accepts until `stop` changes.
-pub(crate) async fn listen(door: Arc<Door>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+/// Accepts until the sender of `open` is gone. What waits in the backlog then is left to whoever else has the socket.
+pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open: watch::Receiver<()>) {
     loop {
         let accepted = tokio::select! {
+            biased;
+            _ = open.changed() => return,
             accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
         };
         match accepted {
             Ok((socket, from)) => drop(tokio::spawn(enter(door.clone(), socket, from.ip()))),
@@ -110,6 +99,7 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
         }
     }
     let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));
+    let shaking = plane.counters.handshakes_open.hold();
     let (stream, identity, alpn) = match timeout(patience, world.tls.accept(socket)).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(e)) => return refuse(&plane, &e, from),
@@ -137,6 +127,7 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
         }
     };
     plane.registry.spawn(identity, task);
+    drop(shaking);
     if let Some(world) = plane.world() {
         plane.cut_unworthy(&world);
     }

@@ -6,11 +6,13 @@
 //! let tunnels end until the deadline, drop the runtime from its own thread.
 
 mod accept;
+mod listeners;
 mod queue;
 mod status;
 
 use accept::{Budget, Door};
 use bytes::Bytes;
+use listeners::Listeners;
 use polder_http::control;
 use polder_http::forwarder::Forwarder;
 use polder_http::front::{FrontContext, Report};
@@ -24,10 +26,10 @@ use queue::Queue;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
@@ -62,12 +64,10 @@ fn system(e: impl ToString) -> EngineError {
 pub struct Engine {
     plane: Arc<Plane>,
     queue: Arc<Queue>,
-    addresses: Vec<SocketAddr>,
     handle: Handle,
     front: OnceLock<Arc<FrontContext>>,
-    /// Listeners wait here for the first snapshot: before it nobody could be answered.
-    listeners: Mutex<Vec<TcpListener>>,
-    stop: watch::Sender<bool>,
+    listeners: Listeners,
+    stopped: AtomicBool,
     end: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -92,12 +92,11 @@ impl Engine {
         let queue = Arc::new(Queue::new(config.event_queue.max(1) as usize).map_err(system)?);
         let runtime = runtime(config.workers).map_err(system)?;
         let handle = runtime.handle().clone();
-        let listeners = {
+        let listeners = Listeners::default();
+        {
             let _inside = handle.enter();
-            let bind = |address: &SocketAddr| accept::bind(*address).map_err(|e| system(format!("listen {address}: {e}")));
-            config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?
-        };
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(system)?;
+            listeners.set(&config.listen, &config.inherit)?;
+        }
         let plane_config = PlaneConfig {
             role: config.role,
             call_timeout: Duration::from_millis(u64::from(config.call_timeout_ms)),
@@ -111,19 +110,30 @@ impl Engine {
         Ok(Engine {
             plane,
             queue,
-            addresses,
             handle,
             front: OnceLock::new(),
-            listeners: Mutex::new(listeners),
-            stop: watch::Sender::new(false),
+            listeners,
+            stopped: AtomicBool::new(false),
             end,
             thread: Mutex::new(Some(thread)),
         })
     }
 
     /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.bound()
+    }
+
+    /// Listens on `addresses` and nowhere else; connections stay, also of listeners that close. On error nothing changes.
+    pub fn listen(&self, addresses: &[SocketAddr], inherited: &[(SocketAddr, RawFd)]) -> Result<(), EngineError> {
+        self.running()?;
+        let _inside = self.handle.enter();
+        self.listeners.set(addresses, inherited)
+    }
+
+    /// Its listening sockets, by address as configured. The descriptors stay the engine's.
+    pub fn listeners(&self) -> Vec<(SocketAddr, RawFd)> {
+        self.listeners.descriptors()
     }
 
     /// Readable while events wait.
@@ -158,19 +168,14 @@ impl Engine {
 
     /// Starts accepting, once.
     fn open_doors(&self, front: &Arc<FrontContext>) {
-        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
-        if listeners.is_empty() {
-            return;
-        }
-        let opener: Arc<dyn Opener> = match self.plane.config.role {
-            Role::Forwarder => Arc::new(Forwarder::new(self.plane.clone())),
-            Role::Node | Role::Site => Arc::new(Overlay::new(self.plane.clone())),
-        };
-        let door = Arc::new(Door { budget: Budget::new(), plane: self.plane.clone(), front: front.clone(), opener });
-        for listener in listeners {
-            self.handle.spawn(accept::listen(door.clone(), listener, self.stop.subscribe()));
-        }
-        self.handle.spawn(sweep(self.plane.clone()));
+        self.listeners.open(|| {
+            let opener: Arc<dyn Opener> = match self.plane.config.role {
+                Role::Forwarder => Arc::new(Forwarder::new(self.plane.clone())),
+                Role::Node | Role::Site => Arc::new(Overlay::new(self.plane.clone())),
+            };
+            self.handle.spawn(sweep(self.plane.clone()));
+            Arc::new(Door { budget: Budget::new(), plane: self.plane.clone(), front: front.clone(), opener })
+        });
     }
 
     /// Calls `method` at a node; the answer arrives as an event with the returned number.
@@ -198,27 +203,41 @@ impl Engine {
 
     /// Links, tunnels, version in force, as a MessagePack map.
     pub fn status(&self) -> Vec<u8> {
-        status::encode(&self.plane, self.tunnels())
+        status::encode(&self.plane, self.tunnels(), self.work())
     }
 
-    /// Stops: no new connections at once, tunnels end until `deadline`, then everything is dropped. Waits for the end;
-    /// stopping twice is harmless.
-    pub fn stop(&self, deadline: Duration) {
-        let until = Instant::now() + deadline;
-        self.stop.send_replace(true);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Takes nothing new: closes the listeners and tells everybody who is connected to go elsewhere. What runs goes on.
+    pub fn drain(&self) {
+        self.listeners.close();
         self.plane.drain();
         if let Some(front) = self.front.get() {
             front.drain();
         }
+    }
+
+    /// Stops: drains until `deadline`, then drops everything. Waits for the end; stopping twice is harmless. Returns the
+    /// tunnels that were cut.
+    pub fn stop(&self, deadline: Duration) -> u64 {
+        let until = Instant::now() + deadline;
+        self.stopped.store(true, Relaxed);
+        self.drain();
         while self.tunnels() > 0 && Instant::now() < until {
             std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }
+        let cut = self.tunnels();
         self.end.send_replace(true);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        cut
+    }
+
+    /// What a drain waits for: connections that others made, handshakes, tunnels.
+    fn work(&self) -> u64 {
+        let counters = &self.plane.counters;
+        let open = [&counters.connections_open, &counters.handshakes_open, &counters.dialouts_open];
+        open.iter().map(|open| open.get()).sum::<u64>() + self.tunnels()
     }
 
     /// Tunnels open now, in whatever role.
@@ -227,14 +246,14 @@ impl Engine {
     }
 
     fn running(&self) -> Result<(), EngineError> {
-        if *self.stop.borrow() { Err(EngineError::Stopped) } else { Ok(()) }
+        if self.stopped.load(Relaxed) { Err(EngineError::Stopped) } else { Ok(()) }
     }
 }
 
 impl Drop for Engine {
     /// Without [`Engine::stop`] the thread is told to end and left alone: a destructor must not wait.
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.listeners.close();
         self.end.send_replace(true);
     }
 }

@@ -10,6 +10,8 @@ struct Status {
     identity: String,
     not_after: i64,
     tunnels: u64,
+    /// What a drain would wait for.
+    work: u64,
     connections: u64,
     dialouts: Vec<String>,
     links: Vec<Link>,
@@ -24,7 +26,7 @@ struct Link {
     rtt_us: u64,
 }
 
-pub(crate) fn encode(plane: &Plane, tunnels: u64) -> Vec<u8> {
+pub(crate) fn encode(plane: &Plane, tunnels: u64, work: u64) -> Vec<u8> {
     let world = plane.world();
     let me = world.as_ref().map(|world| world.tls.me());
     let lane = |lane| match lane {
@@ -37,6 +39,7 @@ pub(crate) fn encode(plane: &Plane, tunnels: u64) -> Vec<u8> {
         identity: me.map(|me| me.uri.to_string()).unwrap_or_default(),
         not_after: me.map_or(0, |me| me.not_after),
         tunnels,
+        work,
         connections: plane.counters.connections_open.get(),
         dialouts: plane.dialled_out().iter().map(ToString::to_string).collect(),
         links: plane

@@ -69,6 +69,8 @@ counters! {
     connections_open,
     /// Connections refused because a limit was reached.
     connections_refused,
+    /// Handshakes with those who connected that are under way now.
+    handshakes_open,
     /// Handshakes that failed.
     handshakes_failed,
     /// Identities refused after a good handshake, or at one.
@@ -119,6 +121,6 @@ counters! {
     calls_out,
     /// Control calls made that got no answer.
     calls_failed,
-    /// Sites' agents connected now.
+    /// Dial-out connections now, at either end.
     dialouts_open,
 }

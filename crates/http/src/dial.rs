@@ -2,7 +2,7 @@
 
 use crate::link::{Dialled, Lane, LinkError, Live};
 use crate::plane::{Plane, World};
-use crate::relay;
+use crate::{dialout, relay};
 use bytes::Bytes;
 use h2::{Ping, PingPong};
 use polder_tls::{ALPN_DIALOUT, ALPN_H2, Connected, Expected, HandshakeError};
@@ -75,13 +75,32 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
     let mut connection = server(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let here = plane.clone();
+    let live = Live::new(None);
+    let used_up = live.used_up.clone();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            tokio::spawn(relay::serve_stream(here.clone(), request, respond));
+        let _open = here.counters.dialouts_open.hold();
+        let (mut draining, mut leaving) = (here.draining(), false);
+        loop {
+            let accepted = tokio::select! {
+                accepted = connection.accept() => accepted,
+                () = async { _ = draining.wait_for(|draining| *draining).await.is_ok() }, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+            };
+            match accepted {
+                Some(Ok((request, respond))) if dialout::is_farewell(&request) => {
+                    used_up.notify_one();
+                    dialout::part(respond);
+                }
+                Some(Ok((request, respond))) => drop(tokio::spawn(relay::serve_stream(here.clone(), request, respond))),
+                Some(Err(_)) | None => return,
+            }
         }
     });
     let rtt = first_ping(&mut pings).await?;
-    Ok(Dialled { live: Live::new(None), peer, pings, task, rtt })
+    Ok(Dialled { live, peer, pings, task, rtt })
 }
 
 async fn first_ping(pings: &mut Option<PingPong>) -> Result<Duration, LinkError> {

@@ -63,12 +63,13 @@ impl LinkError {
 /// A link that is up.
 pub(crate) struct Live {
     pub(crate) send: Option<SendRequest<Bytes>>,
-    used_up: Notify,
+    /// Told when the connection takes no more streams.
+    pub(crate) used_up: Arc<Notify>,
 }
 
 impl Live {
     pub(crate) fn new(send: Option<SendRequest<Bytes>>) -> Self {
-        Live { send, used_up: Notify::new() }
+        Live { send, used_up: Arc::default() }
     }
 }
 
@@ -368,6 +369,9 @@ async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
                 slot.fail(why);
             }
         }
+        if slot.key.lane == Lane::DialOut && *plane.draining().borrow() {
+            return; // whoever comes after us has dialled, or nobody shall be sent here
+        }
         tokio::time::sleep_until(began + DIAL_GAP.mul_f64(jitter())).await;
         if slot.warm.load(Relaxed) {
             let pause = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX).mul_f64(jitter());
@@ -390,7 +394,10 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
     loop {
         tokio::select! {
             _ = &mut task => return LinkError::new("the connection ended"),
-            () = live.used_up.notified() => return LinkError::new("the peer takes no more streams on this connection"),
+            () = live.used_up.notified() => {
+                slot.want.notify_one();
+                return LinkError::new("the peer takes no more streams on this connection");
+            }
             () = tokio::time::sleep(PING_EVERY.mul_f64(jitter())) => {}
         }
         if expires_soon(&peer) {

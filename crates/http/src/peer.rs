@@ -26,11 +26,12 @@ async fn streams(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, sour
     let handshake = dial::server(&world.plan.limits).handshake::<_, Bytes>(stream).await;
     drop(world); // a connection must not keep an old snapshot alive
     let Ok(mut connection) = handshake else { return };
-    let mut draining = plane.draining();
+    let (mut draining, mut leaving) = (plane.draining(), false);
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
-            Ok(()) = draining.changed() => {
+            () = async { _ = draining.wait_for(|draining| *draining).await.is_ok() }, if !leaving => {
+                leaving = true;
                 connection.graceful_shutdown();
                 continue;
             }

@@ -5,6 +5,7 @@ use polder_types::{Peer, RingId};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 fn raise(error: EngineError) -> PyErr {
@@ -13,6 +14,10 @@ fn raise(error: EngineError) -> PyErr {
         EngineError::System(_) => PyOSError::new_err(error.to_string()),
         EngineError::Stopped => PyRuntimeError::new_err(error.to_string()),
     }
+}
+
+fn address(text: &str) -> PyResult<SocketAddr> {
+    text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not ip:port")))
 }
 
 #[pyclass(frozen)]
@@ -32,6 +37,18 @@ impl Engine {
         self.native.addresses().iter().map(ToString::to_string).collect()
     }
 
+    /// `ValueError`: an address; `OSError`: one could not be opened. Nothing has changed then.
+    fn listen(&self, py: Python<'_>, addresses: Vec<String>, inherited: Vec<(String, i32)>) -> PyResult<()> {
+        let addresses = addresses.iter().map(|text| address(text)).collect::<PyResult<Vec<_>>>()?;
+        let inherited = inherited.iter().map(|(text, fd)| Ok((address(text)?, *fd))).collect::<PyResult<Vec<_>>>()?;
+        py.detach(|| self.native.listen(&addresses, &inherited)).map_err(raise)
+    }
+
+    /// Address as configured and descriptor, which stays the engine's.
+    fn listeners(&self) -> Vec<(String, i32)> {
+        self.native.listeners().into_iter().map(|(address, fd)| (address.to_string(), fd)).collect()
+    }
+
     fn event_fd(&self) -> i32 {
         self.native.event_fd()
     }
@@ -44,7 +61,7 @@ impl Engine {
     #[allow(clippy::too_many_arguments)] // flat on purpose: the boundary carries plain values only
     fn call(&self, name: &str, ring_id: &[u8], address: &str, method: String, body: Vec<u8>, timeout_ms: u64) -> PyResult<u64> {
         let ring_id: [u8; 16] = ring_id.try_into().map_err(|_| PyValueError::new_err("a ring id has 16 bytes"))?;
-        let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is not ip:port")))?;
+        let address = self::address(address)?;
         let peer = Peer { name: name.into(), ring_id: RingId(u128::from_be_bytes(ring_id)), address, warm: false };
         self.native.call(peer, method, body, Duration::from_millis(timeout_ms)).map_err(raise)
     }
@@ -69,7 +86,12 @@ impl Engine {
         PyBytes::new(py, &self.native.status())
     }
 
-    fn stop(&self, py: Python<'_>, deadline_ms: u64) {
-        py.detach(|| self.native.stop(Duration::from_millis(deadline_ms)));
+    fn drain(&self) {
+        self.native.drain();
+    }
+
+    /// Returns the tunnels that were cut.
+    fn stop(&self, py: Python<'_>, deadline_ms: u64) -> u64 {
+        py.detach(|| self.native.stop(Duration::from_millis(deadline_ms)))
     }
 }

@@ -4,11 +4,13 @@
 mod batch;
 mod burst;
 mod gre;
+mod listener;
 mod memory;
 mod ready;
 
 pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
 pub use gre::{GreCounters, GreEndpoint, GreError};
+pub use listener::adopt_listener;
 pub use memory::keep_memory;
 pub use ready::{Interest, Ready, adopt};

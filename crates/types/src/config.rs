@@ -33,4 +33,7 @@ pub struct EngineConfig {
     pub call_timeout_ms: u32,
     /// Site role only: asked port → origin address.
     pub origins: Vec<(u16, SocketAddr)>,
+    /// Sockets that listen already, from a supervisor or from the process before this one: address as in `listen`,
+    /// descriptor. They are duplicated; the caller closes its own.
+    pub inherit: Vec<(SocketAddr, i32)>,
 }

@@ -6,7 +6,7 @@ Nothing here is on the path of a byte. Events wake asyncio through a file descri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -44,6 +44,19 @@ class Engine:
         """Where the engine listens, ``ip:port``, in the order of ``config.listen``."""
         return list(self._native.addresses())
 
+    @property
+    def listeners(self) -> list[tuple[str, int]]:
+        """Address as configured and descriptor of each listening socket; the descriptors stay the engine's."""
+        return list(self._native.listeners())
+
+    def listen(self, addresses: Iterable[str], inherited: Iterable[tuple[str, int]] = ()) -> None:
+        """Listen on ``addresses`` and nowhere else; connections stay, and so do listeners that are still wanted.
+
+        ``inherited``: sockets that listen already, by address; the caller closes its own. Raises ``OSError`` or ``ValueError``:
+        nothing has changed.
+        """
+        self._native.listen(list(addresses), list(inherited))
+
     def apply(self, snapshot: Snapshot) -> int:
         """Put a snapshot in force; returns its version. Raises ``ValueError`` when it is unusable: the last one stays."""
         return int(self._native.apply(msgspec.msgpack.encode(snapshot)))
@@ -77,12 +90,17 @@ class Engine:
         result: dict[str, Any] = msgspec.msgpack.decode(self._native.status())
         return result
 
-    async def stop(self, deadline: float) -> None:
-        """Stop accepting, let tunnels end for ``deadline`` seconds, then cut them."""
-        await asyncio.to_thread(self._native.stop, int(deadline * 1000))
+    def drain(self) -> None:
+        """Take nothing new: close the listeners, tell everybody who is connected to go elsewhere. What runs goes on."""
+        self._native.drain()
+
+    async def stop(self, deadline: float) -> int:
+        """Drain for ``deadline`` seconds, then cut what is left; returns how many tunnels that were."""
+        cut = await asyncio.to_thread(self._native.stop, int(deadline * 1000))
         self._loop.remove_reader(self._native.event_fd())
         for future in self._waiting.values():
             future.cancel()
+        return cut
 
     def _drain(self) -> None:
         batch = self._native.drain_events(_BATCH)

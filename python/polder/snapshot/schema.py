@@ -134,7 +134,10 @@ class Snapshot(Frozen, frozen=True):
 
 
 class EngineConfig(Frozen, frozen=True):
-    """What an engine is born with: ``role`` is ``node``, ``forwarder`` or ``site``."""
+    """What an engine is born with: ``role`` is ``node``, ``forwarder`` or ``site``.
+
+    ``inherit``: descriptors of sockets that listen already, by their address as in ``listen``; the caller closes its own.
+    """
 
     role: str
     listen: tuple[str, ...]
@@ -142,6 +145,7 @@ class EngineConfig(Frozen, frozen=True):
     event_queue: int = 4096
     call_timeout_ms: int = 5000
     origins: tuple[tuple[int, str], ...] = ()
+    inherit: tuple[tuple[str, int], ...] = ()
     schema: int = SCHEMA
 
 
