@@ -356,6 +356,8 @@ async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
             Ok(dialled) => {
                 failures = 0;
                 plane.counters.links_dialled.up();
+                plane.measures.link_dial_seconds.took(began.elapsed());
+                plane.measures.link_rtt_seconds.took(dialled.rtt);
                 let reason = watch_over(&plane, &slot, dialled).await;
                 slot.set(State::Idle); // an end is no failed dial: who waits now waits for the next
                 slot.tell_down(&plane, &reason);
@@ -408,7 +410,10 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
         tokio::select! {
             _ = &mut task => return LinkError::new("the connection ended"),
             pong = timeout(PING_WAIT, pings.ping(Ping::opaque())) => match pong {
-                Ok(Ok(_)) => slot.rtt_us.store(micros(sent.elapsed()), Relaxed),
+                Ok(Ok(_)) => {
+                    slot.rtt_us.store(micros(sent.elapsed()), Relaxed);
+                    plane.measures.link_rtt_seconds.took(sent.elapsed());
+                }
                 Ok(Err(e)) => return LinkError::new(e),
                 Err(_) => {
                     task.abort();

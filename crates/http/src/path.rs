@@ -62,7 +62,8 @@ impl Replay {
 
 /// Opens the next step. Ends when a candidate has accepted, all have failed, or the client has gone.
 pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &mut Source) -> Result<Tunnel, ProxyError> {
-    let until = Instant::now() + ask.within;
+    let began = Instant::now();
+    let until = began + ask.within;
     let mut replay = Replay::new(world.plan.limits.replay_bytes);
     let candidates = candidates(plane, ask);
     let mut last = ProxyError::Unavailable;
@@ -77,7 +78,10 @@ pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &
         let wait = patience(plane, hop, left, index + 1 == candidates.len());
         let attempt = attempt(plane, ask, hop, wait, &mut replay, client);
         match timeout(wait, attempt).await {
-            Ok(Ok(tunnel)) => return Ok(tunnel),
+            Ok(Ok(tunnel)) => {
+                plane.measures.tunnel_open_seconds.took(began.elapsed());
+                return Ok(tunnel);
+            }
             Ok(Err(Failed::Client)) => return Err(ProxyError::Terminated),
             Ok(Err(Failed::Path(error))) => last = error,
             Ok(Err(Failed::Link)) => last = ProxyError::Terminated,

@@ -1,9 +1,10 @@
 //! The tunnel plane of one process: what its connections and tunnels share.
 
 use crate::control::Calls;
-use crate::counters::Counters;
+use crate::counters::{Counters, Measures};
 use crate::dialout::DialOuts;
 use crate::link::Links;
+use crate::pump::Meter;
 use crate::registry::Registry;
 use arc_swap::ArcSwapOption;
 use polder_flow::Bucket;
@@ -55,6 +56,8 @@ pub struct Plane {
     pub config: PlaneConfig,
     /// What has been done.
     pub counters: Counters,
+    /// How long it took.
+    pub measures: Measures,
     /// Links to nodes.
     pub links: Links,
     /// Live connections by identity.
@@ -81,6 +84,7 @@ impl Plane {
         Arc::new(Plane {
             config,
             counters: Counters::default(),
+            measures: Measures::default(),
             links: Links::default(),
             registry: Registry::default(),
             dialouts: DialOuts::default(),
@@ -154,6 +158,11 @@ impl Plane {
         }
         let source = source.map(|ip| ip.to_string()).unwrap_or_default();
         self.emit(Event::Refused { what: what.into(), why: why.into(), who: who.into(), source });
+    }
+
+    /// What a tunnel counts.
+    pub fn meter(&self) -> Meter<'_> {
+        self.counters.meter(&self.measures)
     }
 
     /// Queues a log record.

@@ -35,7 +35,7 @@ async fn reach(plane: &Plane, origin: SocketAddr) -> Result<(Tunnel, Terms), Pro
 async fn carry(plane: &Plane, near: Tunnel, far: Tunnel, terms: Terms) {
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    if pump(near, far, terms, plane.counters.meter()).await == End::Idle {
+    if pump(near, far, terms, plane.meter()).await == End::Idle {
         plane.counters.tunnels_idle.up();
     }
 }

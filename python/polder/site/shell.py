@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,15 +15,18 @@ from cryptography import x509
 
 from polder.api.admin import AdminServer
 from polder.api.keeper import Keeper
+from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.host.commands import HostError
 from polder.model import Member, PathMode, Rule, Signed, SiteRecord
 from polder.model.overlay_messages import MembersQuery, Sync
-from polder.overlay.site import SiteConfig, SiteRole
+from polder.overlay.site import SiteConfig, SiteRole, Stage
 from polder.settings.identity import IdentityDir
 from polder.settings.site import SiteSettings
 from polder.shell.clock import chance, wall
+from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.metrics import Number
 from polder.shell.role_driver import RoleDriver
 from polder.site.deliveries import Ways
 from polder.site.memory import SiteMemory
@@ -70,6 +74,7 @@ class Site(Linked):
             path / "admin.sock",
             {**routes, **actions, **self.looking_back()},
         )
+        self.metrics = MetricsServer(settings, path, "site", self.checks, self.numbers)
 
     # Life
 
@@ -77,6 +82,7 @@ class Site(Linked):
         """Publish, appoint, keep going."""
         self.apply()
         await self._admin.start()
+        await self.metrics.start(self.tasks)
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("filter", self._keep_filter)
         self.tasks.forever("pool", self._refresh_pool)
@@ -91,6 +97,7 @@ class Site(Linked):
         await super().close(deadline)
         await self._perimeter.close()
         await self._ways.close()
+        await self.metrics.close()
 
     def verdicts(self) -> Verdicts:
         """Identity, servlets to dial (dial-out), and the own record, for the agent carries to nothing else."""
@@ -231,6 +238,23 @@ class Site(Linked):
         self.dirty()
 
     # For the owner
+
+    def checks(self) -> tuple[Check, ...]:
+        """Whether this agent is fit to work."""
+        why = "no servlet carries yet; if this lasts, see whether nodes can be reached, and whether the filter could be changed"
+        return *super().checks(), self._keeper.check(), Check("servlets", self._role.serving() > 0, why)
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        stages = Counter(str(stage) for stage in self._role.stages().values())
+        return {
+            **super().numbers(),
+            **self._keeper.numbers(),
+            **self._ways.counters(),
+            "site_servlets": {str(stage): stages[str(stage)] for stage in Stage},
+            "site_exposed_nodes": len(self._role.exposed),
+            "site_pool_nodes": len(self._pool),
+        }
 
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return {
