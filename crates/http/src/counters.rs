@@ -50,6 +50,8 @@ polder_meter::counts! {
     receivers_waiting,
     /// Tunnels ended because nothing moved.
     tunnels_idle,
+    /// Site role: streams ended, or not begun, because their servlet was burned or had streams open for too long.
+    tunnels_cut,
     /// Requests refused by access rules.
     refused_access,
     /// Requests for names that no site registered.

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
@@ -65,11 +65,17 @@ pub(crate) struct Live {
     pub(crate) send: Option<SendRequest<Bytes>>,
     /// Told when the connection takes no more streams.
     pub(crate) used_up: Arc<Notify>,
+    /// A connection on which we serve: when this is dropped, it ends with its last stream.
+    _serving: Option<oneshot::Sender<()>>,
 }
 
 impl Live {
     pub(crate) fn new(send: Option<SendRequest<Bytes>>) -> Self {
-        Live { send, used_up: Arc::default() }
+        Live { send, used_up: Arc::default(), _serving: None }
+    }
+
+    pub(crate) fn serving(wanted: oneshot::Sender<()>) -> Self {
+        Live { send: None, used_up: Arc::default(), _serving: Some(wanted) }
     }
 }
 

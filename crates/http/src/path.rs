@@ -219,7 +219,7 @@ async fn deliver(plane: &Arc<Plane>, ask: &Ask, replay: &mut Replay, client: &mu
         Some(Delivery::DialOut) => {
             let request =
                 dialout::request(&ask.host, ask.port, ask.word.say()).map_err(|_| Failed::Path(ProxyError::Malformed))?;
-            let (response, stream) = plane.dialouts.open(&ask.site.name, request).await?;
+            let (response, stream) = plane.dialouts.open(plane, &ask.site.name, request).await?;
             converse(response, stream, replay, client).await
         }
         None => Err(Failed::Path(ProxyError::Unavailable)),

@@ -1,5 +1,6 @@
 //! The tunnel plane of one process: what its connections and tunnels share.
 
+use crate::carried::Carried;
 use crate::control::Calls;
 use crate::counters::{Counters, Measures};
 use crate::dialout::DialOuts;
@@ -63,6 +64,8 @@ pub struct Plane {
     /// Live connections by identity.
     pub registry: Registry,
     pub(crate) dialouts: DialOuts,
+    /// Site role: streams by servlet.
+    pub carried: Carried,
     /// Control calls that wait.
     pub calls: Calls,
     draining: watch::Sender<bool>,
@@ -88,6 +91,7 @@ impl Plane {
             links: Links::default(),
             registry: Registry::default(),
             dialouts: DialOuts::default(),
+            carried: Carried::default(),
             calls,
             draining: watch::Sender::new(false),
             told: Mutex::new(Bucket::full(TOLD, 0)),
@@ -110,6 +114,7 @@ impl Plane {
         }
         let world = Arc::new(world);
         let before = self.world.swap(Some(world.clone()));
+        self.carried.cut(&world.plan.cut);
         self.cut_unworthy(&world);
         let renewed = before.is_some_and(|before| !before.tls.same_identity(&world.tls));
         self.links.reconcile(self, &world, renewed);

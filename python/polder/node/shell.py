@@ -180,7 +180,7 @@ class Node(Linked):
         if changes.directory:
             self._save_later()
         if changes.deliveries:
-            self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.deliveries()))
+            self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.standing()))
 
     def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity

@@ -60,7 +60,14 @@ class Site(Linked):
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()))
         self._role = SiteRole(
-            settings.name, _role_config(settings), self._sign, ways.deliver, chance(), last_epoch=memory.appointment_epoch
+            settings.name,
+            _role_config(settings),
+            self._sign,
+            ways.deliver,
+            chance(),
+            carried=self._carried,
+            last_epoch=memory.appointment_epoch,
+            exposed=memory.exposed,
         )
         self._perimeter = Perimeter(path / "filter.json", settings, settings.appointment_life)
         self._driver = RoleDriver(self._role_call, self._no_lookup, self.tasks, self._on_role)
@@ -69,7 +76,7 @@ class Site(Linked):
         self._filter_seen = 0
         self._filter_counts: dict[str, int] = {}
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
-        actions = {"rotate": self._rotate, "burn": self._burn}
+        actions = {"rotate": self._rotate, "burn": self._burn, "moved": self._moved}
         self._admin = AdminServer(
             path / "admin.sock",
             {**routes, **actions, **self.looking_back()},
@@ -111,6 +118,7 @@ class Site(Linked):
             warm=frozenset(member.name for member in servlets) if self._ways.dials_out else frozenset(),
             sites=(SiteView(self.record()[0]),),
             limits=Limits(**self._settings.limits.model_dump()),
+            cut=tuple(self._ways.carrier(name) for name in sorted(self._role.cut())),
         )
 
     # The record
@@ -203,8 +211,12 @@ class Site(Linked):
         while (moved := self._role.poll_event()) is not None:
             # The name of a servlet stays out of the log: it is the site's secret.
             log.info("a servlet's place changed", extra={"what": str(moved.what), "serving": self._role.serving()})
-        if self._role.epoch != self._memory.appointment_epoch:
-            self._remember(appointment_epoch=self._role.epoch)
+            if moved.what == "overexposed":
+                log.error("no node that knew the way in was left: one more has learnt it. Move the edge address, then restart")
+        exposed = tuple(sorted(self._role.exposed))
+        if (self._role.epoch, exposed) != (self._memory.appointment_epoch, self._memory.exposed):
+            # Before a call to a new servlet goes out: what it learns must be on record.
+            self._remember(appointment_epoch=self._role.epoch, exposed=exposed)
         if self._role.filter_version != self._filter_seen:
             self._filter_seen = self._role.filter_version
             self._filter_wanted.set()
@@ -228,7 +240,11 @@ class Site(Linked):
         literal = host.replace(".", "").isdigit() or ":" in host
         return f"[{host}]:{url.port or 443}" if ":" in host else f"{host}:{url.port or 443}" if literal else None
 
-    def _remember(self, **changes: int) -> None:
+    def _carried(self, servlet: str) -> int:
+        carried: dict[str, int] = self.engine.status()["carried"]
+        return carried.get(self._ways.carrier(servlet), 0)
+
+    def _remember(self, **changes: int | tuple[str, ...]) -> None:
         self._memory = msgspec.structs.replace(self._memory, **changes)
         self._memory.save(self._path / "agent.mp")
 
@@ -265,6 +281,8 @@ class Site(Linked):
             "servlets": {name: str(stage) for name, stage in self._role.stages().items()},
             "exposed": len(self._role.exposed),
             "rotation_in_s": self._rotation_in(),
+            "exposure": self._exposure(),
+            "streams": sum(self.engine.status()["carried"].values()),
             "epoch": self._role.epoch,
             "uptime_s": round(self.uptime),
             "pool": len(self._pool),
@@ -294,6 +312,23 @@ class Site(Linked):
             raise ValueError("a rotation is under way already, or there is no other node to draw")
         return {"epoch": self._role.epoch}
 
+    def _exposure(self) -> dict[str, Any]:
+        return {
+            "nodes": len(self._role.exposed),
+            "max": self._settings.exposure_max or None,
+            "of": len(self._pool),
+            "secret": self._ways.secret_is,
+            "since": self._memory.exposed_since,
+        }
+
+    def _moved(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """The owner gave the site another address of egress: who knew the old one knows nothing."""
+        if not self._ways.dials_out:
+            raise ValueError("the way in moves with `edge` in site.toml: change it there and restart the agent")
+        self._role.moved()
+        self._remember(exposed=tuple(sorted(self._role.exposed)), exposed_since=int(wall()))
+        return self._exposure()
+
     def _burn(self, arguments: dict[str, Any]) -> dict[str, Any]:
         name = str(arguments["servlet"])
         carried = self._role.burn(name, wall())
@@ -308,12 +343,15 @@ def _role_config(settings: SiteSettings) -> SiteConfig:
         rotate_every=settings.rotation,
         overlap=settings.grace / 2,
         drain=settings.grace,
+        drain_max=settings.drain_max,
+        exposure_max=settings.exposure_max,
     )
 
 
 async def start(path: Path, settings: SiteSettings) -> Site:
     """A started agent for the identity in ``path``; its tunnel device stands before its engine listens there."""
-    memory = SiteMemory.load(path / "agent.mp")
+    memory = SiteMemory.load(path / "agent.mp").at(settings.edge or settings.transport, wall())
+    memory.save(path / "agent.mp")
     ways = Ways(settings, memory.inner_secret, f"plds{zlib.crc32(settings.name.encode()):08x}")
     await ways.open()
     site = Site(path, settings, memory, ways)
