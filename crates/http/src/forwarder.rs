@@ -52,8 +52,7 @@ impl Forwarder {
         let peers = self.ranked(&world);
         let per_path = Duration::from_millis(u64::from(limits.open_timeout_ms));
         // One more time than one path may take: the first may be dead without saying so.
-        let began = Instant::now();
-        let until = began + 2 * per_path;
+        let until = Instant::now() + 2 * per_path;
         let mut replay = Replay::new(limits.replay_bytes);
         let mut last = ProxyError::Unavailable;
         for (index, peer) in peers.iter().enumerate() {
@@ -67,10 +66,7 @@ impl Forwarder {
                 None => per_path.min(left),
             };
             last = match timeout(wait, self.through(peer, target, &mut replay, client)).await {
-                Ok(Ok(tunnel)) => {
-                    self.plane.measures.tunnel_open_seconds.took(began.elapsed());
-                    return Ok(tunnel);
-                }
+                Ok(Ok(tunnel)) => return Ok(tunnel),
                 Ok(Err(Failed::Client)) => return Err(refusal(ProxyError::Terminated)),
                 Ok(Err(Failed::Path(error))) if is_final(error) => return Err(refusal(error)),
                 Ok(Err(Failed::Path(error))) => error,
@@ -121,7 +117,7 @@ fn error_of(headers: &HeaderMap) -> ProxyError {
 
 /// Whether no other access point will say otherwise. One that has not yet heard of a new site prohibits it; another may know.
 fn is_final(error: ProxyError) -> bool {
-    matches!(error, ProxyError::Denied | ProxyError::Malformed | ProxyError::Loop)
+    matches!(error, ProxyError::Denied | ProxyError::Refused | ProxyError::Malformed | ProxyError::Loop)
 }
 
 fn refusal(error: ProxyError) -> Refusal {
@@ -132,6 +128,7 @@ fn refusal(error: ProxyError) -> Refusal {
         ProxyError::Timeout => "No access point answered in time. Check your network, then try again.",
         ProxyError::Terminated => "The connection broke before the site answered. Try again.",
         ProxyError::Malformed | ProxyError::Loop => "The access point does not understand the request. Update Polder.",
+        ProxyError::Refused => "The site was reached, and takes no connections: it may be down. Try again later.",
         ProxyError::Unavailable | ProxyError::Internal => "No access point could reach the site. Try again in a moment.",
     };
     Refusal::new(error, detail)

@@ -88,7 +88,7 @@ pub(crate) fn read_word(headers: &HeaderMap) -> Option<Option<Arc<str>>> {
 pub(crate) fn error_of(headers: &HeaderMap) -> ProxyError {
     let status = headers.get("proxy-status").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let token = status.split_once("error=").map(|(_, token)| token).unwrap_or_default();
-    [ProxyError::Timeout, ProxyError::Terminated, ProxyError::Loop, ProxyError::Limit]
+    [ProxyError::Refused, ProxyError::Timeout, ProxyError::Terminated, ProxyError::Loop, ProxyError::Limit]
         .into_iter()
         .find(|e| e.token() == token)
         .unwrap_or(ProxyError::Unavailable)
@@ -130,7 +130,7 @@ pub(crate) async fn serve(
     let near = Tunnel { source: client, sink: Sink::H2(sink) };
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    let end = pump(near, far, terms, plane.meter()).await;
+    let end = pump(near, far, terms, plane.counters.meter()).await;
     if end == End::Idle {
         plane.counters.tunnels_idle.up();
     }

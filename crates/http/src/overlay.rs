@@ -30,6 +30,9 @@ const STALE: Refusal = Refusal::new(
 fn failed(error: ProxyError) -> Refusal {
     match error {
         ProxyError::Timeout => Refusal::new(error, "The site did not answer in time. Try again in a moment."),
+        ProxyError::Refused => {
+            Refusal::new(error, "The site was reached, and takes no connections: it may be down. Try again later.")
+        }
         ProxyError::Terminated => Refusal::new(error, "The connection broke before the site answered. Try again."),
         ProxyError::Malformed => Refusal::new(error, "The request names no usable host and port. Correct the address."),
         _ => Refusal::new(

@@ -222,3 +222,21 @@ async fn early_data_is_bounded_and_the_rest_follows_in_order() {
     let (heard, ()) = tokio::join!(drain(&mut source), push);
     assert!(heard.unwrap() == text);
 }
+
+#[tokio::test]
+async fn a_site_that_takes_no_connections_is_asked_once() {
+    let pki = Pki::new();
+    let nodes = overlay(&pki, &["ap", "b1", "b2", "s1", "s2"]).await;
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    nodes[0].apply(|s| s.sites[0].beacons = vec!["b1".into(), "b2".into()]);
+    for beacon in &nodes[1..3] {
+        beacon.apply(|s| s.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["s1".into(), "s2".into()] }]);
+    }
+    for servlet in &nodes[3..] {
+        servlet.apply(|s| s.servlets = vec![tcp(dead)]);
+    }
+    let refused = nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.err().expect("refused");
+    assert_eq!(refused.error, ProxyError::Refused, "whoever tried: the site's own answer");
+    let failed: Vec<u64> = nodes.iter().map(|n| n.plane.counters.tunnels_failed.get()).collect();
+    assert_eq!(failed.iter().sum::<u64>(), 3, "access point, one beacon, one servlet: {failed:?}");
+}

@@ -62,7 +62,6 @@ fn snapshot() -> Snapshot {
         limits: limits(),
         forwarder: None,
         shortcuts: false,
-        cut: Vec::new(),
     }
 }
 
@@ -232,6 +231,22 @@ fn the_ring_is_followed_key_by_key_and_ends_at_the_owner() {
     assert_eq!(route(&compile(&snapshot), Stage::Ring(1)), ["s2 servlet"]);
 }
 
+/// Links from `entry` to the site, if every first candidate answers.
+fn links_from(plans: &[Plan], entry: usize) -> usize {
+    let (mut at, mut stage, mut from, mut links) = (entry, Stage::Entry, None, 0);
+    loop {
+        match &plans[at].site("wiki").unwrap().route(stage, 0, from.as_deref())[0] {
+            Hop::Deliver => return links,
+            Hop::Next(peer, next) => {
+                from = Some(format!("n{at}"));
+                at = peer.name[1..].parse().unwrap();
+                stage = *next;
+                links += 1;
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn stages_survive_the_wire_and_nothing_else_does(key in any::<u8>(), text in "\\PC{0,16}") {
@@ -242,6 +257,39 @@ proptest! {
             prop_assert_eq!(stage.to_string(), text);
         }
         prop_assert!("entry".parse::<Stage>().is_err(), "a peer cannot pose as a user's request");
+    }
+
+    /// Wherever a tunnel begins, it crosses as many links: roles do not show in its time (`docs/design/masking.md`).
+    #[test]
+    fn a_tunnel_is_as_long_wherever_it_begins(
+        beacons in proptest::sample::subsequence((0..8usize).collect::<Vec<_>>(), 2..=3).prop_shuffle(),
+        servlets in proptest::sample::subsequence((0..8usize).collect::<Vec<_>>(), 2..=4).prop_shuffle(),
+        direct: bool, shortcuts: bool,
+    ) {
+        let name = |n: usize| format!("n{n}");
+        let names = |of: &[usize]| of.iter().map(|n| Arc::from(name(*n))).collect::<Vec<Arc<str>>>();
+        let plans: Vec<Plan> = (0..8).map(|me| {
+            let mut snapshot = snapshot();
+            snapshot.shortcuts = shortcuts;
+            snapshot.peers = (0..8).map(|n| peer(&name(n))).collect();
+            snapshot.sites[0].mode = if direct { PathMode::Direct } else { PathMode::Beacon };
+            snapshot.sites[0].beacons = names(&beacons);
+            snapshot.sites[0].servlets = if direct && !beacons.contains(&me) { names(&servlets) } else { vec![] };
+            if beacons.contains(&me) {
+                snapshot.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: names(&servlets) }];
+            }
+            if servlets.contains(&me) {
+                snapshot.servlets = vec![ServletEntry { site: "wiki".into(), delivery: Delivery::DialOut }];
+            }
+            Plan::compile(&snapshot, &name(me)).unwrap()
+        }).collect();
+        let lengths: Vec<usize> = (0..8).map(|entry| links_from(&plans, entry)).collect();
+        let usual = if direct { 1 } else { 2 };
+        if shortcuts {
+            prop_assert!(servlets.iter().all(|servlet| lengths[*servlet] == 0), "the paper's order shows servlets: {lengths:?}");
+        } else {
+            prop_assert_eq!(lengths, vec![usual; 8]);
+        }
     }
 
     /// Whatever is asked for, only registered names on registered ports are found.

@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -37,9 +38,22 @@ pub enum GreError {
     System(#[from] io::Error),
 }
 
-polder_meter::counts! {
-    /// Plain counters of an endpoint since its birth.
-    pub struct GreCounters, prefix "";
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Plain counters of an endpoint since its birth.
+        #[derive(Debug, Default)]
+        pub struct GreCounters { $($(#[$doc])* pub $name: AtomicU64),* }
+
+        impl GreCounters {
+            /// Names and values.
+            pub fn read(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Relaxed))),*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Packets sent to peers.
     gre_sent_packets,
     /// Inner bytes sent to peers.
@@ -246,13 +260,13 @@ impl Pump {
         let (header, inside) = self.scratch.get_mut(at..at + GRE_HEADER + length)?.split_first_chunk_mut::<GRE_HEADER>()?;
         let peer = endpoints(inside).and_then(|(_, to)| table.behind(to));
         let Some(index) = peer else {
-            self.counters.gre_no_peer.up();
+            self.counters.gre_no_peer.fetch_add(1, Relaxed);
             return None;
         };
         let (_, is_v4, key, _) = table.peers.get(index)?;
         *header = encode(*key, inside).ok()?;
         if clamp_mss(inside, table.mtu) {
-            self.counters.gre_mss_clamped.up();
+            self.counters.gre_mss_clamped.fetch_add(1, Relaxed);
         }
         Some((index, usize::from(!is_v4)))
     }
@@ -267,15 +281,15 @@ impl Pump {
             // One packet that cannot go (no route, buffer full) must not hold up those behind it.
             let gone = send_batch(socket, rest).unwrap_or(0);
             let bytes: usize = rest.iter().take(gone).map(|(packet, _)| packet.len() - GRE_HEADER).sum();
-            self.counters.gre_sent_packets.add(gone as u64);
-            self.counters.gre_sent_bytes.add(bytes as u64);
+            self.counters.gre_sent_packets.fetch_add(gone as u64, Relaxed);
+            self.counters.gre_sent_bytes.fetch_add(bytes as u64, Relaxed);
             if gone == 0 {
-                self.counters.gre_send_failed.up();
+                self.counters.gre_send_failed.fetch_add(1, Relaxed);
             }
             rest = rest.get(gone.max(1)..).unwrap_or_default();
         }
         if socket.is_none() {
-            self.counters.gre_send_failed.add(packets.len() as u64);
+            self.counters.gre_send_failed.fetch_add(packets.len() as u64, Relaxed);
         }
     }
 
@@ -290,10 +304,10 @@ impl Pump {
                 let length = inside.len() as u64;
                 match (&self.tun).write_all(inside) {
                     Ok(()) => {
-                        self.counters.gre_received_packets.up();
-                        self.counters.gre_received_bytes.add(length);
+                        self.counters.gre_received_packets.fetch_add(1, Relaxed);
+                        self.counters.gre_received_bytes.fetch_add(length, Relaxed);
                     }
-                    Err(_) => self.counters.gre_write_failed.up(),
+                    Err(_) => _ = self.counters.gre_write_failed.fetch_add(1, Relaxed),
                 }
             }
         }
@@ -304,24 +318,24 @@ impl Pump {
         // A raw IPv4 socket hands over the outer header, a raw IPv6 socket does not (raw(7), RFC 3542 §3).
         let gre = if is_v4 { strip_ipv4(packet) } else { Ok(packet) };
         let Ok((key, inside)) = gre.and_then(decode) else {
-            counters.gre_bad_header.up();
+            counters.gre_bad_header.fetch_add(1, Relaxed);
             return None;
         };
         let Some((_, _, _, inner)) = table.inward.get(&(from, key)).and_then(|index| table.peers.get(*index)) else {
-            counters.gre_unknown_pair.up();
+            counters.gre_unknown_pair.fetch_add(1, Relaxed);
             return None;
         };
         let (source, target) = endpoints(inside)?; // `decode` saw a whole header, so there are addresses
         if !inner.iter().any(|prefix| prefix.contains(source)) {
-            counters.gre_foreign_inner.up();
+            counters.gre_foreign_inner.fetch_add(1, Relaxed);
             return None;
         }
         if !table.accept.is_empty() && !table.accept.iter().any(|prefix| prefix.contains(target)) {
-            counters.gre_foreign_target.up();
+            counters.gre_foreign_target.fetch_add(1, Relaxed);
             return None;
         }
         if clamp_mss(inside, table.mtu) {
-            counters.gre_mss_clamped.up();
+            counters.gre_mss_clamped.fetch_add(1, Relaxed);
         }
         Some(inside)
     }

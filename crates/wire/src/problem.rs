@@ -122,6 +122,7 @@ fn title(error: ProxyError) -> &'static str {
         ProxyError::Denied => "You may not read this site",
         ProxyError::Prohibited => "Not a site of this overlay",
         ProxyError::Unavailable => "The site cannot be reached",
+        ProxyError::Refused => "The site is down",
         ProxyError::Timeout => "The site takes too long",
         ProxyError::Terminated => "The connection broke",
         ProxyError::Malformed => "The request is malformed",
@@ -136,6 +137,9 @@ fn advice(error: ProxyError) -> &'static str {
         ProxyError::Denied => "Ask the owner of the site to let you in. Trying again will not help before that.",
         ProxyError::Prohibited => {
             "Check the address. If it is right, the site is not registered here: reach it without Polder, or ask its owner to register it."
+        }
+        ProxyError::Refused => {
+            "Try again later. If it stays so, tell the owner of the site: its web server takes no connections."
         }
         ProxyError::Unavailable | ProxyError::Terminated => {
             "Try again in a moment. If it keeps failing, the site itself may be down: tell its owner."
@@ -154,10 +158,11 @@ fn advice(error: ProxyError) -> &'static str {
 mod tests {
     use super::*;
 
-    const ALL: [ProxyError; 9] = [
+    const ALL: [ProxyError; 10] = [
         ProxyError::Denied,
         ProxyError::Prohibited,
         ProxyError::Unavailable,
+        ProxyError::Refused,
         ProxyError::Timeout,
         ProxyError::Terminated,
         ProxyError::Malformed,

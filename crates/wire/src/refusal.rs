@@ -9,6 +9,8 @@ pub enum ProxyError {
     Prohibited,
     /// `destination_unavailable`: no path to the site answered.
     Unavailable,
+    /// `connection_refused`: a path was there, and the site itself takes no connection. No other path helps.
+    Refused,
     /// `connection_timeout`: a path answered too late.
     Timeout,
     /// `connection_terminated`: the path broke.
@@ -30,6 +32,7 @@ impl ProxyError {
             ProxyError::Denied => "http_request_denied",
             ProxyError::Prohibited => "destination_ip_prohibited",
             ProxyError::Unavailable => "destination_unavailable",
+            ProxyError::Refused => "connection_refused",
             ProxyError::Timeout => "connection_timeout",
             ProxyError::Terminated => "connection_terminated",
             ProxyError::Malformed => "http_request_error",
@@ -41,21 +44,24 @@ impl ProxyError {
 
     /// The error whose token is `token`.
     pub fn from_token(token: &str) -> Option<ProxyError> {
-        use ProxyError::{Denied, Internal, Limit, Loop, Malformed, Prohibited, Terminated, Timeout, Unavailable};
-        let all = [Denied, Prohibited, Unavailable, Timeout, Terminated, Malformed, Limit, Loop, Internal];
+        use ProxyError::{Denied, Internal, Limit, Loop, Malformed, Prohibited, Refused, Terminated, Timeout, Unavailable};
+        let all = [Denied, Prohibited, Unavailable, Refused, Timeout, Terminated, Malformed, Limit, Loop, Internal];
         all.into_iter().find(|error| error.token() == token)
     }
 
     /// Whether another path, or the same one later, may work.
     pub const fn retry(self) -> bool {
-        matches!(self, ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated | ProxyError::Limit)
+        matches!(
+            self,
+            ProxyError::Unavailable | ProxyError::Refused | ProxyError::Timeout | ProxyError::Terminated | ProxyError::Limit
+        )
     }
 
     /// The HTTP status that goes with it.
     pub const fn status(self) -> u16 {
         match self {
             ProxyError::Denied | ProxyError::Prohibited => 403,
-            ProxyError::Unavailable | ProxyError::Terminated => 502,
+            ProxyError::Unavailable | ProxyError::Refused | ProxyError::Terminated => 502,
             ProxyError::Timeout => 504,
             ProxyError::Malformed => 400,
             ProxyError::Limit => 429,

@@ -130,7 +130,6 @@ class Snapshot(Frozen, frozen=True):
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
     shortcuts: bool = False
-    cut: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 

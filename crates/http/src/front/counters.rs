@@ -1,11 +1,27 @@
 //! Plain counters of the front, read by name.
 
+use crate::counters::Count;
 use polder_flow::Over;
 use polder_wire::ProxyError;
 
-polder_meter::counts! {
-    /// What the fronts of an engine have done since it began. Relaxed: each is right by itself.
-    pub struct Counters, prefix "front_";
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the fronts of an engine have done since it began. Relaxed: each is right by itself.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Count,)*
+        }
+
+        impl Counters {
+            /// Names (prefix `front_`) and values.
+            pub fn read(&self) -> Vec<(&'static str, u64)> {
+                vec![$((concat!("front_", stringify!($name)), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Connections of clients served.
     connections,
     /// HTTP requests of any kind, CONNECT too.
@@ -74,7 +90,7 @@ impl Counters {
         let counter = match error {
             ProxyError::Denied => &self.refused_denied,
             ProxyError::Prohibited => &self.refused_prohibited,
-            ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated => &self.failed,
+            ProxyError::Unavailable | ProxyError::Refused | ProxyError::Timeout | ProxyError::Terminated => &self.failed,
             ProxyError::Malformed | ProxyError::Loop => &self.refused_malformed,
             ProxyError::Internal => &self.internal,
             ProxyError::Limit => return, // counted by the limit that was hit
