@@ -13,6 +13,7 @@ PROGRAMS = {
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
     "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
+    "masking": ("bench.masking", "whether users or strangers can tell beacons and servlets from other nodes"),
     "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
 }
 

@@ -104,18 +104,20 @@ def _asked(line: str, *fields: str) -> Callable[[Address, User], str]:
 
 
 def _frames(*frames: bytes) -> Callable[[Address, User], str]:
-    """HTTP/2: what a node says at the beginning, and to these frames."""
+    """HTTP/2: what a node says at the beginning, and to these frames (of stream 1), in whatever order it says it."""
 
     def probe(address: Address, user: User) -> str:
         with connected(address, user.context("h2")) as tls:
-            tls.sendall(_PREFACE + _EMPTY_SETTINGS + b"".join(frames))
-            seen = b""
-            while not frames or b"\0\0\0" not in seen[-9:]:
-                tls.sendall(_PING)
-                seen += read_until(tls, _PING_ANSWER).replace(_PING_ANSWER, b"")
-                if not frames or b"\1\5\0\0\0\1" in seen or b"\1\4\0\0\0\1" in seen or b"\7\0\0\0\0\0" in seen:
-                    break
-            return f"{tls.selected_alpn_protocol()} {seen.hex()}"
+            tls.sendall(_PREFACE + _EMPTY_SETTINGS + b"".join(frames) + _PING)
+            stream, heard, awaited = tls.makefile("rb"), [], {_PING_ANSWER, *([b"end of stream 1"] if frames else [])}
+            while awaited and len(head := stream.read(9)) == 9:
+                frame = head + stream.read(int.from_bytes(head[:3], "big"))
+                awaited.discard(frame)
+                kind, flags, number = frame[3], frame[4], int.from_bytes(frame[5:9], "big")
+                if kind in (3, 7) or (number == 1 and kind in (0, 1) and flags & 1):
+                    awaited.discard(b"end of stream 1")
+                heard.append(frame.hex())
+            return f"{tls.selected_alpn_protocol()} {sorted(heard)}"
 
     return probe
 
