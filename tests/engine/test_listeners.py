@@ -55,7 +55,7 @@ async def test_listeners_are_added_and_removed_and_the_others_stay(authority: Au
     assert engine.listeners[0] == (configured, descriptor), "the socket that was there is the same"
     second = engine.addresses[1]
     assert await knocks(first) and await knocks(second)
-    with pytest.raises(OSError, match="listen 192.0.2.1:1"):
+    with pytest.raises(OSError, match=r"listen 192\.0\.2\.1:1"):
         engine.listen(["127.0.0.1:0", "192.0.2.1:1"])
     assert engine.addresses == [first, second], "a bad wish changes nothing"
     with pytest.raises(ValueError, match="is not ip:port"):

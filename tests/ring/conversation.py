@@ -62,6 +62,11 @@ class Conversation:
         self._asked.clear()
         return self
 
+    def joining(self, *known: str) -> Conversation:
+        """About to join a ring of which it knows these."""
+        self.machine.join([member(name) for name in known], 0.0)
+        return self
+
     def tick(self) -> None:
         """Let time pass until the next stabilisation."""
         assert self.machine._stabilise_at is not None
