@@ -12,6 +12,7 @@ PROGRAMS = {
     "gre": ("bench.gre", "what a GRE tunnel of Polder's own endpoint carries"),
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
+    "rotation": ("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s"),
     "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
     "masking": ("bench.masking", "whether users or strangers can tell beacons and servlets from other nodes"),
     "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),

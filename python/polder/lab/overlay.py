@@ -49,6 +49,7 @@ class Overlay:
         protection: dict[str, Any],
         say: Callable[[str], None],
     ) -> None:
+        """``protection``: ``transport``, ``mode``, ``servlets``, and under ``more`` further lines of site.toml."""
         self._processes = processes
         self._world = world
         self._state = directory.resolve() / "state"
@@ -124,6 +125,7 @@ class Overlay:
             "mode": self._protection["mode"],
             "servlets": self._protection["servlets"],
             "transport": self._transport,
+            **self._protection.get("more", {}),
         }
         if self._world.separate:
             # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
@@ -154,6 +156,10 @@ class Overlay:
         user = next(iter(self.proxies))
         self._running.append(await self._processes.start(user, "door", argv))
         await self._until(lambda: _exists(socket), "the door's inner half")
+
+    async def site_status(self) -> dict[str, Any]:
+        """What the site's agent says of itself."""
+        return await self._ask("gateway", f"site/{SITE}", "status")
 
     def check(self) -> None:
         """Raise ``ProcessError`` when a part of the overlay has ended."""
@@ -202,7 +208,7 @@ class Overlay:
         """Until every node can bring somebody to the site: its servlets serve, and beacons know them."""
 
         async def serves() -> bool:
-            status = await self._ask("gateway", f"site/{SITE}", "status")
+            status = await self.site_status()
             return int(status["serving"]) >= int(self._protection["servlets"])
 
         async def known(node: str) -> bool:
