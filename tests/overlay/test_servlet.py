@@ -324,3 +324,37 @@ def test_whatever_happens_only_a_ready_live_appointment_is_advertised(steps: lis
         out = [call for call in calls(role) if call.method == "advertise"]
         assert not out or (ready and appointed)
         open_calls += out
+
+
+def test_a_drained_way_stands_until_the_site_says_that_nothing_is_open() -> None:
+    role = servlet_role()
+    serving(role)
+    role.dismiss(Dismiss("wiki", 5, 30.0), site_caller("wiki"), NOW + 1)
+    role.handle_timeout(NOW + 31)
+    assert role.deliveries() == {} and role.standing() == {"wiki": DELIVERY} and role.take_change()
+    with pytest.raises(Refused):
+        role.dismiss(Dismiss("wiki", 9), site_caller("shop"), NOW + 40)
+    role.dismiss(Dismiss("wiki", 4), site_caller("wiki"), NOW + 40)
+    assert role.standing() == {"wiki": DELIVERY}, "an older word"
+    role.dismiss(Dismiss("wiki", 5), site_caller("wiki"), NOW + 40)
+    assert role.standing() == {} and role.take_change()
+
+
+def test_a_way_does_not_stand_for_ever_nor_after_burning_and_a_new_appointment_takes_it_over() -> None:
+    role = servlet_role()
+    serving(role)
+    role.dismiss(Dismiss("wiki", 5, 30.0), site_caller("wiki"), NOW)
+    role.handle_timeout(NOW + 30)
+    due = role.poll_timeout()
+    assert due is not None
+    role.handle_timeout(due)
+    assert role.standing() == {} and role.poll_timeout() is None
+    serving(role, NOW + 31)
+    role.dismiss(Dismiss("wiki", 5), site_caller("wiki"), NOW + 32)
+    role.handle_timeout(NOW + 32)
+    assert role.standing() == {}, "burned: at once"
+    serving(role, NOW + 33)
+    role.dismiss(Dismiss("wiki", 5, 1.0), site_caller("wiki"), NOW + 33)
+    role.handle_timeout(NOW + 34)
+    role.appoint(appoint(appointment(epoch=6)), site_caller("wiki"), NOW + 35)
+    assert role.standing() == role.deliveries() == {"wiki": DELIVERY}

@@ -100,11 +100,13 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
     }
     let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));
     let shaking = plane.counters.handshakes_open.hold();
+    let began = Instant::now();
     let (stream, identity, alpn) = match timeout(patience, world.tls.accept(socket)).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(e)) => return refuse(&plane, &e, from),
         Err(_) => return plane.counters.handshakes_failed.up(),
     };
+    plane.measures.handshake_seconds.took(began.elapsed());
     let identity = Arc::new(identity);
     // The snapshot may have changed during the handshake; from here on the registry sees every change.
     let open = plane.clone();

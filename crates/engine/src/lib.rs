@@ -14,11 +14,13 @@ use accept::{Budget, Door};
 use bytes::Bytes;
 use listeners::Listeners;
 use polder_http::control;
+use polder_http::counters::{Counters, Measures};
 use polder_http::forwarder::Forwarder;
-use polder_http::front::{FrontContext, Report};
+use polder_http::front::{self, FrontContext, Report};
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
 use polder_http::tunnel::Opener;
+use polder_meter::Meaning;
 use polder_plan::Plan;
 use polder_tls::Settings;
 use polder_types::{CallId, EngineConfig, Peer, Role, SCHEMA, Snapshot, decode};
@@ -193,11 +195,32 @@ impl Engine {
 
     /// Counters by name.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
-        let mut all = self.plane.counters.all();
+        let mut all = BTreeMap::from_iter(self.plane.counters.read());
         if let Some(front) = self.front.get() {
             all.extend(front.counters.read());
         }
-        all.insert("events_lost", self.queue.dropped());
+        all.extend([("events_lost", self.queue.dropped()), ("events_waiting", self.queue.waiting())]);
+        all
+    }
+
+    /// Histograms by name: of the plane and of the front together.
+    pub fn histograms(&self) -> Vec<(&'static str, polder_meter::Read)> {
+        let mut all = self.plane.measures.read();
+        if let Some(front) = self.front.get() {
+            all.iter_mut().zip(front.measures.read()).for_each(|((_, sum), (_, more))| sum.add(&more));
+        }
+        all
+    }
+
+    /// What every counter and histogram of this process means.
+    pub fn meanings() -> Vec<Meaning> {
+        let mut all = Counters::meanings();
+        all.extend(front::Counters::meanings());
+        all.extend(Measures::meanings());
+        all.extend([
+            Meaning::of_count("events_lost", &["Events for the control plane that were dropped because its queue was full."]),
+            Meaning::of_count("events_waiting", &["Events and calls that wait for the control plane now."]),
+        ]);
         all
     }
 

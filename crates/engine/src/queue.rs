@@ -63,6 +63,11 @@ impl Queue {
         self.lock().dropped
     }
 
+    /// Events that wait now.
+    pub fn waiting(&self) -> u64 {
+        self.lock().events.len() as u64
+    }
+
     fn push(&self, event: Event, most: usize) -> bool {
         let mut inner = self.lock();
         if inner.events.len() >= most {

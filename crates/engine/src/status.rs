@@ -3,6 +3,7 @@
 use polder_http::link::Lane;
 use polder_http::plane::Plane;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 #[derive(Serialize)]
 struct Status {
@@ -14,6 +15,7 @@ struct Status {
     work: u64,
     connections: u64,
     dialouts: Vec<String>,
+    carried: BTreeMap<String, u64>,
     links: Vec<Link>,
 }
 
@@ -42,6 +44,7 @@ pub(crate) fn encode(plane: &Plane, tunnels: u64, work: u64) -> Vec<u8> {
         work,
         connections: plane.counters.connections_open.get(),
         dialouts: plane.dialled_out().iter().map(ToString::to_string).collect(),
+        carried: plane.carried.streams(),
         links: plane
             .links
             .status()

@@ -1,68 +1,19 @@
-//! Plain counters: handles are resolved at set-up, an increment is one relaxed atomic addition.
+//! What the plane counts and measures: each declaration is also the help text that operators read.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use polder_meter::{Bytes, Lives, Times};
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// What the plane has done since it started. Names ending in `_open` go up and down.
-        #[derive(Debug, Default)]
-        pub struct Counters { $($(#[$doc])* pub $name: Count,)+ }
-
-        impl Counters {
-            /// Every counter by name.
-            pub fn all(&self) -> BTreeMap<&'static str, u64> {
-                BTreeMap::from([$((stringify!($name), self.$name.get()),)+])
-            }
-        }
-    };
-}
+pub use polder_meter::Count;
 
 impl Counters {
-    /// What a tunnel counts.
-    pub fn meter(&self) -> crate::pump::Meter<'_> {
-        crate::pump::Meter { up: &self.bytes_up, down: &self.bytes_down, waiting: &self.receivers_waiting }
+    /// What a tunnel counts, and where it is measured.
+    pub fn meter<'a>(&'a self, measures: &'a Measures) -> crate::pump::Meter<'a> {
+        crate::pump::Meter { up: &self.bytes_up, down: &self.bytes_down, waiting: &self.receivers_waiting, measures }
     }
 }
 
-/// One counter.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Adds one.
-    pub fn up(&self) {
-        self.add(1);
-    }
-
-    /// Adds `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// The value.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    /// Counts one thing that is open until the guard is dropped.
-    pub fn hold(&self) -> Held<'_> {
-        self.up();
-        Held(self)
-    }
-}
-
-/// Something open; see [`Count::hold`].
-#[derive(Debug)]
-pub struct Held<'a>(&'a Count);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
-    }
-}
-
-counters! {
+polder_meter::counts! {
+    /// What the plane has done since it started.
+    pub struct Counters, prefix "";
     /// Connections accepted.
     connections,
     /// Connections that are open now.
@@ -99,6 +50,8 @@ counters! {
     receivers_waiting,
     /// Tunnels ended because nothing moved.
     tunnels_idle,
+    /// Site role: streams ended, or not begun, because their servlet was burned or had streams open for too long.
+    tunnels_cut,
     /// Requests refused by access rules.
     refused_access,
     /// Requests for names that no site registered.
@@ -123,4 +76,23 @@ counters! {
     calls_failed,
     /// Dial-out connections now, at either end.
     dialouts_open,
+}
+
+polder_meter::histograms! {
+    /// How long things took and how large they were. Plane and front each have one; what is read is their sum.
+    pub struct Measures;
+    /// From asking for a tunnel's next step to its acceptance.
+    tunnel_open_seconds: Times,
+    /// From a tunnel's opening to the first byte towards the user.
+    tunnel_first_byte_seconds: Times,
+    /// From a tunnel's opening to its end.
+    tunnel_duration_seconds: Lives,
+    /// Bytes that a tunnel carried, both directions together.
+    tunnel_size_bytes: Bytes,
+    /// Round trips of PINGs on links.
+    link_rtt_seconds: Times,
+    /// From dialling a node to the answer to the first PING.
+    link_dial_seconds: Times,
+    /// TLS handshakes of those who connected to this process.
+    handshake_seconds: Times,
 }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 /// Largest DATA frame we take: four TLS records.
@@ -75,7 +76,9 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
     let mut connection = server(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let here = plane.clone();
-    let live = Live::new(None);
+    let servlet = peer.name.clone();
+    let (wanted, mut unwanted) = oneshot::channel::<()>();
+    let live = Live::serving(wanted);
     let used_up = live.used_up.clone();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
         let _open = here.counters.dialouts_open.hold();
@@ -88,13 +91,21 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
                     connection.graceful_shutdown();
                     continue;
                 }
+                // Replaced or dismissed: what is open ends in its own time, then the connection.
+                _ = &mut unwanted, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
             };
             match accepted {
                 Some(Ok((request, respond))) if dialout::is_farewell(&request) => {
                     used_up.notify_one();
                     dialout::part(respond);
                 }
-                Some(Ok((request, respond))) => drop(tokio::spawn(relay::serve_stream(here.clone(), request, respond))),
+                Some(Ok((request, respond))) => {
+                    drop(tokio::spawn(relay::serve_stream(here.clone(), servlet.clone(), request, respond)));
+                }
                 Some(Err(_)) | None => return,
             }
         }

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -61,6 +62,7 @@ impl DialOuts {
     /// Opens a stream to the site's agent, the one that connected last first. Waits a moment for one that is expected.
     pub(crate) async fn open(
         &self,
+        plane: &Plane,
         site: &SiteName,
         request: Request<()>,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), LinkError> {
@@ -69,9 +71,12 @@ impl DialOuts {
             let mut came = pin!(self.came.notified());
             came.as_mut().enable();
             let agents = self.lock().get(site).cloned().unwrap_or_default();
-            for (_, agent) in agents.into_iter().rev() {
-                if let Ok(mut agent) = agent.ready().await {
-                    return agent.send_request(request, false).map_err(LinkError::new);
+            for (id, agent) in agents.into_iter().rev() {
+                match agent.ready().await {
+                    Ok(mut agent) => return agent.send_request(request, false).map_err(LinkError::new),
+                    // It said goodbye: what is open on it ends in its time.
+                    Err(_) if self.forget(site, id) => plane.emit(Event::DialOut { site: site.to_string(), up: false }),
+                    Err(_) => {}
                 }
             }
             let expected = self.bereft.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < RECENT;
@@ -113,6 +118,12 @@ pub(crate) async fn hold(plane: Arc<Plane>, world: Arc<World>, site: Arc<Identit
     {
         let mut agents = plane.dialouts.lock();
         let held = agents.entry(site.name.clone()).or_default();
+        if held.len() >= PER_SITE {
+            // Those that have said goodbye count no longer. Whether they have, only asking tells.
+            held.retain_mut(|(_, agent)| {
+                !matches!(agent.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+            });
+        }
         if held.len() >= PER_SITE {
             plane.counters.refused_limit.up();
             return;

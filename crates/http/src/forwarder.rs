@@ -52,7 +52,8 @@ impl Forwarder {
         let peers = self.ranked(&world);
         let per_path = Duration::from_millis(u64::from(limits.open_timeout_ms));
         // One more time than one path may take: the first may be dead without saying so.
-        let until = Instant::now() + 2 * per_path;
+        let began = Instant::now();
+        let until = began + 2 * per_path;
         let mut replay = Replay::new(limits.replay_bytes);
         let mut last = ProxyError::Unavailable;
         for (index, peer) in peers.iter().enumerate() {
@@ -66,7 +67,10 @@ impl Forwarder {
                 None => per_path.min(left),
             };
             last = match timeout(wait, self.through(peer, target, &mut replay, client)).await {
-                Ok(Ok(tunnel)) => return Ok(tunnel),
+                Ok(Ok(tunnel)) => {
+                    self.plane.measures.tunnel_open_seconds.took(began.elapsed());
+                    return Ok(tunnel);
+                }
                 Ok(Err(Failed::Client)) => return Err(refusal(ProxyError::Terminated)),
                 Ok(Err(Failed::Path(error))) if is_final(error) => return Err(refusal(error)),
                 Ok(Err(Failed::Path(error))) => error,

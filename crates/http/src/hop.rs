@@ -130,7 +130,7 @@ pub(crate) async fn serve(
     let near = Tunnel { source: client, sink: Sink::H2(sink) };
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    let end = pump(near, far, terms, plane.counters.meter()).await;
+    let end = pump(near, far, terms, plane.meter()).await;
     if end == End::Idle {
         plane.counters.tunnels_idle.up();
     }

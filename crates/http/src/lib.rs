@@ -5,6 +5,7 @@
 //! A tunnel is one CONNECT stream per hop; at every hop [`path`] takes the next candidates from the snapshot's tables, opens
 //! the first that answers while the client's first bytes travel along, and [`pump`] carries until the end.
 
+pub mod carried;
 pub mod control;
 pub mod counters;
 pub mod deliver;

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
@@ -65,11 +65,17 @@ pub(crate) struct Live {
     pub(crate) send: Option<SendRequest<Bytes>>,
     /// Told when the connection takes no more streams.
     pub(crate) used_up: Arc<Notify>,
+    /// A connection on which we serve: when this is dropped, it ends with its last stream.
+    _serving: Option<oneshot::Sender<()>>,
 }
 
 impl Live {
     pub(crate) fn new(send: Option<SendRequest<Bytes>>) -> Self {
-        Live { send, used_up: Arc::default() }
+        Live { send, used_up: Arc::default(), _serving: None }
+    }
+
+    pub(crate) fn serving(wanted: oneshot::Sender<()>) -> Self {
+        Live { send: None, used_up: Arc::default(), _serving: Some(wanted) }
     }
 }
 
@@ -356,6 +362,8 @@ async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
             Ok(dialled) => {
                 failures = 0;
                 plane.counters.links_dialled.up();
+                plane.measures.link_dial_seconds.took(began.elapsed());
+                plane.measures.link_rtt_seconds.took(dialled.rtt);
                 let reason = watch_over(&plane, &slot, dialled).await;
                 slot.set(State::Idle); // an end is no failed dial: who waits now waits for the next
                 slot.tell_down(&plane, &reason);
@@ -408,7 +416,10 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
         tokio::select! {
             _ = &mut task => return LinkError::new("the connection ended"),
             pong = timeout(PING_WAIT, pings.ping(Ping::opaque())) => match pong {
-                Ok(Ok(_)) => slot.rtt_us.store(micros(sent.elapsed()), Relaxed),
+                Ok(Ok(_)) => {
+                    slot.rtt_us.store(micros(sent.elapsed()), Relaxed);
+                    plane.measures.link_rtt_seconds.took(sent.elapsed());
+                }
                 Ok(Err(e)) => return LinkError::new(e),
                 Err(_) => {
                     task.abort();

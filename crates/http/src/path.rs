@@ -62,7 +62,8 @@ impl Replay {
 
 /// Opens the next step. Ends when a candidate has accepted, all have failed, or the client has gone.
 pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &mut Source) -> Result<Tunnel, ProxyError> {
-    let until = Instant::now() + ask.within;
+    let began = Instant::now();
+    let until = began + ask.within;
     let mut replay = Replay::new(world.plan.limits.replay_bytes);
     let candidates = candidates(plane, ask);
     let mut last = ProxyError::Unavailable;
@@ -77,7 +78,10 @@ pub(crate) async fn open(plane: &Arc<Plane>, world: &World, ask: &Ask, client: &
         let wait = patience(plane, hop, left, index + 1 == candidates.len());
         let attempt = attempt(plane, ask, hop, wait, &mut replay, client);
         match timeout(wait, attempt).await {
-            Ok(Ok(tunnel)) => return Ok(tunnel),
+            Ok(Ok(tunnel)) => {
+                plane.measures.tunnel_open_seconds.took(began.elapsed());
+                return Ok(tunnel);
+            }
             Ok(Err(Failed::Client)) => return Err(ProxyError::Terminated),
             // The site has spoken: every other path leads to the same answer, later and at everybody's cost.
             Ok(Err(Failed::Path(ProxyError::Refused))) => return Err(ProxyError::Refused),
@@ -222,7 +226,7 @@ async fn deliver(plane: &Arc<Plane>, ask: &Ask, replay: &mut Replay, client: &mu
         Some(Delivery::DialOut) => {
             let request =
                 dialout::request(&ask.host, ask.port, ask.word.say()).map_err(|_| Failed::Path(ProxyError::Malformed))?;
-            let (response, stream) = plane.dialouts.open(&ask.site.name, request).await?;
+            let (response, stream) = plane.dialouts.open(plane, &ask.site.name, request).await?;
             converse(response, stream, replay, client).await
         }
         None => Err(Failed::Path(ProxyError::Unavailable)),

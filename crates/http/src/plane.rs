@@ -1,9 +1,11 @@
 //! The tunnel plane of one process: what its connections and tunnels share.
 
+use crate::carried::Carried;
 use crate::control::Calls;
-use crate::counters::Counters;
+use crate::counters::{Counters, Measures};
 use crate::dialout::DialOuts;
 use crate::link::Links;
+use crate::pump::Meter;
 use crate::registry::Registry;
 use arc_swap::ArcSwapOption;
 use polder_flow::Bucket;
@@ -55,11 +57,15 @@ pub struct Plane {
     pub config: PlaneConfig,
     /// What has been done.
     pub counters: Counters,
+    /// How long it took.
+    pub measures: Measures,
     /// Links to nodes.
     pub links: Links,
     /// Live connections by identity.
     pub registry: Registry,
     pub(crate) dialouts: DialOuts,
+    /// Site role: streams by servlet.
+    pub carried: Carried,
     /// Control calls that wait.
     pub calls: Calls,
     draining: watch::Sender<bool>,
@@ -81,9 +87,11 @@ impl Plane {
         Arc::new(Plane {
             config,
             counters: Counters::default(),
+            measures: Measures::default(),
             links: Links::default(),
             registry: Registry::default(),
             dialouts: DialOuts::default(),
+            carried: Carried::default(),
             calls,
             draining: watch::Sender::new(false),
             told: Mutex::new(Bucket::full(TOLD, 0)),
@@ -106,6 +114,7 @@ impl Plane {
         }
         let world = Arc::new(world);
         let before = self.world.swap(Some(world.clone()));
+        self.carried.cut(&world.plan.cut);
         self.cut_unworthy(&world);
         let renewed = before.is_some_and(|before| !before.tls.same_identity(&world.tls));
         self.links.reconcile(self, &world, renewed);
@@ -154,6 +163,11 @@ impl Plane {
         }
         let source = source.map(|ip| ip.to_string()).unwrap_or_default();
         self.emit(Event::Refused { what: what.into(), why: why.into(), who: who.into(), source });
+    }
+
+    /// What a tunnel counts.
+    pub fn meter(&self) -> Meter<'_> {
+        self.counters.meter(&self.measures)
     }
 
     /// Queues a log record.

@@ -4,16 +4,16 @@
 //! window and stop the tunnels of others. Waiting receivers are normal (a paused film); they are cut only when so many wait
 //! that half of a link's window could be theirs, and then those that have waited longer than `stall`.
 
-use crate::counters::Count;
+use crate::counters::{Count, Measures};
 use crate::tunnel::{Sink, Source, Tunnel};
 use bytes::Bytes;
 use polder_types::Limits;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// A receiver that takes nothing for so long counts as waiting.
@@ -61,20 +61,53 @@ pub struct Meter<'a> {
     pub down: &'a Count,
     /// Receivers that take nothing now.
     pub waiting: &'a Count,
+    /// Lives and sizes of tunnels.
+    pub measures: &'a Measures,
+}
+
+/// What both directions of one tunnel share.
+struct Shared<'a> {
+    terms: Terms,
+    meter: Meter<'a>,
+    began: Instant,
+    /// Whether a byte has moved since the last look.
+    moved: AtomicBool,
+    carried: AtomicU64,
+}
+
+/// One direction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+impl Shared<'_> {
+    fn count(&self, way: Way, bytes: u64, first: bool) {
+        self.moved.store(true, Relaxed);
+        self.carried.fetch_add(bytes, Relaxed);
+        match way {
+            Way::Up => self.meter.up.add(bytes),
+            Way::Down => self.meter.down.add(bytes),
+        }
+        if first && way == Way::Down {
+            self.meter.measures.tunnel_first_byte_seconds.took(self.began.elapsed());
+        }
+    }
 }
 
 /// Carries between `near` (towards the user) and `far` (towards the site). The tunnel is closed between one and two times
 /// `idle` after its last byte: looking at a flag then is cheaper than a timer per chunk.
 pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<'_>) -> End {
-    let moved = AtomicBool::new(true);
+    let shared = Shared { terms, meter, began: Instant::now(), moved: AtomicBool::new(true), carried: AtomicU64::new(0) };
     let end = {
         let both = async {
-            let outward = carry(&mut near.source, &mut far.sink, &moved, meter.up, &terms, meter.waiting);
-            let homeward = carry(&mut far.source, &mut near.sink, &moved, meter.down, &terms, meter.waiting);
+            let outward = carry(&mut near.source, &mut far.sink, Way::Up, &shared);
+            let homeward = carry(&mut far.source, &mut near.sink, Way::Down, &shared);
             if tokio::try_join!(outward, homeward).is_ok() { End::Finished } else { End::Broken }
         };
         let silence = async {
-            while moved.swap(false, Relaxed) {
+            while shared.moved.swap(false, Relaxed) {
                 tokio::time::sleep(terms.idle).await;
             }
             End::Idle
@@ -85,18 +118,15 @@ pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<
         near.sink.reset();
         far.sink.reset();
     }
+    meter.measures.tunnel_duration_seconds.took(shared.began.elapsed());
+    meter.measures.tunnel_size_bytes.observe(shared.carried.load(Relaxed));
     end
 }
 
 /// One direction. Flushes only when the source has nothing more at once, so that a run of chunks leaves as one.
-async fn carry(
-    source: &mut Source,
-    sink: &mut Sink,
-    moved: &AtomicBool,
-    count: &Count,
-    terms: &Terms,
-    waiting: &Count,
-) -> io::Result<()> {
+async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'_>) -> io::Result<()> {
+    let (terms, waiting) = (&shared.terms, shared.meter.waiting);
+    let mut first = true;
     loop {
         let chunk = poll_fn(|cx| match source.poll_next(cx) {
             Poll::Pending => Poll::Ready(None),
@@ -117,8 +147,8 @@ async fn carry(
         match chunk {
             Some(chunk) => {
                 let chunk: Bytes = chunk?;
-                moved.store(true, Relaxed);
-                count.add(chunk.len() as u64);
+                shared.count(way, chunk.len() as u64, first);
+                first = false;
                 patiently(sink.feed(chunk), terms, waiting).await?;
             }
             None => return sink.finish().await,

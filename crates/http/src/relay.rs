@@ -1,5 +1,6 @@
 //! Site role: from the inner address, or from a servlet's stream, to the origin.
 
+use crate::carried::Held;
 use crate::hop;
 use crate::plane::Plane;
 use crate::pump::{End, Terms, pump};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, Response};
+use polder_types::PeerName;
 use polder_wire::ProxyError;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,17 +34,23 @@ async fn reach(plane: &Plane, origin: SocketAddr) -> Result<(Tunnel, Terms), Pro
     Ok((Tunnel::tcp(stream), Terms::from(limits)))
 }
 
-async fn carry(plane: &Plane, near: Tunnel, far: Tunnel, terms: Terms) {
+/// Carries one stream that came over a servlet, until its end or until that servlet is cut.
+async fn carry(plane: &Plane, held: &Held<'_>, near: Tunnel, far: Tunnel, terms: Terms) {
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
-    if pump(near, far, terms, plane.counters.meter()).await == End::Idle {
-        plane.counters.tunnels_idle.up();
+    match held.carry(pump(near, far, terms, plane.meter())).await {
+        Some(End::Idle) => plane.counters.tunnels_idle.up(),
+        Some(End::Finished | End::Broken) => {}
+        None => plane.counters.tunnels_cut.up(),
     }
 }
 
 /// Relays one connection that came to the inner address. The perimeter decides who gets so far.
 pub async fn serve_socket(plane: Arc<Plane>, socket: TcpStream) {
-    let Ok(local) = socket.local_addr() else { return };
+    let (Ok(local), Ok(peer)) = (socket.local_addr(), socket.peer_addr()) else { return };
+    let Some(held) = plane.carried.hold(&peer.ip().to_string()) else {
+        return plane.counters.tunnels_cut.up();
+    };
     let _ = socket.set_nodelay(true);
     let near = Tunnel::tcp(socket);
     let Some(origin) = origin(&plane, local.port(), true) else {
@@ -50,18 +58,27 @@ pub async fn serve_socket(plane: Arc<Plane>, socket: TcpStream) {
         return;
     };
     match reach(&plane, origin).await {
-        Ok((far, terms)) => carry(&plane, near, far, terms).await,
+        Ok((far, terms)) => carry(&plane, &held, near, far, terms).await,
         Err(_) => {
             plane.counters.tunnels_failed.up(); // dropping `near` resets it, which the servlet can tell from an empty answer
         }
     }
 }
 
-/// Serves a stream that a servlet opened on our dial-out connection.
-pub(crate) async fn serve_stream(plane: Arc<Plane>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+/// Serves a stream that `servlet` opened on our dial-out connection.
+pub(crate) async fn serve_stream(
+    plane: Arc<Plane>,
+    servlet: PeerName,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     if request.method() != Method::CONNECT {
         return hop::refuse(respond, ProxyError::Malformed);
     }
+    let Some(held) = plane.carried.hold(&servlet) else {
+        plane.counters.tunnels_cut.up();
+        return hop::refuse(respond, ProxyError::Unavailable);
+    };
     let target = request.uri().authority().and_then(|a| Some((a.host().to_ascii_lowercase(), a.port_u16()?)));
     let own = |(host, port): (String, u16)| {
         // Only our own site's names, when the snapshot lists it; the port must have an origin in any case.
@@ -79,7 +96,7 @@ pub(crate) async fn serve_stream(plane: Arc<Plane>, request: Request<RecvStream>
         Ok((far, terms)) => {
             let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
             drop(respond);
-            carry(&plane, Tunnel { source, sink: Sink::H2(sink) }, far, terms).await;
+            carry(&plane, &held, Tunnel { source, sink: Sink::H2(sink) }, far, terms).await;
         }
         Err(error) => {
             plane.counters.tunnels_failed.up();

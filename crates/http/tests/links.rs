@@ -8,7 +8,6 @@ use common::*;
 use polder_http::control;
 use polder_http::link::Lane;
 use polder_types::*;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Calls `method` and returns the answer's status and text.
@@ -46,19 +45,6 @@ fn answer_calls(node: &Node) {
             plane.calls.answer(id, status, Bytes::from(text));
         }
     });
-}
-
-async fn refused(node: &Node, what: &'static str) -> String {
-    let found = |event: &Event| match event {
-        Event::Refused { what: w, why, .. } if w == what => Some(why.clone()),
-        _ => None,
-    };
-    node.heard.until(found).await
-}
-
-async fn came_up(node: &Node, times: usize) {
-    let up = |event: &&Event| matches!(event, Event::Link { up: true, .. });
-    node.heard.when(|events| (events.iter().filter(up).count() >= times).then_some(())).await;
 }
 
 #[tokio::test]
@@ -186,6 +172,7 @@ fn bare(pki: &Pki, identity: IdentityMaterial) -> Snapshot {
         limits: limits(),
         forwarder: None,
         shortcuts: false,
+        cut: Vec::new(),
     }
 }
 
@@ -406,52 +393,4 @@ async fn users_may_not_call() {
     let request = http::Request::builder().method("CONNECT").uri("wiki.test:443").body(()).unwrap();
     let opened = ann.plane.links.open_stream(&ann.plane, &good.peer, Lane::Bulk, request, false).await;
     assert_eq!(opened.unwrap().0.await.unwrap().status(), 403);
-}
-
-/// A site's agent with one origin, linked to `servlet`.
-async fn agent(pki: &Pki, servlet: &Node, origin: std::net::SocketAddr) -> Node {
-    let agent = Node::start(pki, "wiki", Role::Site, pki.issue(Leaf::new("site", "wiki")), vec![(443, origin)]).await;
-    let warm = Peer { warm: true, ..servlet.peer.clone() };
-    agent.apply(|s| s.peers = vec![warm]);
-    came_up(&agent, 1).await;
-    agent
-}
-
-#[tokio::test]
-async fn dial_out_carries_streams_to_the_origin_and_only_there() {
-    let pki = Pki::new();
-    let nodes = overlay(&pki, &["servlet"]).await;
-    let origin = origin(echo).await;
-    let dialled = ServletEntry { site: "wiki".into(), delivery: Delivery::DialOut };
-    nodes[0].apply(|s| {
-        s.sites[0].ports = vec![443, 8443];
-        s.servlets = vec![dialled];
-    });
-    assert!(nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.is_err(), "no agent yet");
-    let agent = agent(&pki, &nodes[0], origin).await;
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("hello")).await.unwrap();
-    tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"hello");
-    let other = polder_http::tunnel::Target { host: "wiki.test".into(), port: 8443 };
-    use polder_http::tunnel::Opener;
-    let overlay = polder_http::overlay::Overlay::new(nodes[0].plane.clone());
-    let opened = overlay.open(&Some(Arc::new(user("ann"))), &other, &mut says("x")).await;
-    assert!(opened.is_err(), "a port without an origin");
-    assert_eq!(agent.plane.counters.refused_target.get(), 1);
-    agent.die();
-    assert!(nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.is_err(), "the agent has gone");
-}
-
-#[tokio::test]
-async fn the_inner_address_relays_to_the_origin() {
-    let pki = Pki::new();
-    let nodes = overlay(&pki, &["servlet"]).await;
-    let origin = origin(echo).await;
-    let agent = agent(&pki, &nodes[0], origin).await;
-    nodes[0].apply(|s| s.servlets = vec![tcp(agent.peer.address)]);
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("")).await.unwrap();
-    tunnel.sink.send(Bytes::from_static(b"hello")).await.unwrap();
-    tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"hello");
-    assert_eq!(agent.plane.counters.tunnels.get(), 1);
 }

@@ -54,6 +54,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Set in a user's forwarder only.
     pub forwarder: Option<Forwarder>,
+    /// Site role: servlets whose streams end at once.
+    pub cut: Vec<Arc<str>>,
     /// After this Unix time nothing new is admitted or relayed.
     pub fresh_until: Option<i64>,
     /// What was left out and why, for the operator: the rest of the snapshot is in force.
@@ -105,6 +107,7 @@ impl Plan {
             version: snapshot.version,
             limits: snapshot.limits.clone(),
             forwarder: snapshot.forwarder.clone(),
+            cut: snapshot.cut.clone(),
             fresh_until: snapshot.revocations.fresh_until,
             warnings,
             addresses: peers.values().map(|peer| peer.address.ip()).collect(),

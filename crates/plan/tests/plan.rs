@@ -62,6 +62,7 @@ fn snapshot() -> Snapshot {
         limits: limits(),
         forwarder: None,
         shortcuts: false,
+        cut: Vec::new(),
     }
 }
 

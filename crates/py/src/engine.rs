@@ -82,6 +82,11 @@ impl Engine {
         Ok(dict)
     }
 
+    /// Name, upper bounds, observations in each bucket alone (one more than bounds), sum.
+    fn histograms(&self) -> Vec<(&'static str, Vec<f64>, Vec<u64>, f64)> {
+        self.native.histograms().into_iter().map(|(name, read)| (name, read.bounds, read.counts, read.sum)).collect()
+    }
+
     fn status<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.native.status())
     }
@@ -94,4 +99,11 @@ impl Engine {
     fn stop(&self, py: Python<'_>, deadline_ms: u64) -> u64 {
         py.detach(|| self.native.stop(Duration::from_millis(deadline_ms)))
     }
+}
+
+/// Name, kind as OpenMetrics calls it, and help text of every counter and histogram.
+#[pyfunction]
+pub fn meanings() -> Vec<(&'static str, &'static str, String)> {
+    let all = Native::meanings().into_iter().chain(polder_sock::GreCounters::meanings());
+    all.map(|meaning| (meaning.name, meaning.kind.text(), meaning.help)).collect()
 }

@@ -14,7 +14,6 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -38,22 +37,9 @@ pub enum GreError {
     System(#[from] io::Error),
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Plain counters of an endpoint since its birth.
-        #[derive(Debug, Default)]
-        pub struct GreCounters { $($(#[$doc])* pub $name: AtomicU64),* }
-
-        impl GreCounters {
-            /// Names and values.
-            pub fn read(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.load(Relaxed))),*]
-            }
-        }
-    };
-}
-
-counters! {
+polder_meter::counts! {
+    /// Plain counters of an endpoint since its birth.
+    pub struct GreCounters, prefix "";
     /// Packets sent to peers.
     gre_sent_packets,
     /// Inner bytes sent to peers.
@@ -260,13 +246,13 @@ impl Pump {
         let (header, inside) = self.scratch.get_mut(at..at + GRE_HEADER + length)?.split_first_chunk_mut::<GRE_HEADER>()?;
         let peer = endpoints(inside).and_then(|(_, to)| table.behind(to));
         let Some(index) = peer else {
-            self.counters.gre_no_peer.fetch_add(1, Relaxed);
+            self.counters.gre_no_peer.up();
             return None;
         };
         let (_, is_v4, key, _) = table.peers.get(index)?;
         *header = encode(*key, inside).ok()?;
         if clamp_mss(inside, table.mtu) {
-            self.counters.gre_mss_clamped.fetch_add(1, Relaxed);
+            self.counters.gre_mss_clamped.up();
         }
         Some((index, usize::from(!is_v4)))
     }
@@ -281,15 +267,15 @@ impl Pump {
             // One packet that cannot go (no route, buffer full) must not hold up those behind it.
             let gone = send_batch(socket, rest).unwrap_or(0);
             let bytes: usize = rest.iter().take(gone).map(|(packet, _)| packet.len() - GRE_HEADER).sum();
-            self.counters.gre_sent_packets.fetch_add(gone as u64, Relaxed);
-            self.counters.gre_sent_bytes.fetch_add(bytes as u64, Relaxed);
+            self.counters.gre_sent_packets.add(gone as u64);
+            self.counters.gre_sent_bytes.add(bytes as u64);
             if gone == 0 {
-                self.counters.gre_send_failed.fetch_add(1, Relaxed);
+                self.counters.gre_send_failed.up();
             }
             rest = rest.get(gone.max(1)..).unwrap_or_default();
         }
         if socket.is_none() {
-            self.counters.gre_send_failed.fetch_add(packets.len() as u64, Relaxed);
+            self.counters.gre_send_failed.add(packets.len() as u64);
         }
     }
 
@@ -304,10 +290,10 @@ impl Pump {
                 let length = inside.len() as u64;
                 match (&self.tun).write_all(inside) {
                     Ok(()) => {
-                        self.counters.gre_received_packets.fetch_add(1, Relaxed);
-                        self.counters.gre_received_bytes.fetch_add(length, Relaxed);
+                        self.counters.gre_received_packets.up();
+                        self.counters.gre_received_bytes.add(length);
                     }
-                    Err(_) => _ = self.counters.gre_write_failed.fetch_add(1, Relaxed),
+                    Err(_) => self.counters.gre_write_failed.up(),
                 }
             }
         }
@@ -318,24 +304,24 @@ impl Pump {
         // A raw IPv4 socket hands over the outer header, a raw IPv6 socket does not (raw(7), RFC 3542 §3).
         let gre = if is_v4 { strip_ipv4(packet) } else { Ok(packet) };
         let Ok((key, inside)) = gre.and_then(decode) else {
-            counters.gre_bad_header.fetch_add(1, Relaxed);
+            counters.gre_bad_header.up();
             return None;
         };
         let Some((_, _, _, inner)) = table.inward.get(&(from, key)).and_then(|index| table.peers.get(*index)) else {
-            counters.gre_unknown_pair.fetch_add(1, Relaxed);
+            counters.gre_unknown_pair.up();
             return None;
         };
         let (source, target) = endpoints(inside)?; // `decode` saw a whole header, so there are addresses
         if !inner.iter().any(|prefix| prefix.contains(source)) {
-            counters.gre_foreign_inner.fetch_add(1, Relaxed);
+            counters.gre_foreign_inner.up();
             return None;
         }
         if !table.accept.is_empty() && !table.accept.iter().any(|prefix| prefix.contains(target)) {
-            counters.gre_foreign_target.fetch_add(1, Relaxed);
+            counters.gre_foreign_target.up();
             return None;
         }
         if clamp_mss(inside, table.mtu) {
-            counters.gre_mss_clamped.fetch_add(1, Relaxed);
+            counters.gre_mss_clamped.up();
         }
         Some(inside)
     }

@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// Whether this node plays several roles for one tunnel though others could: quicker, and it shows.
     #[serde(default)]
     pub shortcuts: bool,
+    /// Site role: servlets, by node name or inner address, whose streams end at once.
+    #[serde(default)]
+    pub cut: Vec<Arc<str>>,
 }
 
 /// Certificate chain (leaf first, DER) and private key (PKCS #8, DER).

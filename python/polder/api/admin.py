@@ -1,6 +1,6 @@
 """The administrator's socket: a few read-mostly calls over a Unix socket that only its owner may open.
 
-HTTP on a socket of mode 0600, in a directory of mode 0700: the kernel's file permissions are the check. Answers are JSON.
+HTTP on a socket of mode 0600, in a directory of mode 0700, and the kernel says who is at the other end. Answers are JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import ClientConnectorError, ClientSession, ClientTimeout, UnixConnector, web
 
+from polder.api.guard import owner_guard
+
 Route = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
 """Arguments → answer; raises ``ValueError`` for bad arguments."""
 
@@ -24,7 +26,7 @@ class AdminServer:
 
     def __init__(self, path: Path, routes: Mapping[str, Route]) -> None:
         self._path = path
-        app = web.Application(client_max_size=65536)
+        app = web.Application(client_max_size=65536, middlewares=[owner_guard])
         for name, route in routes.items():
             app.router.add_route("*", f"/v1/{name}", _handler(route))
         self._runner = web.AppRunner(app, access_log=None)

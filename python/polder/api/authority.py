@@ -25,6 +25,7 @@ from polder.api.service import AuthorityService
 from polder.model import Refused, Verdict
 from polder.model.overlay_messages import status_of
 from polder.shell.clock import monotonic
+from polder.shell.metrics import Number
 from polder.trust.keys import certificates_to_pem
 
 log = logging.getLogger("polder.authority")
@@ -70,6 +71,18 @@ class AuthorityServer:
         if door is None:
             return dict(self.counters)
         return self.counters | {"connections": len(door), "turned_away": door.turned_away, "handshakes_failed": door.failed}
+
+    def numbers(self) -> dict[str, Number]:
+        """For ``/metrics``."""
+        door = self._door
+        outcomes = {name: self.counters[name] for name in ("enrolled", "renewed", "refused", "limited")}
+        outcomes["answered"] = self.counters["requests"] - sum(outcomes.values())
+        return {
+            "authority_requests": outcomes,
+            "authority_connections_open": len(door) if door else 0,
+            "authority_connections_refused": door.turned_away if door else 0,
+            "authority_handshakes_failed": door.failed if door else 0,
+        }
 
     async def close(self) -> None:
         """Stop accepting, finish what runs, close."""

@@ -17,7 +17,10 @@ from cryptography import x509
 from polder.api.client import renew
 from polder.model import Refused, Signed
 from polder.settings.identity import IdentityDir
+from polder.shell import health
 from polder.shell.clock import chance, wall
+from polder.shell.health import Check
+from polder.shell.metrics import Number
 from polder.trust.profiles import Identity, read_identity
 from polder.trust.renewal import backoff, renew_at
 
@@ -60,6 +63,18 @@ class Keeper:
     def not_after(self) -> int:
         """End of the certificate in force, Unix seconds: for the expiry metric."""
         return self._leaf().not_after
+
+    def check(self) -> Check:
+        """Whether the identity can be shown."""
+        return health.certificate(self.not_after, self._clock())
+
+    def numbers(self) -> dict[str, Number]:
+        """For ``/metrics``."""
+        return {
+            "certificate_expiry_timestamp_seconds": {"own": self.not_after},
+            "renewals": self.renewals,
+            "renewals_failed": self.failures,
+        }
 
     def wake(self) -> None:
         """Renew now: the operator asked, or a peer said that our certificate is stale."""

@@ -10,13 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from polder.api.admin import AdminServer
 from polder.api.authority import AuthorityServer
 from polder.api.authority_dir import Authority
+from polder.api.metrics import MetricsServer
 from polder.api.service import AuthorityService
 from polder.api.tls import authority_id, new_key, server_tls, set_identity
 from polder.settings import StateDir
+from polder.shell import health
 from polder.shell.clock import chance, wall
+from polder.shell.health import Check
+from polder.shell.metrics import Number
 from polder.shell.tasks import Tasks
 from polder.trust.profiles import Profile
 from polder.trust.renewal import renew_at
@@ -38,6 +44,7 @@ class AuthorityShell:
         self._server = AuthorityServer(service, self._tls)
         self._admin = AdminServer(directory / "admin.sock", {"status": self._status})
         self._tasks = Tasks()
+        self.metrics = MetricsServer(authority.settings, directory, "authority", self.checks, self.numbers)
 
     @classmethod
     async def start(cls, authority: Authority, state: StateDir, clock: Callable[[], float] = wall) -> AuthorityShell:
@@ -48,6 +55,7 @@ class AuthorityShell:
         bound = await shell._server.start(host.strip("[]"), int(port))
         shell.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
         await shell._admin.start()
+        await shell.metrics.start(shell._tasks)
         shell._tasks.forever("own certificate", shell._keep)
         log.info(
             "serving", extra={"address": shell.address, "trust_domain": authority.settings.trust_domain, "pin": authority.pin}
@@ -58,6 +66,7 @@ class AuthorityShell:
         """Finish what runs and stop."""
         await self._tasks.close()
         await self._admin.close()
+        await self.metrics.close()
         await self._server.close()
         self._authority.ledger.close()
 
@@ -73,6 +82,23 @@ class AuthorityShell:
         life = self._authority.settings.admin_life
         await asyncio.sleep(max(0.0, renew_at(self._not_after - life, self._not_after, self._rng) - wall()))
         self._present()
+
+    def checks(self) -> tuple[Check, ...]:
+        """Whether the authority is fit to work."""
+        now = wall()
+        issuer = Check("issuer", self._issuer_end() > now, "the issuer's certificate has ended: `polder rotate issuer`")
+        return health.certificate(self._not_after, now), issuer, Check("listener", bool(self.address), "it does not listen yet")
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        ends = {"own": self._not_after, "issuer": self._issuer_end(), "root": self._root_end()}
+        return {"certificate_expiry_timestamp_seconds": ends, **self._server.numbers()}
+
+    def _issuer_end(self) -> float:
+        return self._authority.issuer.certificate.not_valid_after_utc.timestamp()
+
+    def _root_end(self) -> float:
+        return max(x509.load_der_x509_certificate(root).not_valid_after_utc.timestamp() for root in self._authority.roots)
 
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         settings = self._authority.settings

@@ -49,6 +49,41 @@ def run(name: str | None, state: str | None, log_level: str, as_json: bool) -> i
 @click.argument("name", required=False)
 @_STATE
 @_JSON
+def status(name: str | None, state: str | None, as_json: bool) -> None:
+    """Servlets of the site, streams open on them, and how many nodes have ever learnt the way in."""
+    told = _ask(_directory(state, name), "status", {})
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    exposure = told["exposure"]
+    bound = f" of at most {exposure['max']}" if exposure["max"] else ", without a bound"
+    click.echo(
+        f"{told['site']}: {told['serving']} servlets serve ({told['transport']}, {told['mode']}), {told['streams']} streams"
+    )
+    for servlet, stage in sorted(told["servlets"].items()):
+        click.echo(f"  {servlet}: {stage}")
+    click.echo(f"Exposure: {exposure['nodes']} nodes{bound} know {exposure['secret']}; the pool has {exposure['of']}.")
+    if exposure["max"] and exposure["nodes"] >= exposure["max"]:
+        click.echo(f"Next: rotation goes on among those. To begin anew, move {exposure['secret']}.")
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
+def moved(name: str | None, state: str | None, as_json: bool) -> None:
+    """Say that site NAME now dials out from another address: exposure is counted anew.
+
+    With transport gre change `edge` in site.toml instead, and restart the agent: keys and inner addresses are then new too.
+    """
+    told = _ask(_directory(state, name), "moved", {})
+    click.echo(json.dumps(told) if as_json else f"{told['nodes']} nodes know the new address. Next: polder site status")
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
 def rotate(name: str | None, state: str | None, as_json: bool) -> None:
     """Draw fresh servlets now; the old ones go when the new ones serve."""
     answer = _ask(_directory(state, name), "rotate", {})

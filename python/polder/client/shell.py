@@ -11,12 +11,15 @@ from typing import Any
 from polder.api.admin import AdminServer
 from polder.api.client import fetch_members
 from polder.api.keeper import Keeper
+from polder.api.metrics import MetricsServer
 from polder.client.pac import pac_file
 from polder.model import Member, Refused, Signed
 from polder.settings.client import ClientSettings
 from polder.settings.identity import IdentityDir
 from polder.shell.clock import wall
+from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.metrics import Number
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
 
@@ -39,6 +42,7 @@ class Client(Linked):
             path / "admin.sock",
             {"status": self._status, "counters": self._counters, "links": self._links, **self.looking_back()},
         )
+        self.metrics = MetricsServer(settings, path, "forwarder", self.checks, self.numbers)
 
     @property
     def proxy(self) -> str:
@@ -62,11 +66,13 @@ class Client(Linked):
         self.tasks.forever("refresh", self._refresh)
         await self._admin.start()
         self.keep_history()
+        await self.metrics.start(self.tasks)
 
     async def close(self, deadline: float = 5.0) -> None:
         """End in good order."""
         await self._admin.close()
         await super().close(deadline)
+        await self.metrics.close()
 
     def verdicts(self) -> Verdicts:
         """Identity, access points and hosts."""
@@ -114,6 +120,20 @@ class Client(Linked):
     def _on_renewed(self, identity: IdentityDir, _revocations: Signed) -> None:
         self._identity = identity
         self.dirty()
+
+    def checks(self) -> tuple[Check, ...]:
+        """Whether this forwarder is fit to work."""
+        why = "no access point answers: check this machine's network, then ask the overlay's operator"
+        return *super().checks(), self._keeper.check(), Check("access_points", self._points_up() > 0, why)
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        up = self._points_up()
+        points = {"up": up, "down": max(0, len(self._access_points()) - up)}
+        return {**super().numbers(), **self._keeper.numbers(), "access_points": points}
+
+    def _points_up(self) -> int:
+        return len({link["name"] for link in self.engine.status()["links"] if link["up"]})
 
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return {

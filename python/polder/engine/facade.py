@@ -6,7 +6,9 @@ Nothing here is on the path of a byte. Events wake asyncio through a file descri
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,6 +20,29 @@ BUILD: str = _native.PROFILE
 """How the native part was built: ``release``, or ``debug`` (whose speed says nothing)."""
 
 _BATCH = 256
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A histogram at one moment: ``counts[i]`` observations lie above ``bounds[i - 1]`` and at most at ``bounds[i]``; the last
+    count is of those above all bounds. Bounds and ``sum`` in base units."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Buckets as OpenMetrics wants them: upper bound as text, observations at most there."""
+        total, buckets = 0, []
+        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == math.inf else repr(bound), float(total)))
+        return buckets
+
+
+def meanings() -> tuple[tuple[str, str, str], ...]:
+    """Name, kind (``counter``, ``gauge``, ``histogram``) and help text of everything that native code counts."""
+    return tuple(_native.meanings())
 
 
 class CallFailed(Exception):
@@ -84,6 +109,11 @@ class Engine:
     def counters(self) -> dict[str, int]:
         """Plain counters of the data plane by name."""
         return dict(self._native.counters())
+
+    def histograms(self) -> dict[str, Distribution]:
+        """Times and sizes by name."""
+        read = self._native.histograms()
+        return {name: Distribution(tuple(bounds), tuple(counts), total) for name, bounds, counts, total in read}
 
     def status(self) -> dict[str, Any]:
         """Links and their measured round-trip times, open tunnels, version in force."""

@@ -12,6 +12,7 @@ from polder.engine.gre import GrePeer
 from polder.host.commands import HostError
 from polder.model.overlay_messages import Delivery, Transport
 from polder.shell.gre import GreDevice
+from polder.shell.metrics import Number
 from polder.snapshot.fold import Delivery as Way
 from polder.snapshot.fold import DialOut, TcpDelivery
 
@@ -27,6 +28,7 @@ class Deliveries:
     def __init__(self, helper: Path | None, outer: str, on_ready: Callable[[str, bool], None]) -> None:
         self._device = GreDevice(helper, "pldnode", (outer,), _MTU) if helper else None
         self._on_ready = on_ready
+        self._helper_up = False
         self._wanted: Mapping[str, Delivery] = {}
         self._ready: set[str] = set()
         self._dialled_in: set[str] = set()
@@ -43,12 +45,18 @@ class Deliveries:
 
     async def forever(self) -> None:
         """Try again what failed: the helper may have been started later, or anew."""
+        if self._device is not None:
+            self._helper_up = await asyncio.to_thread(self._device.helper_answers)
         await asyncio.sleep(_RETRY)
         await self._settle()
 
     def counters(self) -> dict[str, int]:
         """Counters of the GRE endpoint."""
         return self._device.counters() if self._device else {}
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        return {} if self._device is None else {**self.counters(), "host_helper_up": self._helper_up}
 
     async def close(self) -> None:
         """Take the tunnels away."""

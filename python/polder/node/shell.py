@@ -13,6 +13,7 @@ from cryptography import x509
 from polder.api.admin import AdminServer
 from polder.api.client import fetch_members, fetch_revocations
 from polder.api.keeper import Keeper
+from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.model import Kind, Member, Refused, Signed, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, SecretsQuery, status_of
@@ -26,7 +27,9 @@ from polder.ring.onehop import OneHop, OneHopConfig
 from polder.settings.identity import IdentityDir
 from polder.settings.node import NodeSettings
 from polder.shell.clock import chance, wall
+from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.metrics import Number
 from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
@@ -75,6 +78,7 @@ class Node(Linked):
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
         self._admin = AdminServer(socket, {**routes, **self.looking_back()})
+        self.metrics = MetricsServer(settings, path, "node", self.checks, self.numbers, secret_roles=True)
 
     # Life
 
@@ -83,6 +87,7 @@ class Node(Linked):
         self.roles.remember(self._memory.records, wall())
         self.apply()
         await self._admin.start()
+        await self.metrics.start(self.tasks)
         self.tasks.forever("renewal", self._keeper.forever)
         self.keep_history()
         self.tasks.forever("deliveries", self.deliveries.forever)
@@ -105,6 +110,7 @@ class Node(Linked):
         self._save()
         await super().close(deadline)
         await self.deliveries.close()
+        await self.metrics.close()
 
     def pump(self) -> None:
         """After a call changed a role."""
@@ -174,7 +180,7 @@ class Node(Linked):
         if changes.directory:
             self._save_later()
         if changes.deliveries:
-            self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.deliveries()))
+            self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.standing()))
 
     def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity
@@ -269,6 +275,40 @@ class Node(Linked):
         """Where others dial: as configured, as enrolled, or where the engine listens (port 0)."""
         address = self._settings.advertised or self._identity.address or self.engine.addresses[0]
         return address if not address.endswith(":0") else self.engine.addresses[0]
+
+    # For the operator's instruments: no names, and nothing that tells roles but what ``MetricsServer`` keeps for the owner.
+
+    def checks(self) -> tuple[Check, ...]:
+        """Whether this node is fit to work."""
+        fresh_until = self._fresh_until()
+        return (
+            *super().checks(),
+            self._keeper.check(),
+            Check("ring", self.ring.router.joined, "not in the ring yet; if this lasts, no member that it knows can be reached"),
+            Check(
+                "revocations",
+                fresh_until is None or fresh_until > wall(),
+                "the revocation list is older than revocation_max_age: the authority cannot be reached; new work is refused",
+            ),
+        )
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        router, listed, seen = self.ring.router, self.roles.directory.revocations(), self._authority_seen
+        heard: dict[str, Number] = {} if seen is None else {"authority_contact_timestamp_seconds": seen}
+        if listed is not None:
+            confirmed = max(listed.issued_at, seen or 0)
+            heard |= {"revocation_epoch": listed.epoch, "revocation_list_age_seconds": max(0.0, wall() - confirmed)}
+        return {
+            **super().numbers(),
+            **self._keeper.numbers(),
+            **self.deliveries.numbers(),
+            **heard,
+            "ring_joined": router.joined,
+            "ring_members": len(router.members()) + 1,
+            "ring_successors": len(router.successors()),
+            "sites": len(self.roles.directory.sites()),
+        }
 
     # For the administrator; never for outsiders: it tells roles.
 

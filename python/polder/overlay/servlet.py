@@ -2,9 +2,11 @@
 
 Life of an appointment here:
 
-    appoint ─▶ held ──ready──▶ advertising, every period to every beacon key ──dismiss / not_after──▶ draining ─▶ gone
-                 (the shell has made the tunnel,                              (withdrawn from the beacons; open
+    appoint ─▶ held ──ready──▶ advertising, every period to every beacon key ──dismiss / not_after──▶ draining ─▶ standing
+                 (the shell has made the tunnel,                              (withdrawn from the beacons; new
                   or the site has dialled in)                                  streams still reach the site)
+
+``standing``: no new streams; the tunnel stands for those that are open, until the site says that there are none.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class _Holding:
     withdrawals: tuple[Signed, ...] = ()
     ready: bool = False
     gone_at: float | None = None
+    drained: bool = False
+    """Whether it goes in good order, with time for what is open."""
     due: dict[Slot, float] = field(default_factory=dict)
     taken: dict[Slot, tuple[Member, int, float]] = field(default_factory=dict)
     """Who took the advertisement, of which epoch, until when it lives there."""
@@ -80,6 +84,7 @@ class ServletRole:
         self._period = period
         self._local_origins = local_origins
         self._held: dict[str, _Holding] = {}
+        self._standing: dict[str, tuple[Delivery, int, float]] = {}
         self._calls: deque[CallOut] = deque()
         self._pending: dict[int, tuple[str, Slot, int]] = {}
         self._next_id = 0
@@ -110,6 +115,9 @@ class ServletRole:
         held = self._held.get(body.site)
         if held is not None and held.appointment.epoch <= body.epoch:
             self._end(held, now, max(0.0, min(body.drain, MAX_DRAIN)))
+        if body.drain <= 0 and self._standing.get(body.site, (None, body.epoch + 1))[1] <= body.epoch:
+            del self._standing[body.site]
+            self._changed = True
         return Done()
 
     # What the shell tells and asks
@@ -131,6 +139,10 @@ class ServletRole:
         """Site → how to reach it; with those that drain."""
         return {site: held.delivery for site, held in self._held.items()}
 
+    def standing(self) -> Mapping[str, Delivery]:
+        """Site → the way that must stand: those of ``deliveries``, and those on which old streams may still be open."""
+        return {site: delivery for site, (delivery, _, _) in self._standing.items()} | dict(self.deliveries())
+
     def ready(self) -> frozenset[str]:
         """Sites to which this servlet can carry now."""
         return frozenset(site for site, held in self._held.items() if held.ready)
@@ -144,11 +156,17 @@ class ServletRole:
 
     def handle_timeout(self, now: float) -> None:
         """Advertise what is due, end what has had its time."""
+        for site, (_, _, until) in tuple(self._standing.items()):
+            if until <= now:
+                del self._standing[site]
+                self._changed = True
         for site, held in tuple(self._held.items()):
             if held.gone_at is None and now >= held.appointment.not_after:
                 self._end(held, now, 0.0)
             if held.gone_at is not None and held.gone_at <= now:
                 del self._held[site]
+                if held.drained:
+                    self._standing[site] = (held.delivery, held.appointment.epoch, now + MAX_DRAIN)
                 self._changed = True
                 continue
             self._schedule(held, now)
@@ -160,6 +178,7 @@ class ServletRole:
         """When to call ``handle_timeout``. A change of the key epoch is seen at the next advertisement, well within its lead."""
         times = [due for held in self._held.values() if held.ready and held.gone_at is None for due in held.due.values()]
         times += [held.appointment.not_after if held.gone_at is None else held.gone_at for held in self._held.values()]
+        times += [until for _, _, until in self._standing.values()]
         return min(times, default=None)
 
     def poll_call(self) -> CallOut | None:
@@ -205,11 +224,13 @@ class ServletRole:
             held.due = dict.fromkeys(held.due, now)
         held.withdrawals = body.withdrawals[:MAX_WITHDRAWALS]
         held.gone_at = None
+        self._standing.pop(appointment.site, None)
         self._schedule(held, now)
         return held
 
     def _end(self, held: _Holding, now: float, drain: float) -> None:
         held.gone_at = min(held.gone_at or now + drain, now + drain)
+        held.drained = drain > 0
         self._withdraw(held)
 
     def _withdraw(self, held: _Holding) -> None:

@@ -9,8 +9,8 @@ One servlet's place goes through these stages; the order is the whole point:
     SERVING      told every ``heartbeat``; once all of its successors serve too, and the overlap is over:
        │
     DRAINING     dismissed: it leaves the beacons, carries on what is open, and passes the filter, for ``drain`` seconds
-       │
-    gone         out of the filter
+       │               … and for as long as streams are open on it, ``drain_max`` at most, without new ones
+    gone         out of the filter; what is still open is cut
 
 Every change of the set is a new epoch, told to all that stay, so that a servlet that left (dead, cut off, burned) cannot
 advertise itself back in. Epochs grow with the clock, so a site that lost its memory does not fall behind its own past.
@@ -33,8 +33,14 @@ from polder.overlay.beacon import GRACE, MAX_WITHDRAWALS
 from polder.overlay.calls import CallOut
 from polder.overlay.checks import MAX_LIFE, SKEW
 
+LOOK_AHEAD = 2.0
+"""Seconds before its end that a rule in the filter is prolonged: filters count whole seconds."""
+
 Signer = Callable[[msgspec.Struct], Signed]
 """Signs with the site's key."""
+
+Carried = Callable[[str], int]
+"""How many streams are open now on the way over a servlet, by its name."""
 
 Deliver = Callable[[Member, int, int], Delivery]
 """The private half of an appointment, from the servlet, its 32-bit key and its slot (a small number, free again later)."""
@@ -63,12 +69,14 @@ class SiteConfig:
     """New servlets serve so long before the old are dismissed: until every beacon has heard of the new."""
     drain: float = 30.0
     """A dismissed servlet still carries, and passes the filter: as long as a shortcut may remember it."""
+    drain_max: float = 3600.0
+    """So long at most it passes the filter for streams that are still open on it."""
     heartbeat: float = 5.0
     retry: float = 0.5
     failures: int = 3
     """Heartbeats in a row without an answer that count as death."""
-    breadth: int = 0
-    """Draw from so many nodes only, chosen once (0: from all): bounds how many ever learn the way in (trap 4)."""
+    exposure_max: int = 0
+    """When so many nodes have learnt the way in, only they are drawn again (0: no bound; trap 4)."""
 
 
 class Admitted(NamedTuple):
@@ -82,7 +90,9 @@ class Admitted(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """For the log: a servlet's place changed. ``what`` is a stage, ``dead``, ``burned`` or ``gone``."""
+    """For the log: a servlet's place changed. ``what`` is a stage, ``dead``, ``burned``, ``cut`` (gone with streams open),
+    ``gone``, or ``overexposed`` (drawn beyond ``exposure_max``, for no other node was left).
+    """
 
     servlet: str
     what: str
@@ -103,29 +113,40 @@ class _Place:
     call_at: float | None = None
     calling: bool = False
     end_at: float | None = None
+    cut_at: float = 0.0
 
 
 class SiteRole:
-    """``now`` in Unix seconds; ``last_epoch``: from before a restart.
+    """``now`` in Unix seconds; ``last_epoch`` and ``exposed``: from before a restart.
 
     ``rng`` draws servlets and filter keys: shells pass ``SystemRandom``.
     """
 
     def __init__(
-        self, site: str, config: SiteConfig, signer: Signer, deliver: Deliver, rng: Random, *, last_epoch: int = 0
+        self,
+        site: str,
+        config: SiteConfig,
+        signer: Signer,
+        deliver: Deliver,
+        rng: Random,
+        *,
+        carried: Carried = lambda _servlet: 0,
+        last_epoch: int = 0,
+        exposed: Iterable[str] = (),
     ) -> None:
         self.site = site
         self.config = config
         self.epoch = last_epoch
         self.filter_version = 0
         """Grows with every change of ``admitted``; the shell confirms by ``filter_applied``."""
-        self.exposed: set[str] = set()
-        """Every node that ever knew the way in."""
+        self.exposed = set(exposed)
+        """Every node that ever knew the present way in."""
         self._signer = signer
         self._deliver = deliver
         self._rng = rng
+        self._carried = carried
+        self._cut: set[str] = set()
         self._pool: dict[str, Member] = {}
-        self._vetted: list[str] = []
         self._burned: set[str] = set()
         self._withdrawals: list[tuple[float, Signed]] = []
         self._places: dict[str, _Place] = {}
@@ -156,6 +177,10 @@ class SiteRole:
         """When fresh servlets are drawn next, Unix seconds; ``None``: not planned."""
         return self._rotate_at
 
+    def cut(self) -> frozenset[str]:
+        """Servlets whose streams must end at once: burned ones, and those that had streams open for too long."""
+        return frozenset(self._cut)
+
     def poll_event(self) -> Moved | None:
         """What happened, until ``None``."""
         return self._events.popleft() if self._events else None
@@ -182,6 +207,10 @@ class SiteRole:
                 self._move(place, Stage.APPOINTING)
                 place.call_at = now
 
+    def moved(self) -> None:
+        """The way in is another one now, and only the servlets in place know it: exposure is counted anew."""
+        self.exposed = set(self._places)
+
     def rotate(self, now: float) -> bool:
         """Draw fresh servlets; the old go when the new serve. ``False``: a rotation is under way, or there is nobody else."""
         if any(p.stage in {Stage.ADMITTING, Stage.APPOINTING} for p in self._places.values()):
@@ -200,6 +229,7 @@ class SiteRole:
     def burn(self, name: str, now: float) -> bool:
         """A servlet is in the enemy's hands: out of the filter at once, out of the beacons by signed word, never drawn again."""
         self._burned.add(name)
+        self._cut.add(name)
         place = self._places.pop(name, None)
         if place is None:
             return False
@@ -216,11 +246,9 @@ class SiteRole:
     def handle_timeout(self, now: float) -> None:
         """Call who is due, end what has drained, rotate when it is time."""
         self._withdrawals = [(until, signed) for until, signed in self._withdrawals if until > now]
-        for name, place in tuple(self._places.items()):
-            if place.end_at is not None and place.end_at <= now:
-                del self._places[name]
-                self._events.append(Moved(name, "gone"))
-                self._filter_changed()
+        for place in tuple(self._places.values()):
+            if place.end_at is not None and self._look_at(place) <= now:
+                self._end_or_wait(place, now)
             elif place.leave_at is not None and place.leave_at <= now:
                 self._drain(place, now)
             elif place.call_at is not None and place.call_at <= now and not place.calling:
@@ -232,7 +260,8 @@ class SiteRole:
 
     def poll_timeout(self) -> float | None:
         """When to call ``handle_timeout``."""
-        times = [t for place in self._places.values() for t in (place.end_at, place.leave_at)]
+        times = [place.leave_at for place in self._places.values()]
+        times += [self._look_at(place) for place in self._places.values() if place.end_at is not None]
         times += [place.call_at for place in self._places.values() if not place.calling]
         return min((t for t in [*times, self._rotate_at] if t is not None), default=None)
 
@@ -275,7 +304,8 @@ class SiteRole:
         missing = self.config.servlets - len(kept)
         if missing <= 0 or not self._pool:
             return
-        for member in self._draw(missing, revive=False):
+        drawn = self._draw(missing, revive=False) or ([] if kept else self._draw_beyond())
+        for member in drawn:
             self._place(member, now)
         if not self.epoch:
             self._new_epoch(now)
@@ -285,19 +315,29 @@ class SiteRole:
     def _draw(self, count: int, *, revive: bool) -> list[Member]:
         """Nodes at random, neither burned nor in place; ``revive``: those that drain as well, where there are no others."""
         able = [name for name in self._pool if name not in self._burned]
-        if self.config.breadth:
-            self._vetted = [name for name in self._vetted if name in able]
-            others = [name for name in able if name not in self._vetted]
-            self._vetted += self._rng.sample(others, max(0, min(self.config.breadth - len(self._vetted), len(others))))
-            able = list(self._vetted)
+        room = self.config.exposure_max - len(self.exposed)
+        if self.config.exposure_max and room < count:
+            strangers = [name for name in able if name not in self.exposed]
+            taken = self._rng.sample(strangers, min(max(room, 0), len(strangers)))
+            able = [name for name in able if name in self.exposed] + taken
         fresh = [name for name in able if name not in self._places]
         drain = [name for name in able if name in self._places and self._places[name].stage is Stage.DRAINING and revive]
         chosen = self._rng.sample(fresh, min(count, len(fresh)))
         chosen += self._rng.sample(drain, min(count - len(chosen), len(drain)))
         return [self._pool[name] for name in chosen]
 
+    def _draw_beyond(self) -> list[Member]:
+        """Nobody who knows the way in is left: one more must learn it, for a site that nobody can reach needs no secret."""
+        strangers = [name for name in self._pool if name not in self._burned and name not in self._places]
+        if not self.config.exposure_max or not strangers:
+            return []
+        name = self._rng.choice(strangers)
+        self._events.append(Moved(name, "overexposed"))
+        return [self._pool[name]]
+
     def _place(self, member: Member, now: float) -> None:
         self.exposed.add(member.name)
+        self._cut.discard(member.name)
         place = self._places.get(member.name)
         if place is not None:
             # It drains, hence its rule is in the filter still, and stays.
@@ -329,8 +369,29 @@ class SiteRole:
     def _drain(self, place: _Place, now: float) -> None:
         self._move(place, Stage.DRAINING)
         place.call_at, place.leave_at, place.outgoing = None, None, False
-        place.end_at = now + self.config.drain
+        place.end_at, place.cut_at = now + self.config.drain, now + max(self.config.drain, self.config.drain_max)
         self._call(place.member, "dismiss", Dismiss(self.site, place.epoch, self.config.drain))
+        self._filter_changed()
+
+    def _look_at(self, place: _Place) -> float:
+        """When to look whether a drained place still carries: while there is time to prolong its rule in the filter."""
+        end = place.end_at or 0.0
+        early = place.cut_at > end and self._carried(place.member.name) > 0
+        return end - min(LOOK_AHEAD, self.config.drain / 2) if early else end
+
+    def _end_or_wait(self, place: _Place, now: float) -> None:
+        """A drained place goes, unless streams are open on it and it may wait for them."""
+        name = place.member.name
+        carries = self._carried(name) > 0
+        if carries and now < place.cut_at:
+            place.end_at = min(now + max(self.config.drain, 1.0), place.cut_at)
+        else:
+            del self._places[name]
+            if carries:
+                self._cut.add(name)
+            # The servlet keeps its end of the way for what is open; now it need not any longer.
+            self._call(place.member, "dismiss", Dismiss(self.site, place.epoch))
+            self._events.append(Moved(name, "cut" if carries else "gone"))
         self._filter_changed()
 
     def _appoint(self, place: _Place, now: float) -> None:

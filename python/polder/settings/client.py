@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from polder.settings.base import Name, Names, Settings
+from polder.settings.base import Name, Names
 from polder.settings.limits import Limits
 from polder.settings.quantities import Address, Hosts, parse_address
+from polder.settings.watching import Watched
 
 
-class ClientSettings(Settings):
+class ClientSettings(Watched):
     """Environment prefix ``POLDER_CLIENT__``; for example ``POLDER_CLIENT__LISTEN=127.0.0.1:9000``."""
 
     user: Name | None = Field(None, description="Whose identity to use. Default: the only one enrolled on this machine.")

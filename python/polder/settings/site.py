@@ -9,14 +9,15 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from polder.model import PathMode
-from polder.settings.base import Name, Ports, Rules, Settings
+from polder.settings.base import Name, Ports, Rules
 from polder.settings.limits import Limits
 from polder.settings.quantities import Address, Duration, Hosts, parse_address
+from polder.settings.watching import Watched
 
 _SCHEMES = {"http": 80, "https": 443}
 
 
-class SiteSettings(Settings):
+class SiteSettings(Watched):
     """Environment prefix ``POLDER_SITE__``; for example ``POLDER_SITE__MODE=ring``."""
 
     name: Name = Field(description="The site's name in the overlay, as its certificate has it.")
@@ -75,6 +76,20 @@ class SiteSettings(Settings):
         le=3600,
         description="How long an old servlet stays admitted: one advertisement's life, so that no path breaks.",
     )
+    drain_max: Duration = Field(
+        3600.0,
+        ge=1,
+        le=3600,
+        description="How long at most an old servlet stays admitted, without new streams, for those still open on it: rotation "
+        "breaks none that ends in time. Longer: more nodes pass the filter at once; then what is left is cut.",
+    )
+    exposure_max: int = Field(
+        32,
+        ge=0,
+        le=65_536,
+        description="When so many nodes have learnt the present way in, servlets are drawn from those only (0: no bound). Fewer: "
+        "fewer to hit for who hunts them; more: a rotation hides better. At least twice `servlets`.",
+    )
     appointment_life: Duration = Field(
         7200.0,
         ge=1,
@@ -117,6 +132,8 @@ class SiteSettings(Settings):
     def _reachable(self) -> Self:
         if self.transport != "dialout" and self.edge is None:
             raise ValueError(f"transport = {self.transport!r} needs edge, the address where servlets reach the site")
+        if 0 < self.exposure_max < 2 * self.servlets:
+            raise ValueError(f"exposure_max = {self.exposure_max} is less than twice servlets: a rotation would find nobody")
         return self
 
     def port_map(self) -> tuple[tuple[int, str], ...]:

@@ -37,6 +37,14 @@ class GreDevice:
             await self._apply(addresses, peers)
             self._state = (addresses, peers)
 
+    def helper_answers(self) -> bool:
+        """Whether somebody listens at the helper's socket. May wait for it: call it in a thread."""
+        try:
+            HostHelper.reach(self._helper)
+        except HostError:
+            return False
+        return True
+
     def counters(self) -> dict[str, int]:
         """Counters of the endpoint; empty where the kernel carries."""
         return self._endpoint.counters() if self._endpoint else {}

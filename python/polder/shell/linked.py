@@ -15,9 +15,11 @@ import msgspec
 from polder.engine import CallFailed, Engine
 from polder.model import Kind, Member, Refused, Verdict, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, status_of
-from polder.shell import logs, usage
+from polder.shell import health, logs, usage
 from polder.shell.clock import monotonic, wall
+from polder.shell.health import Check
 from polder.shell.history import History
+from polder.shell.metrics import Number
 from polder.shell.tasks import Tasks
 from polder.snapshot.fold import Verdicts, fold
 from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal
@@ -44,6 +46,7 @@ class Linked:
         self.version = 0
         self.history = History()
         self._born = monotonic()
+        self.snapshots_refused = 0
         self._pending: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -87,6 +90,7 @@ class Linked:
         try:
             self.version = self.engine.apply(fold(self.verdicts(), self.version + 1))
         except ValueError as error:
+            self.snapshots_refused += 1
             log.error("snapshot refused; the last one stays in force", extra={"error": str(error)})
 
     async def call(self, to: Member, method: str, body: msgspec.Struct, timeout: float = 3.0) -> Any:
@@ -100,6 +104,21 @@ class Linked:
     async def raw_call(self, to: Member, method: str, body: bytes, timeout: float = 3.0) -> bytes:
         """Make a control call; body and answer as bytes. Raises ``CallFailed``."""
         return await self.engine.call(to.name, to.ring_id, to.address, method, body, timeout)
+
+    def checks(self) -> tuple[Check, ...]:
+        """What every process with an engine must be, to be fit to work."""
+        return health.snapshot(self.version), health.staying(self._closing)
+
+    def numbers(self) -> dict[str, Number]:
+        """What every process with an engine tells in ``/metrics``."""
+        links = [link["up"] for link in self.engine.status()["links"]]
+        return {
+            **self.engine.counters(),
+            **self.engine.histograms(),
+            "snapshot_version": self.version,
+            "snapshots_refused": self.snapshots_refused,
+            "links": {"up": links.count(True), "down": links.count(False)},
+        }
 
     async def close(self, deadline: float = 5.0) -> None:
         """Stop tasks and engine; tunnels get ``deadline`` seconds to end."""

@@ -47,6 +47,17 @@ class Ways:
         """This side's inner address."""
         return inner.gateway(self._secret, self._settings.name)
 
+    @property
+    def secret_is(self) -> str:
+        """What a node that was a servlet knows for good, in words for the owner (``docs/design/roles.md``)."""
+        if self.dials_out:
+            return "the address from which the site dials out"
+        return "the edge address" if self._transport is Transport.GRE else "the origin's address"
+
+    def carrier(self, servlet: str) -> str:
+        """By what the data plane knows the streams that come over ``servlet``."""
+        return inner.servlet(self._secret, self._settings.name, servlet) if self._transport is Transport.GRE else servlet
+
     def listen(self) -> tuple[str, ...]:
         """Where the agent's engine listens: inside the tunnel, one port for each that users may ask for."""
         if self._device is None:

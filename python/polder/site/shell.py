@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,15 +15,18 @@ from cryptography import x509
 
 from polder.api.admin import AdminServer
 from polder.api.keeper import Keeper
+from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.host.commands import HostError
 from polder.model import Member, PathMode, Rule, Signed, SiteRecord
 from polder.model.overlay_messages import MembersQuery, Sync
-from polder.overlay.site import SiteConfig, SiteRole
+from polder.overlay.site import SiteConfig, SiteRole, Stage
 from polder.settings.identity import IdentityDir
 from polder.settings.site import SiteSettings
 from polder.shell.clock import chance, wall
+from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.metrics import Number
 from polder.shell.role_driver import RoleDriver
 from polder.site.deliveries import Ways
 from polder.site.memory import SiteMemory
@@ -56,7 +60,14 @@ class Site(Linked):
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()))
         self._role = SiteRole(
-            settings.name, _role_config(settings), self._sign, ways.deliver, chance(), last_epoch=memory.appointment_epoch
+            settings.name,
+            _role_config(settings),
+            self._sign,
+            ways.deliver,
+            chance(),
+            carried=self._carried,
+            last_epoch=memory.appointment_epoch,
+            exposed=memory.exposed,
         )
         self._perimeter = Perimeter(path / "filter.json", settings, settings.appointment_life)
         self._driver = RoleDriver(self._role_call, self._no_lookup, self.tasks, self._on_role)
@@ -65,11 +76,12 @@ class Site(Linked):
         self._filter_seen = 0
         self._filter_counts: dict[str, int] = {}
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
-        actions = {"rotate": self._rotate, "burn": self._burn}
+        actions = {"rotate": self._rotate, "burn": self._burn, "moved": self._moved}
         self._admin = AdminServer(
             path / "admin.sock",
             {**routes, **actions, **self.looking_back()},
         )
+        self.metrics = MetricsServer(settings, path, "site", self.checks, self.numbers)
 
     # Life
 
@@ -77,6 +89,7 @@ class Site(Linked):
         """Publish, appoint, keep going."""
         self.apply()
         await self._admin.start()
+        await self.metrics.start(self.tasks)
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("filter", self._keep_filter)
         self.tasks.forever("pool", self._refresh_pool)
@@ -91,6 +104,7 @@ class Site(Linked):
         await super().close(deadline)
         await self._perimeter.close()
         await self._ways.close()
+        await self.metrics.close()
 
     def verdicts(self) -> Verdicts:
         """Identity, servlets to dial (dial-out), and the own record, for the agent carries to nothing else."""
@@ -104,6 +118,7 @@ class Site(Linked):
             warm=frozenset(member.name for member in servlets) if self._ways.dials_out else frozenset(),
             sites=(SiteView(self.record()[0]),),
             limits=Limits(**self._settings.limits.model_dump()),
+            cut=tuple(self._ways.carrier(name) for name in sorted(self._role.cut())),
         )
 
     # The record
@@ -196,8 +211,12 @@ class Site(Linked):
         while (moved := self._role.poll_event()) is not None:
             # The name of a servlet stays out of the log: it is the site's secret.
             log.info("a servlet's place changed", extra={"what": str(moved.what), "serving": self._role.serving()})
-        if self._role.epoch != self._memory.appointment_epoch:
-            self._remember(appointment_epoch=self._role.epoch)
+            if moved.what == "overexposed":
+                log.error("no node that knew the way in was left: one more has learnt it. Move the edge address, then restart")
+        exposed = tuple(sorted(self._role.exposed))
+        if (self._role.epoch, exposed) != (self._memory.appointment_epoch, self._memory.exposed):
+            # Before a call to a new servlet goes out: what it learns must be on record.
+            self._remember(appointment_epoch=self._role.epoch, exposed=exposed)
         if self._role.filter_version != self._filter_seen:
             self._filter_seen = self._role.filter_version
             self._filter_wanted.set()
@@ -221,7 +240,11 @@ class Site(Linked):
         literal = host.replace(".", "").isdigit() or ":" in host
         return f"[{host}]:{url.port or 443}" if ":" in host else f"{host}:{url.port or 443}" if literal else None
 
-    def _remember(self, **changes: int) -> None:
+    def _carried(self, servlet: str) -> int:
+        carried: dict[str, int] = self.engine.status()["carried"]
+        return carried.get(self._ways.carrier(servlet), 0)
+
+    def _remember(self, **changes: int | tuple[str, ...]) -> None:
         self._memory = msgspec.structs.replace(self._memory, **changes)
         self._memory.save(self._path / "agent.mp")
 
@@ -232,6 +255,23 @@ class Site(Linked):
 
     # For the owner
 
+    def checks(self) -> tuple[Check, ...]:
+        """Whether this agent is fit to work."""
+        why = "no servlet carries yet; if this lasts, see whether nodes can be reached, and whether the filter could be changed"
+        return *super().checks(), self._keeper.check(), Check("servlets", self._role.serving() > 0, why)
+
+    def numbers(self) -> dict[str, Number]:
+        """What ``/metrics`` tells."""
+        stages = Counter(str(stage) for stage in self._role.stages().values())
+        return {
+            **super().numbers(),
+            **self._keeper.numbers(),
+            **self._ways.counters(),
+            "site_servlets": {str(stage): stages[str(stage)] for stage in Stage},
+            "site_exposed_nodes": len(self._role.exposed),
+            "site_pool_nodes": len(self._pool),
+        }
+
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return {
             "site": self._settings.name,
@@ -241,6 +281,8 @@ class Site(Linked):
             "servlets": {name: str(stage) for name, stage in self._role.stages().items()},
             "exposed": len(self._role.exposed),
             "rotation_in_s": self._rotation_in(),
+            "exposure": self._exposure(),
+            "streams": sum(self.engine.status()["carried"].values()),
             "epoch": self._role.epoch,
             "uptime_s": round(self.uptime),
             "pool": len(self._pool),
@@ -270,6 +312,23 @@ class Site(Linked):
             raise ValueError("a rotation is under way already, or there is no other node to draw")
         return {"epoch": self._role.epoch}
 
+    def _exposure(self) -> dict[str, Any]:
+        return {
+            "nodes": len(self._role.exposed),
+            "max": self._settings.exposure_max or None,
+            "of": len(self._pool),
+            "secret": self._ways.secret_is,
+            "since": self._memory.exposed_since,
+        }
+
+    def _moved(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """The owner gave the site another address of egress: who knew the old one knows nothing."""
+        if not self._ways.dials_out:
+            raise ValueError("the way in moves with `edge` in site.toml: change it there and restart the agent")
+        self._role.moved()
+        self._remember(exposed=tuple(sorted(self._role.exposed)), exposed_since=int(wall()))
+        return self._exposure()
+
     def _burn(self, arguments: dict[str, Any]) -> dict[str, Any]:
         name = str(arguments["servlet"])
         carried = self._role.burn(name, wall())
@@ -284,12 +343,15 @@ def _role_config(settings: SiteSettings) -> SiteConfig:
         rotate_every=settings.rotation,
         overlap=settings.grace / 2,
         drain=settings.grace,
+        drain_max=settings.drain_max,
+        exposure_max=settings.exposure_max,
     )
 
 
 async def start(path: Path, settings: SiteSettings) -> Site:
     """A started agent for the identity in ``path``; its tunnel device stands before its engine listens there."""
-    memory = SiteMemory.load(path / "agent.mp")
+    memory = SiteMemory.load(path / "agent.mp").at(settings.edge or settings.transport, wall())
+    memory.save(path / "agent.mp")
     ways = Ways(settings, memory.inner_secret, f"plds{zlib.crc32(settings.name.encode()):08x}")
     await ways.open()
     site = Site(path, settings, memory, ways)

@@ -71,6 +71,8 @@ class Verdicts:
     forwarder: Forwarder | None = None
     shortcuts: bool = False
     """Whether this node plays several roles for one tunnel though others could."""
+    cut: tuple[str, ...] = ()
+    """Servlets, by node name or inner address, whose streams to this site's agent end at once."""
 
 
 def fold(verdicts: Verdicts, version: int) -> Snapshot:
@@ -88,6 +90,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
         limits=verdicts.limits,
         forwarder=verdicts.forwarder,
         shortcuts=verdicts.shortcuts,
+        cut=verdicts.cut,
     )
 
 

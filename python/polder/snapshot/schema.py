@@ -130,6 +130,7 @@ class Snapshot(Frozen, frozen=True):
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
     shortcuts: bool = False
+    cut: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 

@@ -1,6 +1,8 @@
 //! What every client's connection shares: limits in force, counts, counters, and whom to tell.
 
 use super::counters::Counters;
+use crate::counters::Measures;
+use crate::pump::Meter;
 use crate::tunnel::Asker;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use polder_flow::{Bounds, Gate, Over, SourceKey};
@@ -29,6 +31,8 @@ pub struct FrontContext {
     report: Box<dyn Report>,
     /// Counters.
     pub counters: Counters,
+    /// How long tunnels lived and what they carried.
+    pub measures: Measures,
 }
 
 impl FrontContext {
@@ -43,6 +47,7 @@ impl FrontContext {
             jitter: RandomState::new(),
             report: Box::new(report),
             counters: Counters::default(),
+            measures: Measures::default(),
         })
     }
 
@@ -85,6 +90,17 @@ impl FrontContext {
     /// Tunnels that an identity holds, by SPIFFE id.
     pub fn tunnels_of(&self, identity: &str) -> u32 {
         self.gate().tunnels(identity)
+    }
+
+    /// What a tunnel of a client counts.
+    pub(crate) fn meter(&self) -> Meter<'_> {
+        let counters = &self.counters;
+        Meter {
+            up: &counters.bytes_up,
+            down: &counters.bytes_down,
+            waiting: &counters.receivers_waiting,
+            measures: &self.measures,
+        }
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {

@@ -1,27 +1,11 @@
 //! Plain counters of the front, read by name.
 
-use crate::counters::Count;
 use polder_flow::Over;
 use polder_wire::ProxyError;
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the fronts of an engine have done since it began. Relaxed: each is right by itself.
-        #[derive(Debug, Default)]
-        pub struct Counters {
-            $($(#[$doc])* pub $name: Count,)*
-        }
-
-        impl Counters {
-            /// Names (prefix `front_`) and values.
-            pub fn read(&self) -> Vec<(&'static str, u64)> {
-                vec![$((concat!("front_", stringify!($name)), self.$name.get()),)*]
-            }
-        }
-    };
-}
-
-counters! {
+polder_meter::counts! {
+    /// What the fronts of an engine have done since it began. Relaxed: each is right by itself.
+    pub struct Counters, prefix "front_";
     /// Connections of clients served.
     connections,
     /// HTTP requests of any kind, CONNECT too.

@@ -8,7 +8,7 @@ use super::origin::Body;
 use super::out::{H1Out, Out};
 use super::pool::Pool;
 use super::request::Request;
-use crate::pump::{End, Meter, Terms, pump};
+use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::{Bytes, BytesMut};
 use polder_wire::Refusal;
@@ -70,9 +70,8 @@ where
 async fn carry(client: &Client, near: Tunnel, far: Tunnel) {
     let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
-    let meter = Meter { up: &counters.bytes_up, down: &counters.bytes_down, waiting: &counters.receivers_waiting };
     let _open = counters.tunnels_open.hold();
-    if pump(near, far, terms, meter).await == End::Idle {
+    if pump(near, far, terms, client.ctx.meter()).await == End::Idle {
         counters.over_idle.up();
     }
 }

@@ -7,7 +7,7 @@ use super::origin::Body;
 use super::out::{H2Out, Out};
 use super::pool::Pool;
 use super::request::{Parts, Request};
-use crate::pump::{End, Meter, Terms, pump};
+use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -228,9 +228,8 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     let near = Tunnel { source, sink: Sink::H2(stream) };
     let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
-    let meter = Meter { up: &counters.bytes_up, down: &counters.bytes_down, waiting: &counters.receivers_waiting };
     let _open = counters.tunnels_open.hold();
-    if pump(near, far, terms, meter).await == End::Idle {
+    if pump(near, far, terms, client.ctx.meter()).await == End::Idle {
         counters.over_idle.up();
     }
     StreamEnd::Good

@@ -198,6 +198,7 @@ impl Node {
             limits: limits(),
             forwarder: None,
             shortcuts: false,
+            cut: Vec::new(),
         };
         let peer = Peer { name: name.into(), ring_id: RingId(ring_id(name)), address, warm: false };
         Node { name: name.into(), plane, heard, peer, snapshot: Mutex::new(snapshot), doors: Mutex::new(vec![door]) }
@@ -373,4 +374,17 @@ pub async fn overlay(pki: &Pki, names: &[&str]) -> Vec<Node> {
         });
     }
     nodes
+}
+
+pub async fn refused(node: &Node, what: &'static str) -> String {
+    let found = |event: &Event| match event {
+        Event::Refused { what: w, why, .. } if w == what => Some(why.clone()),
+        _ => None,
+    };
+    node.heard.until(found).await
+}
+
+pub async fn came_up(node: &Node, times: usize) {
+    let up = |event: &&Event| matches!(event, Event::Link { up: true, .. });
+    node.heard.when(|events| (events.iter().filter(up).count() >= times).then_some(())).await;
 }

@@ -1,0 +1,52 @@
+"""What the numbers mean that Python counts. Names without ``polder_`` and ``_total``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """``kind``: counter, gauge or histogram. ``label``: name of the one label, whose values are a fixed small set."""
+
+    name: str
+    kind: str
+    help: str
+    label: str = ""
+
+
+FAMILIES = (
+    # Every process
+    Family("certificate_expiry_timestamp_seconds", "gauge", "Unix time at which a certificate ends.", "certificate"),
+    Family("renewals", "counter", "Renewals of the own certificate that succeeded."),
+    Family("renewals_failed", "counter", "Renewals of the own certificate that failed; they are tried again."),
+    Family("event_loop_lag_seconds", "gauge", "Greatest lateness of the control plane's event loop in the last ten seconds."),
+    Family("memory_limit_bytes", "gauge", "Memory that the control group allows; absent where it sets no limit."),
+    Family("memory_resident_bytes", "gauge", "Memory that the process holds."),
+    Family("ready", "gauge", "1 while the process is fit to work, as /readyz tells."),
+    Family("metrics_turned_away", "counter", "Connections to the metrics listener beyond its bounds."),
+    # Whoever has an engine
+    Family("snapshot_version", "gauge", "Version of the snapshot in force; it grows with every decision."),
+    Family("snapshots_refused", "counter", "Snapshots that the data plane refused; the last good one stays in force."),
+    Family("links", "gauge", "Wanted connections to nodes by whether they stand.", "state"),
+    # Nodes
+    Family("ring_joined", "gauge", "1 while the node is a member of the ring."),
+    Family("ring_members", "gauge", "Members that this node knows, itself included."),
+    Family("ring_successors", "gauge", "Living successors that this node knows."),
+    Family("sites", "gauge", "Sites registered with the overlay, as this node knows it."),
+    Family("revocation_epoch", "gauge", "Epoch of the revocation list in force."),
+    Family("revocation_list_age_seconds", "gauge", "Since the revocation list in force was last confirmed by the authority."),
+    Family("authority_contact_timestamp_seconds", "gauge", "Unix time at which the authority last answered."),
+    Family("host_helper_up", "gauge", "1 while the host helper answers; absent where none is configured."),
+    # Sites' agents
+    Family("site_servlets", "gauge", "Servlets of this site by what they are at.", "stage"),
+    Family("site_exposed_nodes", "gauge", "Nodes that ever knew this site's way in."),
+    Family("site_pool_nodes", "gauge", "Nodes from which servlets are drawn."),
+    # Forwarders
+    Family("access_points", "gauge", "Access points of this forwarder by whether their link stands.", "state"),
+    # The authority
+    Family("authority_requests", "counter", "Requests to the authority by how they ended.", "outcome"),
+    Family("authority_connections_open", "gauge", "Connections to the authority that are open now."),
+    Family("authority_connections_refused", "counter", "Connections turned away before they cost a handshake."),
+    Family("authority_handshakes_failed", "counter", "TLS handshakes with the authority that came to nothing."),
+)
