@@ -50,9 +50,11 @@ format: setup ## rewrite the code in the house style
 	$(VENV)/bin/ruff check --fix python tests bench scripts
 
 bench: setup ## every measurement, with its peers in the same run; results in bench/results
+	@scripts/bench-packages
 	$(PY) -m bench $(ARGS)
 
 bench-quick: setup ## the same, shorter
+	@scripts/bench-packages
 	$(PY) -m bench --quick $(ARGS)
 
 bench-hops: setup ## time to completion through 1, 4, 7 and 10 nodes (the paper's tables I and II)

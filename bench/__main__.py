@@ -15,6 +15,7 @@ PROGRAMS = {
     "rotation": ("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s"),
     "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
     "masking": ("bench.masking", "whether users or strangers can tell beacons and servlets from other nodes"),
+    "chains": ("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel (needs scripts/bench-packages)"),
     "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
 }
 

@@ -1,0 +1,244 @@
+"""``python -m bench.chains``: chains of 1 to 10 hops, Polder beside its peers. Writes ``bench/results/chains.json`` and ``.svg``.
+
+On loopback, every hop a process of its own, all links mutually authenticated TLS 1.3: Polder in path mode ``ring`` (every node
+relays) and in its default mode ``beacon``; HAProxy in TCP mode and with CONNECT over HTTP/2, nginx's stream module, squid, stunnel.
+All of them stand at the same time and are measured in turn, round by round; ratios are between medians of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import ssl
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from bench.chains import peers, work
+from bench.fetch import Path, Task
+from bench.hops import NODES, SERVER, Bed
+from polder.engine.facade import BUILD
+from polder.lab import enclosure, origin, results
+from polder.lab.plots import CYCLE, MIST
+from polder.lab.processes import Process, Processes
+from polder.lab.results import Claim, Measure, Result
+
+LENGTHS = (1, 4, 7, 10)
+BULK_LENGTHS = (1, 4, 10)
+SIZES = (1, 10, 100, 1000, 10_000)
+ORIGIN = 8463
+FIRST_PORT = 21_000
+Rows = list[dict[str, Any]]
+
+
+class System:
+    """One system under measurement: its path and its hops' processes, by number of hops."""
+
+    def __init__(self, name: str, paths: dict[int, Path], hops: dict[int, Sequence[Process]], *, peer: bool) -> None:
+        self.name = name
+        self.paths = paths
+        self.hops = hops
+        self.peer = peer
+
+    def row(self, what: str, hops: int, **values: Any) -> dict[str, Any]:
+        """A row of the result."""
+        numbers = {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
+        return {"what": what, "system": self.name, "peer": self.peer, "hops": hops} | numbers
+
+
+async def systems(processes: Processes, names: Sequence[str]) -> list[System]:
+    """Start Polder and the peers called ``names``."""
+    direct = System("direct", {0: Path("direct/0", f"127.0.0.1:{ORIGIN}")}, {0: ()}, peer=False)
+    return [direct, *await _polder(processes), *[await _peer(processes, n, name) for n, name in enumerate(names)]]
+
+
+async def _polder(processes: Processes) -> list[System]:
+    bed = Bed(processes, ("127.0.0.1", ORIGIN))
+    await bed.start([None] * NODES, ["127.0.0.1"] * NODES, None)
+    by_label = {path.label: path for path in bed.paths()}
+    nodes = [node.process for node in bed.nodes]
+    named = {n: msgspec.structs.replace(by_label[f"ring-{n}"], label=f"polder/{n}") for n in LENGTHS}
+    beacon = {3: msgspec.structs.replace(by_label["beacon-3"], label="polder-beacon/3")}
+    ring = System("polder", named, {n: nodes[:n] for n in LENGTHS}, peer=False)
+    return [ring, System("polder-beacon", beacon, {3: nodes[:3]}, peer=False)]
+
+
+async def _peer(processes: Processes, number: int, label: str) -> System:
+    ports = (FIRST_PORT + 1000 * number, ORIGIN)
+    chain = await peers.start(processes, label, NODES, LENGTHS, ports, SERVER)
+    return System(label, {n: chain.path(n, SERVER) for n in LENGTHS}, {n: chain.nodes[NODES - n :] for n in LENGTHS}, peer=True)
+
+
+async def latency(processes: Processes, all_: list[System], ca: FilePath, sizes: tuple[int, ...], rounds: int) -> Rows:
+    """Time to completion of a GET over a new connection and over the open one."""
+    paths = tuple(path for system in all_ for path in system.paths.values())
+    task = Task(paths, sizes, rounds, str(ca), SERVER, warm=2)
+    output = await processes.run(None, "client", [sys.executable, "-m", "bench.fetch"], 1500, msgspec.json.encode(task))
+    grouped: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for label, kind, size, ms in msgspec.json.decode(output, type=list[tuple[str, str, int, float]]):
+        grouped[label, kind, size].append(ms)
+    by_name = {system.name: system for system in all_}
+    rows = []
+    for (label, kind, size), values in grouped.items():
+        name, _, hops = label.partition("/")
+        direct = statistics.median(grouped["direct/0", kind, size])
+        ratio = statistics.median(values) / direct
+        numbers = {"median_ms": statistics.median(values), "ratio_to_direct": ratio, "samples": len(values)}
+        rows.append(by_name[name].row("latency", int(hops), connection=kind, size_kb=size, **numbers))
+    return rows
+
+
+def repeated(
+    all_: list[System], what: str, lengths: Sequence[int], rounds: int, one: Callable[[System, int], dict[str, Any]]
+) -> Rows:
+    """``one`` of every system and length, ``rounds`` times in turn; medians of each number."""
+    grouped: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for _ in range(rounds):
+        for length in lengths:
+            for system in all_:
+                if length in system.paths:
+                    grouped[system.name, length].append(one(system, length))
+    by_name = {system.name: system for system in all_}
+    return [
+        by_name[name].row(what, length, **{key: statistics.median(run[key] for run in runs) for key in runs[0]}, runs=len(runs))
+        for (name, length), runs in grouped.items()
+    ]
+
+
+def _claims() -> list[Claim]:
+    def time_of(system: str, hops: int, connection: str, size: int, field: str = "ratio_to_direct") -> Measure:
+        return Measure(field, {"what": "latency", "system": system, "hops": hops, "connection": connection, "size_kb": size})
+
+    def best(what: str, field: str, hops: int, fold: str = "min", **more: Any) -> Measure:
+        return Measure(field, {"what": what, "peer": True, "hops": hops} | more, fold)
+
+    def ours(what: str, field: str, hops: int, over: Measure) -> Measure:
+        return Measure(field, {"what": what, "system": "polder", "hops": hops}, "only", over)
+
+    open_best = best("latency", "median_ms", 10, connection="open", size_kb=1)
+    open_ours = Measure("median_ms", {"what": "latency", "system": "polder", "hops": 10, "connection": "open", "size_kb": 1})
+    against = Measure(open_ours.field, open_ours.where, "only", open_best)
+    per_tunnel = ours("tunnels", "cpu_ms_per_tunnel", 10, best("tunnels", "cpu_ms_per_tunnel", 10))
+    per_gib = ours("bulk", "cpu_s_per_gib", 1, best("bulk", "cpu_s_per_gib", 1))
+    rate = ours("bulk", "mib_per_s", 10, best("bulk", "mib_per_s", 10, "max"))
+    return [
+        Claim(
+            "chains.new-10-1k", "ten hops, GET of 1 KB on a new connection, × direct", "<= 2.5", time_of("polder", 10, "new", 1)
+        ),
+        Claim(
+            "chains.new-10-10k",
+            "ten hops, GET of 10 KB on a new connection, × direct",
+            "<= 2.5",
+            time_of("polder", 10, "new", 10),
+        ),
+        Claim(
+            "chains.beacon-1k",
+            "mode beacon, GET of 1 KB on a new connection, × direct",
+            "<= 1.6",
+            time_of("polder-beacon", 3, "new", 1),
+        ),
+        Claim("chains.beacon-10k", "mode beacon, GET of 10 KB, × direct", "<= 1.6", time_of("polder-beacon", 3, "new", 10)),
+        Claim("chains.open-10", "ten hops, second GET on an open connection, × the best peer", "<= 0.8", against),
+        Claim("chains.cpu-tunnel", "CPU per new tunnel and hop, ten hops, × the best peer", "<= 0.15", per_tunnel),
+        Claim("chains.cpu-gib", "CPU per GiB and hop, one hop, × the best peer", "<= 0.8", per_gib),
+        Claim("chains.bulk-10", "100 MB through ten hops, throughput × the best peer", ">= 1.3", rate),
+    ]
+
+
+def draw(drawn: Any, rows: Sequence[Any]) -> None:
+    """New connection, open connection and CPU per tunnel against hops; one line per system."""
+    panels = (
+        (
+            "GET of 1 KB, new connection",
+            "ms",
+            lambda r: r["what"] == "latency" and r["connection"] == "new" and r["size_kb"] == 1,
+            "median_ms",
+        ),
+        (
+            "second GET, open connection",
+            "ms",
+            lambda r: r["what"] == "latency" and r["connection"] == "open" and r["size_kb"] == 1,
+            "median_ms",
+        ),
+        ("CPU per new tunnel and hop", "ms", lambda r: r["what"] == "tunnels", "cpu_ms_per_tunnel"),
+        ("100 MB", "MiB/s", lambda r: r["what"] == "bulk", "mib_per_s"),
+    )
+    names = list(dict.fromkeys(row["system"] for row in rows if row["system"] != "direct"))
+    for axes, (title, unit, chosen, field) in zip(drawn.subplots(1, len(panels)), panels, strict=True):
+        for index, name in enumerate(names):
+            points = sorted((r["hops"], r[field]) for r in rows if r["system"] == name and chosen(r))
+            style = {
+                "marker": "o",
+                "markersize": 4,
+                "color": CYCLE[index % len(CYCLE)],
+                "linewidth": 2.4 if name == "polder" else 1.2,
+            }
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, **style)
+        for row in rows:
+            if row["system"] == "direct" and chosen(row) and field != "cpu_ms_per_tunnel":
+                axes.axhline(row[field], color=MIST, linewidth=1)
+        axes.set(title=title, xlabel="hops", ylabel=unit, xticks=LENGTHS, yscale="log")
+    drawn.axes[0].legend(fontsize=7)
+
+
+def main() -> int:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.chains", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
+    parser.add_argument("--peer", dest="peers", action="append", choices=[*peers.KINDS], help="only this one; repeat it for more")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    if gone := peers.missing():
+        print(f"not installed: {', '.join(gone)}. As root: scripts/bench-packages", file=sys.stderr)
+        return 2
+    names = arguments.peers or [*peers.KINDS]
+    return enclosure.run(lambda: asyncio.run(_measure(names, quick=arguments.quick, record=not arguments.no_record)))
+
+
+async def _measure(names: Sequence[str], *, quick: bool, record: bool) -> int:
+    folder = (FilePath("build/lab") / f"chains-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+    rounds, many, count, megabytes = (8, 1, 40, 30) if quick else (60, 3, 200, 100)
+    async with Processes(folder) as processes:
+        site = await origin.start(processes, None, folder / "nginx", [SERVER], [("127.0.0.1", ORIGIN, True)])
+        for kilobytes in (*SIZES[3:], megabytes * 1000):
+            with (site.root / "www" / f"{kilobytes}k.bin").open("wb") as file:
+                file.truncate(kilobytes * 1000)
+        everything = await systems(processes, names)
+        tls = ssl.create_default_context(cafile=str(site.ca))
+        print(f"{len(everything)} systems stand; latency", flush=True)
+        rows = await latency(processes, everything, site.ca, SIZES[:2] if quick else SIZES[:3], rounds)
+        if not quick:
+            rows += await latency(processes, everything, site.ca, SIZES[3:], 6)
+
+        def new(system: System, length: int) -> dict[str, Any]:
+            return work.tunnels(system.paths[length], system.hops[length], tls, SERVER, count)
+
+        def whole(system: System, length: int) -> dict[str, Any]:
+            return work.bulk(system.paths[length], system.hops[length], tls, SERVER, megabytes * 1000)
+
+        chains = [system for system in everything if system.name != "direct"]
+        print("new tunnels", flush=True)
+        rows += await asyncio.to_thread(repeated, chains, "tunnels", (1, 3, 10), many, new)
+        print("bulk", flush=True)
+        rows += await asyncio.to_thread(repeated, everything, "bulk", (0, *BULK_LENGTHS), many, whole)
+    parameters = {"rounds": rounds, "repetitions": many, "tunnels": count, "bulk_mb": megabytes, "build": BUILD}
+    result = Result("chains", parameters, rows, _claims(), "Chains of 1 … 10 hops beside the peers, on loopback")
+    for row in rows:
+        print(" ".join(f"{key}={value}" for key, value in row.items() if key != "peer"))
+    for claim in result.record()["claims"]:
+        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['text']}: {claim['measured']} ({claim['target']})")
+    if record:
+        print(f"wrote {results.write(result, draw)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
