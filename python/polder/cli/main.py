@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "node": ("polder.cli.node:node", "Operator", "run a node"),
     "authority": ("polder.cli.authority:authority", "Operator", "serve enrolment and renewal"),
     "status": ("polder.cli.status:status", "Operator", "what runs here, and the next step"),
+    "watch": ("polder.cli.watch:watch", "Operator", "the dashboard in a terminal: overlay, site or user"),
     "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
     # site
     "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),

@@ -148,7 +148,7 @@ class Client(Linked):
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return dict(self.engine.counters())
+        return dict(self.sample())
 
     def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return self.engine.status()

@@ -331,7 +331,7 @@ class Node(Linked):
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return self.engine.counters() | self.deliveries.counters()
+        return dict(self.sample())
 
     def certificate_left(self, now: float) -> int:
         """Seconds for which the certificate is still valid; negative afterwards."""

@@ -291,7 +291,7 @@ class Site(Linked):
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return self.engine.counters() | self._ways.counters() | self._filter_counts
+        return dict(self.sample())
 
     def _links(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return self.engine.status()
