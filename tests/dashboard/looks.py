@@ -27,7 +27,11 @@ def ring(*names: str, at: float = 0.0, counters: dict[str, float] | None = None,
     """Nodes that form a whole ring."""
     around = [*names[1:], names[0]]
     return {
-        f"node/{name}": Sample(at, node(name, (after,) if len(names) > 1 else (), **changes), counters or {"tunnels": 10 * at})
+        f"node/{name}": Sample(
+            at,
+            node(name, (after,) if len(names) > 1 else (), **changes),
+            counters or {"tunnels": 20 * at, "front_tunnels": 10 * at},
+        )
         for name, after in zip(names, around, strict=True)
     }
 

@@ -50,7 +50,7 @@ def test_history_and_looks_join() -> None:
     track = Track()
     track.load({"step": 1, "times": [1, 2, 3], "values": {"n": [0, None, 4], "late": [None, None, 7]}})
     track.add(4, {"n": 8, "late": 7})
-    assert track.rates("n") == (None, 0, 0, 4) and track.gauge("late") == (None, None, 7, 7)
+    assert track.rates("n") == (None, None, None, 4) and track.gauge("late") == (None, None, 7, 7)
 
 
 @given(VALUES, st.integers(0, 80))

@@ -61,7 +61,15 @@ class Watcher:
 
     async def look(self, number: int) -> View:
         """One look; the view ``number``."""
+        await self._take()
+        return self.models[number].view()
+
+    async def every_view(self) -> list[View]:
+        """One look; all views."""
+        await self._take()
+        return [model.view() for model in self.models]
+
+    async def _take(self) -> None:
         look = await self.source.look()
         for model in self.models:
             model.take(look)
-        return self.models[number].view()

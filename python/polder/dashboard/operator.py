@@ -7,7 +7,7 @@ from typing import Any
 
 from polder.dashboard import signs, words
 from polder.dashboard.rates import Track, added
-from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, worst
+from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
 
 _CALM = "Quiet: nothing needs you."
 _DOOR = ("connections_refused", "handshakes_failed", "identities_refused")
@@ -48,7 +48,7 @@ class Operator:
             title="Overlay",
             at=self._last.at,
             level=level,
-            headline=found[0].text if found else _CALM,
+            headline=headline(found, _CALM),
             tiles=self._tiles(nodes, alive, tracks),
             plots=self._plots(tracks),
             tables=(self._table(nodes, tracks),),
@@ -73,7 +73,7 @@ class Operator:
         return (
             Tile("nodes", "Nodes", f"{len(alive)} / {len(nodes)}", f"{dead} silent" if dead else "all answer", _bad(dead)),
             Tile("ring", "Ring", "whole" if whole else "broken", f"{len(alive)} in it", Level.GOOD if whole else Level.BAD),
-            _rate_tile("tunnels", "Tunnels/s", live, ("tunnels",), f"{words.count(_open(alive))} open"),
+            _rate_tile("tunnels", "Tunnels/s", live, ("front_tunnels",), f"{words.count(_open(alive))} open"),
             Tile(
                 "traffic",
                 "Traffic",
@@ -82,8 +82,8 @@ class Operator:
                 series=added([track.rates(traffic) for track in tracks.values()]),
                 unit="B/s",
             ),
-            _rate_tile("refused", "Refused/s", live, refused, "requests and connections", warn_at=10.0),
-            _rate_tile("handshakes", "Failed TLS/s", live, ("handshakes_failed",), "strangers at the door", warn_at=5.0),
+            _rate_tile("refused", "Refused/s", live, refused, "all kinds", warn_at=10.0),
+            _rate_tile("handshakes", "Failed TLS/s", live, ("handshakes_failed",), "by strangers", warn_at=5.0),
             Tile("certificates", "Certificates", words.duration(min(left, default=0)), "the shortest left", _ending(left)),
             Tile(
                 "revocations",
@@ -112,10 +112,10 @@ class Operator:
         return (
             Plot(
                 "tunnels",
-                "Tunnels opened",
+                "Tunnels that users opened",
                 "per second",
                 longest.times,
-                (line("tunnels", "tunnels"), line("failed", "tunnels_failed")),
+                (line("tunnels", "front_tunnels"), line("failed", "front_failed")),
             ),
             Plot(
                 "traffic",

@@ -10,7 +10,7 @@ from typing import Any
 
 from polder.dashboard import signs, words
 from polder.dashboard.rates import Track
-from polder.dashboard.values import Action, Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, worst
+from polder.dashboard.values import Action, Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
 
 _FILTER_ATTACK = 100.0
 """Packets per second that the filter refuses: a scan makes fewer."""
@@ -52,7 +52,7 @@ class Owner:
             title=title,
             at=self._at,
             level=worst(*(sign.level for sign in found)),
-            headline=found[0].text if found else "Quiet: readers are served, nothing needs you.",
+            headline=headline(found, "Quiet: readers are served, nothing needs you."),
             tiles=self._tiles(facts),
             plots=self._plots(),
             tables=(self._servlets(facts),),
@@ -78,10 +78,10 @@ class Owner:
                  f"{words.data(track.rate('bytes_up'))}/s from them", series=track.rates("bytes_down"), unit="B/s"),
             Tile("servlets", "Servlets", str(serving), "serve", _serving(serving, wanted), track.gauge("serving"), "servlets"),
             Tile("attack", "Filter refuses", f"{words.count(refused)} /s" if known else "–",
-                 f"{words.data(track.rate('filter_refused_bytes'))}/s" if known else "no filter helper to ask",
+                 f"{words.data(track.rate('filter_refused_bytes'))}/s" if known else "no helper to ask",
                  Level.WARN if refused >= _FILTER_ATTACK else Level.PLAIN, track.rates("filter_refused_packets"), "packets/s"),
-            Tile("exposure", "Exposure", f"{exposed} of {max(pool, exposed)}", "nodes ever knew the way in",
-                 Level.WARN if pool and exposed > pool / 2 else Level.PLAIN, track.gauge("exposed"), "nodes"),
+            Tile("exposure", "Exposure", f"{exposed} of {max(pool, exposed)}", "knew the way in",
+                 Level.NOTE if pool and exposed > pool / 2 else Level.PLAIN, track.gauge("exposed"), "nodes"),
             Tile("rotation", "Next rotation", "–" if rotation is None else words.duration(float(rotation)), f"epoch {facts['epoch']}"),
             Tile("failed", "Failed/s", words.rate(track.rate(("tunnels_failed",))), "streams to the origin",
                  Level.BAD if track.rate("tunnels_failed") >= 0.5 else Level.PLAIN, track.rates("tunnels_failed"), "per second"),

@@ -86,10 +86,11 @@ def _rate(
     time = after[0] - before[0]
     if not 0 < time <= _GAP:
         return None
+    known = [name for name in names if name in after[1] and name in before[1]]
+    if not known:
+        return None
     grown = 0.0
-    for name in names:
-        if name not in after[1] or name not in before[1]:
-            continue
+    for name in known:
         step = after[1][name] - before[1][name]
         if step < 0:
             return None

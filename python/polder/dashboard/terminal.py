@@ -53,13 +53,13 @@ class Terminal(App[None]):
     #headline { height: auto; max-height: 2; padding: 0 1; }
     #tiles { height: auto; grid-size: 4; grid-gutter: 0 1; grid-rows: 4; padding: 0 1; }
     #tiles.wide { grid-size: 8; }
-    TileBox { height: 4; }
+    TileBox { height: 4; text-wrap: nowrap; text-overflow: ellipsis; }
     #body { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
     #signs, #tables, #plots { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c", "quit", "Quit"),
-        Binding("tab,right", "next_view(1)", "Next view", priority=True),
+        Binding("tab,right", "next_view(1)", "Next view", key_display="tab", priority=True),
         Binding("shift+tab,left", "next_view(-1)", "Previous", show=False, priority=True),
         Binding("space", "pause", "Pause"),
         Binding("g", "plots", "Graphs"),
@@ -128,10 +128,18 @@ class Terminal(App[None]):
         width = max(20, self.size.width - 3)
         tables = [each for table in view.tables for each in drawn(table, width)]
         plots = [each for plot in view.plots for each in curves(plot, width)] if self._show_plots() else []
-        for where, lines in (("signs", _signs(view.signs[1:])), ("tables", tables), ("plots", plots)):
+        for where, lines in (
+            ("signs", _signs([sign for sign in view.signs if sign.text != view.headline])),
+            ("tables", tables),
+            ("plots", plots),
+        ):
             part = self.query_one(f"#{where}", Static)
             part.update(_stack(lines))
             part.display = bool(lines)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A single view has no next one."""
+        return action != "next_view" or len(self.names) > 1
 
     async def action_next_view(self, step: int) -> None:
         """The next or previous of the views."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from polder.dashboard import signs, words
 from polder.dashboard.rates import Track
-from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, worst
+from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
 
 
 class User:
@@ -44,7 +44,7 @@ class User:
             title=title,
             at=self._at,
             level=worst(*(sign.level for sign in found)),
-            headline=found[0].text if found else "All is well.",
+            headline=headline(found, "All is well."),
             tiles=self._tiles(self._sample),
             plots=self._plots(),
             tables=(_points(self._sample), _sites(self._sample)),
@@ -66,12 +66,12 @@ class User:
                  series=track.rates(requests), unit="per second"),
             Tile("traffic", "To you", words.data(track.rate("front_bytes_down")) + "/s", "through the overlay",
                  series=track.rates("front_bytes_down"), unit="B/s"),
-            Tile("failovers", "Failovers", words.count(track.last("failovers")), "unnoticed changes of path",
+            Tile("failovers", "Failovers", words.count(track.last("failovers")), "nobody noticed",
                  series=track.rates("failovers"), unit="per second"),
             Tile("failed", "Failed", words.count(sum(track.last(name) for name in failed)), "requests since the start",
                  Level.BAD if track.rate(failed) > 0 else Level.PLAIN, track.rates(failed), "per second"),
             Tile("sites", "Sites", str(len(facts["sites"])), "that you may ask for"),
-            Tile("certificate", "Certificate", words.duration(left), "left, renewed by itself", Level.WARN if left < 3600 else Level.GOOD),
+            Tile("certificate", "Certificate", words.duration(left), "renewed by itself", Level.WARN if left < 3600 else Level.GOOD),
         )  # fmt: skip
 
     def _plots(self) -> tuple[Plot, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -87,6 +87,11 @@ class Sign(Value, frozen=True):
     level: Level
     text: str
     advice: str = ""
+
+
+def headline(signs: Sequence[Sign], calm: str) -> str:
+    """What comes first: the worst that was seen, or ``calm`` while nothing is worse than worth a note."""
+    return signs[0].text if signs and signs[0].level in (Level.WARN, Level.BAD) else calm
 
 
 class Action(Value, frozen=True):
