@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,12 +14,15 @@ from polder.api.door import Door
 from polder.api.guard import owner_guard, page_guard
 from polder.api.limits import SourceRates
 from polder.settings.watching import Watched
-from polder.shell import memory, usage
+from polder.shell import logs, memory, usage
 from polder.shell.health import Check, report
 from polder.shell.lag import LoopLag
 from polder.shell.metrics import Exposition, Numbers
 from polder.shell.tasks import Tasks
 
+log = logging.getLogger("polder.metrics")
+
+_RETRY = 2.0
 _RATE = 20.0
 _SOURCES = 64
 _CONNECTIONS = 16
@@ -60,33 +64,48 @@ class MetricsServer:
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0)
         self._door: Door | None = None
+        self._inode = 0
         self._server: asyncio.Server | None = None
 
     async def start(self, tasks: Tasks) -> None:
-        """Listen as the settings say. Raises ``OSError`` when the address is taken."""
+        """Listen as the settings say, as soon as that is possible."""
+        logs.SIEVE.most = self._settings.log_repeats
         tasks.forever("event loop's lag", self._lag.forever)
-        address = self._settings.metrics_address()
-        if self._path is None and address is None:
-            return
         await self._runner.setup()
         assert self._runner.server is not None  # setup made it
         rates = SourceRates(_RATE, _SOURCES)
         self._door = Door(self._runner.server, None, rates, connections=_CONNECTIONS, per_source=_CONNECTIONS)
+        await self._listen(self._door, tasks)
+
+    async def _listen(self, door: Door, tasks: Tasks, pause: float = 0.0) -> None:
+        """Listen, or say why not and try again later: a process must not fall because nobody can watch it."""
+        await asyncio.sleep(pause)
+        try:
+            self.where = await self._bind(door)
+        except OSError as error:
+            log.error("no metrics: the listener cannot be opened; it is tried again", extra={"error": str(error)})
+            tasks.once("metrics listener", self._listen(door, tasks, _RETRY))
+
+    async def _bind(self, door: Door) -> str:
+        address = self._settings.metrics_address()
         if self._path is not None:
-            self._server = await listen_unix(self._door, self._path)
-            self.where = str(self._path)
-        elif address is not None:
-            self._server = await asyncio.get_running_loop().create_server(self._door, *address, reuse_address=True)
-            host, port = self._server.sockets[0].getsockname()[:2]
-            self.where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._server = await listen_unix(door, self._path)
+            self._inode = self._path.stat().st_ino
+            return str(self._path)
+        if address is None:
+            return ""
+        self._server = await asyncio.get_running_loop().create_server(door, *address, reuse_address=True)
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def close(self) -> None:
         """Stop listening."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        # After an upgrade the path is the next process's.
+        if self._path is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
+            self._path.unlink()
 
     def health(self) -> tuple[bool, dict[str, object]]:
         """As ``/readyz`` tells it."""
@@ -100,6 +119,8 @@ class MetricsServer:
             "ready": self.health()[0],
             "event_loop_lag_seconds": self._lag.worst,
             "memory_resident_bytes": usage.rss_bytes(),
+            "log_lines": logs.SIEVE.by_level,
+            "log_lines_suppressed": logs.SIEVE.suppressed,
             "metrics_turned_away": self._door.turned_away if self._door else 0,
         }
 

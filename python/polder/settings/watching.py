@@ -12,7 +12,7 @@ from polder.settings.quantities import Hosts, parse_address
 
 
 class Watched(Settings):
-    """Knobs of ``/livez``, ``/readyz`` and ``/metrics``."""
+    """Knobs of ``/livez``, ``/readyz``, ``/metrics`` and the log."""
 
     metrics_listen: str = Field(
         "unix",
@@ -33,6 +33,14 @@ class Watched(Settings):
         False,
         description="Show numbers that tell whether a node is a servlet (GRE, dial-outs) on ip:port too. Off: on the Unix socket "
         "only, for every user of this machine can read what loopback serves.",
+    )
+
+    log_repeats: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        description="How often the same log line is written in 10 s; what comes oftener is counted and told as a number. 0: no bound. "
+        "Twenty show a pattern; a flood makes thousands. 500 bytes for each of 512 lines told apart.",
     )
 
     @field_validator("metrics_listen")

@@ -25,6 +25,8 @@ FAMILIES = (
     Family("memory_resident_bytes", "gauge", "Memory that the process holds."),
     Family("ready", "gauge", "1 while the process is fit to work, as /readyz tells."),
     Family("metrics_turned_away", "counter", "Connections to the metrics listener beyond its bounds."),
+    Family("log_lines", "counter", "Log records by level, those held back included.", "level"),
+    Family("log_lines_suppressed", "counter", "Log records held back because the same line came too often."),
     # Whoever has an engine
     Family("snapshot_version", "gauge", "Version of the snapshot in force; it grows with every decision."),
     Family("snapshots_refused", "counter", "Snapshots that the data plane refused; the last good one stays in force."),

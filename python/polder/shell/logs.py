@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from polder.shell.sieve import Sieve
 from polder.shell.tail import Tail
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -51,11 +52,16 @@ TAIL = Tail(JsonLines())
 """The last lines of this process."""
 
 
+_OUT = logging.StreamHandler(sys.stderr)
+SIEVE = Sieve((_OUT, TAIL), 20)
+"""What every record goes through."""
+
+
 def setup(level: str = "info") -> None:
     """Send Polder's records to stderr; call once per process."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
+    _OUT.setStream(sys.stderr)
+    _OUT.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     root = logging.getLogger()
-    root.handlers[:] = [handler, TAIL]
+    root.handlers[:] = [SIEVE]
     root.setLevel(logging.WARNING)
     logging.getLogger("polder").setLevel(level.upper())
