@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("polder.cli.status:status", "Operator", "what runs here, and the next step"),
     "watch": ("polder.cli.watch:watch", "Operator", "the dashboard in a terminal: overlay, site or user"),
     "dashboard": ("polder.cli.dashboard:dashboard", "Operator", "the same in a browser on this machine"),
+    "drill": ("polder.cli.drill:drill", "Operator", "rehearse a failure in the running overlay"),
     "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
     # site
     "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),

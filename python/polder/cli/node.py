@@ -7,6 +7,7 @@ import os
 
 import click
 
+from polder.node.drill import wait_silent
 from polder.node.shell import Node, start
 from polder.settings.load import load
 from polder.settings.node import NodeSettings
@@ -28,6 +29,8 @@ def run(state: str | None, log_level: str, as_json: bool) -> int:
     """Run the node that was enrolled here until it is told to stop."""
     path = StateDir.find(state, os.environ, os.getuid()).only("node", None)
     settings = load(NodeSettings, path / "node.toml", os.environ)
+
+    wait_silent(path, settings.drill_max)
 
     def ready(shell: Closeable) -> None:
         if isinstance(shell, Node):

@@ -58,6 +58,7 @@ class Calls:
             "secrets": typed(self._secrets, "secrets"),
             "probe": typed(self._prober.answer, "probe"),
             "report": typed(Reporter(self._node).answer, "report"),
+            "drill": typed(self._node.drills.answer, "drill"),
         }
 
     def _advertise(self, caller: Caller, _source: str, body: Advertise) -> Advertised:

@@ -63,6 +63,7 @@ class Reporter:
             rtt_us=int(median(measured)) if measured else 0,
             cpu_ms=usage.cpu_ms(),
             rss_bytes=usage.rss_bytes(),
+            drills=node.drills.book.willing(now),
             counters={name: value for name, value in node.engine.counters().items() if name in TOLD},
         )
 

@@ -19,6 +19,7 @@ from polder.model import Kind, Member, Refused, Signed, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, SecretsQuery, status_of
 from polder.node.calls import Calls
 from polder.node.deliveries import Deliveries
+from polder.node.drill import Drills
 from polder.node.memory import MAX_MEMBERS, Memory
 from polder.node.ring_driver import RingDriver
 from polder.node.roles import Roles
@@ -74,6 +75,7 @@ class Node(Linked):
         self.roles.drive(self._driver)
         helper = Path(settings.host_helper) if settings.host_helper else None
         self.deliveries = Deliveries(helper, self.me.address.rpartition(":")[0].strip("[]"), self._on_ready)
+        self.drills = Drills(self, path, allowed=settings.drills, most=settings.drill_max)
         self.handlers |= Calls(self).handlers()
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
@@ -131,7 +133,7 @@ class Node(Linked):
             trust_domain=self._identity.id.trust_domain,
             roots=self._identity.roots,
             identity=IdentityMaterial(self._identity.chain, self._identity.key),
-            revocations=self.roles.directory.revocations(),
+            revocations=self.drills.revocations(self.roles.directory.revocations(), self._identity.id.trust_domain),
             fresh_until=self._fresh_until(),
             members=tuple(member for member in router.members() if member.name != self.me.name),
             warm=frozenset((near | led_to | served) - {self.me.name}),

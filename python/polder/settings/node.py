@@ -99,6 +99,18 @@ class NodeSettings(Watched):
         "wherever it begins, so that nobody measures who is beacon or servlet. On saves the node's own tunnels a hop or two, "
         "and tells every user which sites it serves: only where all users are trusted.",
     )
+    drills: bool = Field(
+        True,
+        description="Whether an operator (an admin's certificate) may rehearse failures on this node with `polder drill`. On: what was "
+        "never rehearsed fails when it is needed. It costs at most a tenth of the node's time, see drill_max.",
+    )
+    drill_max: Duration = Field(
+        60.0,
+        ge=1,
+        le=600,
+        description="Longest drill. A minute shows deaths, repair and return; afterwards the node refuses drills for ten times as "
+        "long as it suffered.",
+    )
     limits: Limits = Field(default_factory=Limits, description="Bounds on what others may make this node hold or do.")
 
     @model_validator(mode="after")
