@@ -131,7 +131,8 @@ def _table(outcome: Outcome) -> Table:
     for each in outcome.phases:
         table.add_row(each.name, str(each.loads), str(each.failed), f"{each.median_ms:.0f} ms", f"{each.slowest_ms:.0f} ms")
     table.add_section()
-    table.add_row("ring whole again", "" if outcome.ring_s is None else f"{outcome.ring_s:g} s")
-    table.add_row("all nodes back", "" if outcome.back_s is None else f"{outcome.back_s:g} s")
+    if outcome.what != What.LINK_CUT:
+        table.add_row("ring whole again", "no" if outcome.ring_s is None else f"{outcome.ring_s:g} s")
+    table.add_row("all nodes back", "no" if outcome.back_s is None else f"{outcome.back_s:g} s")
     table.add_row("paths replaced", str(outcome.masked))
     return table

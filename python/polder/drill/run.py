@@ -31,7 +31,7 @@ class Order:
     what: What
     fraction: float = 0.2
     seconds: float = 30.0
-    before: float = 5.0
+    before: float = 3.0
     settle: float = 60.0
     slowest: float = 3.0
     ring: float = 10.0
@@ -78,8 +78,10 @@ class Rehearsal:
         began = monotonic()
         self._say(f"{order.what}: {', '.join(nodes)} for {order.seconds:g} s")
         await self._begin(nodes, before)
-        survivors = set(before) - set(nodes) if order.what is not What.LINK_CUT else set(before)
-        ring_s = await self._until_whole(survivors, began, began + order.seconds)
+        survivors = set(before) - (set() if order.what is What.LINK_CUT else set(nodes))
+        # Without the links that are cut a ring may not be possible: then only its return counts.
+        cut = order.what is What.LINK_CUT
+        ring_s = 0.0 if cut else await self._until_whole(survivors, began, began + order.seconds)
         await asyncio.sleep(max(0.0, began + order.seconds - monotonic()))
         ended = monotonic()
         self._say("the drill is over; waiting until all are back")
