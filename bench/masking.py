@@ -13,49 +13,25 @@ from __future__ import annotations
 
 import argparse
 import random
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.overlay import Overlay, free_port, until
+from tests.support.overlay import Overlay, until
 
 from bench.masking_probes import INSIDE, Address, Opened, User, open_tunnel, strangers
+from bench.masking_world import DEAD, MODES, Size, build, roles, site_names, sites_of
 from polder.lab import results
 from polder.lab.plots import DIKE, FLOOD, SAND
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.telling import corrected, distinct, tell
-from polder.model import PathMode
 
-MODES = tuple(str(mode) for mode in (PathMode.BEACON, PathMode.DIRECT, PathMode.RING))
 ROLES = ("beacon", "servlet")
-PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: close\r\n\r\nThe site is.\n."
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured."""
-
-    nodes: int = 8
-    sites: int = 6
-    """Of each mode."""
-    dead: int = 3
-    """Of each mode, beside them: their origin is down."""
-    rounds: int = 50
-    """Tunnels for each live site and node."""
-    dead_rounds: int = 15
-    repeats: int = 12
-    """Of each probe that names no site, at each node."""
-
-
 QUICK = Size(nodes=6, sites=2, dead=1, rounds=10, dead_rounds=4, repeats=3)
 CONTROL = Size(dead=0, rounds=30, repeats=0)
 
@@ -75,79 +51,6 @@ class Seen:
     requests: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-# The overlay
-
-
-def _serve(listener: socket.socket) -> None:
-    """The origin: one page, as soon as something is asked."""
-    while True:
-        connection, _ = listener.accept()
-
-        def answer(connection: socket.socket = connection) -> None:
-            with connection:
-                if connection.recv(65536):
-                    connection.sendall(PAGE)
-
-        threading.Thread(target=answer, daemon=True).start()
-
-
-def as_origin() -> None:
-    """Run the origin: says its port on stdout, ends with stdin."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
-    sys.stdin.read()
-
-
-@contextmanager
-def origin() -> Iterator[str]:
-    """The origin's address."""
-    command = [sys.executable, "-m", "bench.masking", "--as-origin"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield f"127.0.0.1:{int(process.stdout.readline())}"
-        process.stdin.close()
-
-
-def site_names(size: Size) -> dict[str, str]:
-    """Every site's name with its mode; those of names ``dead-…`` have no origin."""
-    live = {f"{mode}{n}": mode for mode in MODES for n in range(size.sites)}
-    return live | {f"dead-{mode}{n}": mode for mode in MODES for n in range(size.dead)}
-
-
-def build(overlay: Overlay, size: Size, page: str, shortcuts: bool) -> dict[str, Address]:
-    """Nodes, sites and a user; returns where the nodes listen."""
-    overlay.found()
-    names = [f"n{n}" for n in range(size.nodes)]
-    for name in names:
-        folder = overlay.enrol_node(name) / "node" / "conf.d"
-        (folder / "test.toml").write_text(f"shortcuts = {str(shortcuts).lower()}\n")
-    for name in names:
-        overlay.run_node(name)
-    overlay.enrol_user("ann", "staff")
-    overlay.wait_ring(size.nodes)
-    for name, mode in site_names(size).items():
-        where = f"127.0.0.1:{free_port()}" if name.startswith("dead-") else page
-        overlay.enrol_site(name, f"{name}.test")
-        overlay.run_site(name, f'name = "{name}"\norigin = "http://{where}"\nallow = ["group:staff"]\nmode = "{mode}"\n')
-    for name in site_names(size):
-        overlay.wait_site(name)
-    where = {name: overlay.nodes[name].hello["address"].rpartition(":") for name in names}
-    return {name: (host, int(port)) for name, (host, _, port) in where.items()}
-
-
-def roles(overlay: Overlay, sites: dict[str, str]) -> dict[tuple[str, str], set[str]]:
-    """Who is what, by the nodes' own word."""
-    known: dict[tuple[str, str], set[str]] = {}
-    for node in overlay.nodes:
-        status = overlay.node_status(node)
-        for site in sites:
-            known[site, node] = {"beacon"} if site in status["beacon_for"] else set()
-            known[site, node] |= {"servlet"} if site in status["servlet_for"] else set()
-    return known
-
-
 # Looking
 
 
@@ -156,11 +59,13 @@ def look(size: Size, folder: Path, shortcuts: bool, rng: random.Random) -> Seen:
     overlay, other = Overlay(folder / "overlay"), Overlay(folder / "foreign", "foreign.test")
     seen = Seen(modes=site_names(size))
     try:
-        with origin() as page:
-            nodes = build(overlay, size, page, shortcuts)
+        nodes = build(overlay, size, shortcuts)
+        with sites_of(overlay, seen.modes):
             ann = User(overlay.state("user-ann") / "user" / "ann")
             other.found()
             foreign = User(other.enrol_user("eve") / "user" / "eve")
+            for site in seen.modes:
+                overlay.wait_site(site)
             until(lambda: _all_open(nodes, ann, seen.modes), "a way to every site from every node")
             before = roles(overlay, seen.modes)
             _tunnels(size, nodes, ann, seen, rng)
@@ -175,7 +80,7 @@ def look(size: Size, folder: Path, shortcuts: bool, rng: random.Random) -> Seen:
 
 
 def _all_open(nodes: dict[str, Address], ann: User, sites: dict[str, str]) -> bool:
-    live = [site for site in sites if not site.startswith("dead-")]
+    live = [site for site in sites if not site.startswith(DEAD)]
     context = ann.context()
     return all("200" in open_tunnel(at, context, f"{site}.test").answer[:20] for at in nodes.values() for site in live)
 
@@ -186,7 +91,7 @@ def _tunnels(size: Size, nodes: dict[str, Address], ann: User, seen: Seen, rng: 
     for number in range(max(size.rounds, size.dead_rounds)):
         rng.shuffle(cells)
         for site, node in cells:
-            dead = site.startswith("dead-")
+            dead = site.startswith(DEAD)
             if number < (size.dead_rounds if dead else size.rounds):
                 opened = open_tunnel(nodes[node], context, f"{site}.test")
                 _note(seen, site, node, dead, opened)
@@ -207,22 +112,15 @@ def _probes(size: Size, nodes: dict[str, Address], ann: User, foreign: User, see
     todo = [(name, node) for name in (*INSIDE, *seen.outside) for node in nodes] * size.repeats
     rng.shuffle(todo)
     for name, node in todo:
-        began = time_ms()
+        began = time.perf_counter() * 1000
         if name in seen.outside:
             words = doors[name.removeprefix("stranger: ")].knock(nodes[node])
             seen.requests["outside"] += 1
         else:
             words = INSIDE[name](nodes[node], ann)
             seen.requests["inside"] += 1
-        seen.times[name, "", node].append(time_ms() - began)
+        seen.times[name, "", node].append(time.perf_counter() * 1000 - began)
         seen.answers[name][node].add(words)
-
-
-def time_ms() -> float:
-    """A clock for differences."""
-    from time import perf_counter
-
-    return perf_counter() * 1000
 
 
 # Judging
@@ -364,11 +262,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.masking", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer nodes, sites and requests; writes nothing")
     parser.add_argument("--seed", type=int, default=20261121)
-    parser.add_argument("--as-origin", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.as_origin:
-        as_origin()
-        return 0
     size, control = (QUICK, QUICK) if arguments.quick else (Size(), CONTROL)
     with tempfile.TemporaryDirectory(prefix="polder-masking-") as folder:
         rows = measure(size, control, Path(folder), arguments.seed)
