@@ -66,7 +66,7 @@ claims: setup ## every claim of every recorded result; exit status 3 while one d
 fuzz: $(VENV)/.python ## mutate the seeds of every parser and of the whole front for a minute (ARGS='--seconds 600 front')
 	cargo run --release --locked --quiet -p polder-fuzz --bin run -- $(or $(ARGS),--seconds 60)
 
-docs: setup ## the command reference and the configuration schema, into build/docs
+docs: setup ## the documentation site, into build/docs: journeys, runbook, references made from the code
 	$(PY) -m scripts.docs
 
 lock: ## write the lock file anew
