@@ -47,7 +47,7 @@ class Finding:
 def doctor(state: str | None, as_json: bool) -> int:
     """Check kernel, clock, certificates, ports and origins; exit status 3 when something is wrong."""
     place = find_state(state)
-    findings = asyncio.run(_examine(place))
+    findings = asyncio.run(examine(place))
     bad = [finding for finding in findings if finding.good is False]
     signs = {True: "good   ", False: "WRONG  ", None: "unknown"}
     lines = [f"{signs[each.good]} {each.check}: {each.what}{f' → {each.cure}' if each.cure else ''}" for each in findings]
@@ -56,7 +56,7 @@ def doctor(state: str | None, as_json: bool) -> int:
     return 3 if bad else 0
 
 
-async def _examine(state: StateDir) -> list[Finding]:
+async def examine(state: StateDir) -> list[Finding]:
     identities = [path.parent for path in sorted(state.root.glob("*/identity.toml"))]
     identities += [path.parent for path in sorted(state.root.glob("*/*/identity.toml"))]
     findings = [*await asyncio.to_thread(lambda: list(_machine(state)))]

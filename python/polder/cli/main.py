@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "watch": ("polder.cli.watch:watch", "Operator", "the dashboard in a terminal: overlay, site or user"),
     "dashboard": ("polder.cli.dashboard:dashboard", "Operator", "the same in a browser on this machine"),
     "drill": ("polder.cli.drill:drill", "Operator", "rehearse a failure in the running overlay"),
+    "incident": ("polder.cli.incident:incident", "Operator", "export what happened, for after an attack; show an export"),
     "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
     # site
     "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),

@@ -17,10 +17,10 @@ _GAP = 30.0
 
 
 class Track:
-    """``add`` samples in the order of their times; others are left out."""
+    """``add`` samples in the order of their times; others are left out. ``kept``: how many, the youngest."""
 
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=KEPT)
+    def __init__(self, kept: int = KEPT) -> None:
+        self._samples: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=kept)
 
     def add(self, at: float, values: Mapping[str, float]) -> None:
         """One sample; ``at`` in seconds."""
