@@ -28,7 +28,7 @@ def polder(state: Path, *arguments: str, stdin: str = "", status: int = 0) -> di
         [*POLDER, *arguments, "--json"], input=stdin, capture_output=True, text=True, env=environment(state), check=False
     )
     assert done.returncode == status, f"polder {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    text = done.stdout if status == 0 else done.stderr
+    text = done.stdout if status in (0, 3) else done.stderr
     answer: dict[str, Any] = json.loads(text.strip().splitlines()[-1]) if text.strip() else {}
     return answer
 
@@ -47,6 +47,8 @@ class Process:
     log: Path
     process: subprocess.Popen[str] = field(init=False)
     hello: dict[str, Any] = field(init=False, default_factory=dict)
+    pid: int = field(init=False, default=0)
+    """Of the process that serves: another one after an upgrade."""
 
     def start(self) -> Process:
         """Start it and wait for its first line."""
@@ -63,10 +65,21 @@ class Process:
         line = self.process.stdout.readline()
         assert line, f"polder {' '.join(self.command)} said nothing:\n{self.log.read_text()[-4000:]}"
         self.hello = json.loads(line)
+        self.pid = self.process.pid
         return self
+
+    def upgrade(self) -> None:
+        """Have the program take over from itself; the old process may still live for its streams."""
+        command = [word for word in self.command if not word.startswith("-")]
+        what = "client" if command[0] == "connect" else command[0]
+        name = command[2:] if what == "site" else []
+        self.pid = polder(self.state, what, "upgrade", *name)["pid"]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it and wait."""
+        if self.pid != self.process.pid and not gone(self.pid):
+            os.kill(self.pid, how)
+            until(lambda: gone(self.pid), f"the end of {' '.join(self.command)}")
         if self.process.poll() is None:
             self.process.send_signal(how)
             try:
@@ -199,6 +212,14 @@ def until(true: Callable[[], bool], what: str, patience: float = PATIENCE) -> No
             pass
         assert time.monotonic() < end, f"{what} did not come about within {patience:.0f} s"
         time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, also one that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,16 +55,27 @@ class AuthorityServer:
         self._server: asyncio.Server | None = None
         self._door: Door | None = None
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address in use (``port`` 0 lets the kernel choose). Raises ``OSError``."""
+    async def start(self, host: str, port: int, inherited: socket.socket | None = None) -> tuple[str, int]:
+        """Listen, or go on with a socket that listens already; returns the address in use (``port`` 0 lets the kernel choose).
+
+        Raises ``OSError``.
+        """
         await self._runner.setup()
         assert self._runner.server is not None  # setup made it
         loop = asyncio.get_running_loop()
         settings = self._service.settings
         self._door = Door(self._runner.server, self._tls, SourceRates(settings.rate_per_source, settings.sources))
-        self._server = await loop.create_server(self._door, host, port, reuse_address=True)
+        if inherited is None:
+            self._server = await loop.create_server(self._door, host, port, reuse_address=True)
+        else:
+            self._server = await loop.create_server(self._door, sock=inherited)
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         return bound
+
+    @property
+    def descriptor(self) -> int:
+        """The listening socket, for the process that takes over."""
+        return self._server.sockets[0].fileno() if self._server and self._server.sockets else -1
 
     def status(self) -> dict[str, int]:
         """Counters, and connections at this moment."""

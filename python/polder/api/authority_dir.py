@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -97,11 +98,11 @@ def found(
     return Founded(settings.trust_domain, settings.url, pin_of(root.public_bytes(Encoding.DER)), state.offline)
 
 
-def load_settings(state: StateDir, env: Mapping[str, str]) -> AuthoritySettings:
-    """The authority's settings; raises ``ConfigError`` when none was founded here."""
+def load_settings(state: StateDir, env: Mapping[str, str], given: Mapping[str, Any] | None = None) -> AuthoritySettings:
+    """The authority's settings, ``given`` (command line) last; raises ``ConfigError`` when none was founded here."""
     if not state.authority.exists():
         raise ConfigError(str(state.root), "", "no authority here; found one with `polder init --trust-domain NAME`")
-    return load(AuthoritySettings, state.authority / "authority.toml", env)
+    return load(AuthoritySettings, state.authority / "authority.toml", env, given)
 
 
 def open_ledger(state: StateDir, settings: AuthoritySettings) -> Ledger:

@@ -18,6 +18,7 @@ from polder.shell import logs, memory, usage
 from polder.shell.health import Check, report
 from polder.shell.lag import LoopLag
 from polder.shell.metrics import Exposition, Numbers
+from polder.shell.sockets import Inherited
 from polder.shell.tasks import Tasks
 
 log = logging.getLogger("polder.metrics")
@@ -65,10 +66,12 @@ class MetricsServer:
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0)
         self._door: Door | None = None
         self._inode = 0
+        self._sockets: Inherited | None = None
         self._server: asyncio.Server | None = None
 
-    async def start(self, tasks: Tasks) -> None:
-        """Listen as the settings say, as soon as that is possible."""
+    async def start(self, tasks: Tasks, sockets: Inherited | None = None) -> None:
+        """Listen as the settings say, as soon as that is possible; on one of ``sockets`` if it listens there already."""
+        self._sockets = sockets
         logs.SIEVE.most = self._settings.log_repeats
         tasks.forever("event loop's lag", self._lag.forever)
         await self._runner.setup()
@@ -94,9 +97,20 @@ class MetricsServer:
             return str(self._path)
         if address is None:
             return ""
-        self._server = await asyncio.get_running_loop().create_server(door, *address, reuse_address=True)
+        inherited = self._sockets.listener(self._settings.metrics_listen) if self._sockets else None
+        loop = asyncio.get_running_loop()
+        if inherited is not None:
+            self._server = await loop.create_server(door, sock=inherited)
+        else:
+            self._server = await loop.create_server(door, *address, reuse_address=True)
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """The TCP listener, for the process that takes over; a Unix socket is made anew."""
+        if self._server is None or self._settings.metrics_address() is None:
+            return []
+        return [(self._settings.metrics_listen, sock.fileno()) for sock in self._server.sockets]
 
     async def close(self) -> None:
         """Stop listening."""

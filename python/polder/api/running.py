@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 import ssl
@@ -18,11 +19,12 @@ from polder.api.authority_dir import Authority
 from polder.api.metrics import MetricsServer
 from polder.api.service import AuthorityService
 from polder.api.tls import authority_id, new_key, server_tls, set_identity
-from polder.settings import StateDir
+from polder.settings import AuthoritySettings, StateDir
 from polder.shell import health
 from polder.shell.clock import chance, wall
 from polder.shell.health import Check
 from polder.shell.metrics import Number
+from polder.shell.process import Life
 from polder.shell.tasks import Tasks
 from polder.trust.profiles import Profile
 from polder.trust.renewal import renew_at
@@ -33,42 +35,87 @@ log = logging.getLogger("polder.authority")
 class AuthorityShell:
     """Start with ``start``; ``address`` is where it listens. Its TLS key lives in memory only and is new at every start."""
 
-    def __init__(self, authority: Authority, directory: Path, clock: Callable[[], float] = wall) -> None:
+    LIVE = frozenset({"node_life", "site_life", "user_life", "admin_life", "renew_grace", "bootstrap", "url"})
+
+    def __init__(
+        self,
+        authority: Authority,
+        directory: Path,
+        clock: Callable[[], float] = wall,
+        life: Life[AuthoritySettings] | None = None,
+    ) -> None:
         self.address = ""
+        self._life = life
         self._authority = authority
         self._directory = directory
         self._rng: random.Random = chance()
         self._tls: ssl.SSLContext = server_tls(authority.roots)
         self._not_after = 0.0
-        service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, clock, self._rng)
+        self._released = False
+        self._service = service = AuthorityService(
+            authority.ledger, authority.issuer, authority.roots, authority.settings, clock, self._rng
+        )
         self._server = AuthorityServer(service, self._tls)
-        self._admin = AdminServer(directory / "admin.sock", {"status": self._status})
+        self._admin = AdminServer(directory / "admin.sock", {"status": self._status, **(life.routes() if life else {})})
         self._tasks = Tasks()
         self.metrics = MetricsServer(authority.settings, directory, "authority", self.checks, self.numbers)
 
     @classmethod
-    async def start(cls, authority: Authority, state: StateDir, clock: Callable[[], float] = wall) -> AuthorityShell:
+    async def start(
+        cls,
+        authority: Authority,
+        state: StateDir,
+        clock: Callable[[], float] = wall,
+        life: Life[AuthoritySettings] | None = None,
+    ) -> AuthorityShell:
         """Serve ``authority``; raises ``OSError`` when the address is taken. Members' certificates go by ``clock``."""
-        shell = cls(authority, state.authority, clock)
+        shell = cls(authority, state.authority, clock, life)
         shell._present()
+        shell._service.nonce_key = (life.memory.get("nonce_key") if life else None) or shell._service.nonce_key
         host, _, port = authority.settings.listen.rpartition(":")
-        bound = await shell._server.start(host.strip("[]"), int(port))
+        inherited = life.sockets.listener(authority.settings.listen) if life else None
+        bound = await shell._server.start(host.strip("[]"), int(port), inherited)
         shell.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
-        await shell._admin.start()
-        await shell.metrics.start(shell._tasks)
+        await shell._admin.start(life.sockets.listener(str(shell._admin.path)) if life else None)
+        await shell.metrics.start(shell._tasks, life.sockets if life else None)
         shell._tasks.forever("own certificate", shell._keep)
         log.info(
             "serving", extra={"address": shell.address, "trust_domain": authority.settings.trust_domain, "pin": authority.pin}
         )
         return shell
 
-    async def close(self) -> None:
-        """Finish what runs and stop."""
+    # Reload, upgrade, end
+
+    def configure(self, settings: AuthoritySettings) -> None:
+        """Put other lives of certificates and the like in force: they hold for what is issued from here on."""
+        self._service.settings = settings
+        self._authority = dataclasses.replace(self._authority, settings=settings)
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """The listening sockets."""
+        mine = [(self._authority.settings.listen, self._server.descriptor), (str(self._admin.path), self._admin.descriptor)]
+        return [*mine, *self.metrics.descriptors()]
+
+    def memory(self) -> dict[str, bytes]:
+        """What seals the nonces that are out; all else is in the database."""
+        return {"nonce_key": self._service.nonce_key}
+
+    def release(self) -> None:
+        """The next process is the authority; the database knows many writers."""
+        self._released = True
+        self._tasks.retire()
+
+    def hurry(self) -> None:
+        """Nothing: requests take milliseconds."""
+
+    async def close(self, deadline: float = 5.0) -> int:
+        """Finish what runs and stop; no stream is ever cut."""
         await self._tasks.close()
-        await self._admin.close()
+        await self._admin.close(remove=not self._released)
         await self.metrics.close()
         await self._server.close()
         self._authority.ledger.close()
+        return 0
 
     def _present(self) -> None:
         """Issue a leaf for a fresh key and present it from the next handshake on."""

@@ -73,7 +73,8 @@ class AuthorityService:
         self._clock = clock
         self._rng = rng
         self._browser_root = make_browser_root(issuer, clock(), rng).public_bytes(Encoding.PEM).decode()
-        self._nonce_key = rng.getrandbits(256).to_bytes(32, "big")
+        self.nonce_key = rng.getrandbits(256).to_bytes(32, "big")
+        """Seals nonces; the process that takes over goes on with it, so that no renewal is refused for it."""
 
     def enrol(self, request: EnrolRequest, source: str | None = None) -> Enrolled:
         """Turn an invitation into an identity; raises ``Refused``. Safe to repeat with the same key.
@@ -154,7 +155,7 @@ class AuthorityService:
         return tuple(sorted(self._rng.sample(known, count)))
 
     def _seal(self, text: str) -> str:
-        return hmac.new(self._nonce_key, text.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self.nonce_key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def _check_nonce(self, nonce: str, now: float) -> None:
         text, _, seal = nonce.rpartition(".")

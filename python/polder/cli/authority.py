@@ -11,14 +11,16 @@ import click
 from polder.api.authority_dir import found, load_authority, load_roots, load_settings, open_ledger
 from polder.api.service import invite as make_invitation
 from polder.api.tls import new_key
+from polder.cli import running
 from polder.cli.answer import DURATION, answer, common, find_state, read_secret
 from polder.cli.enrol import write_node_settings
+from polder.cli.running import LEVELS
 from polder.model import Kind, SpiffeId
 from polder.settings import AuthoritySettings, ConfigError, StateDir, load
 from polder.settings.node import is_wildcard
 from polder.settings.quantities import format_duration, parse_host
 from polder.shell.clock import chance, wall
-from polder.shell.process import Closeable, run
+from polder.shell.process import Closeable, Life, run
 from polder.trust.keys import pin_of
 from polder.trust.tokens import Grant
 
@@ -149,9 +151,9 @@ def authority() -> None:
 
 @authority.command()
 @click.option("--issuer-password-file", metavar="FILE", help="Password of the issuer's key, if it is not in authority/.")
-@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-level", type=LEVELS, help="Instead of log_level in authority.toml.")
 @common
-def serve(issuer_password_file: str | None, log_level: str, state: str | None, as_json: bool) -> int:
+def serve(issuer_password_file: str | None, log_level: str | None, state: str | None, as_json: bool) -> int:
     """Run the authority until it is told to stop. With --json a line on standard output says where it listens."""
     from polder.api.running import AuthorityShell
 
@@ -165,10 +167,28 @@ def serve(issuer_password_file: str | None, log_level: str, state: str | None, a
         text = f"The authority of {loaded.settings.trust_domain} listens at {shell.address}."
         answer(facts, text, f"polder invite node{_state_argument(state)}", as_json=as_json)
 
-    async def start() -> Closeable:
-        return await AuthorityShell.start(loaded, place)
+    async def start(life: Life[AuthoritySettings]) -> Closeable:
+        return await AuthorityShell.start(loaded, place, life=life)
 
-    return run(start, log_level, ready)
+    return run(lambda: load_settings(place, os.environ, running.log_level(log_level)), start, ready)
+
+
+@authority.command()
+@common
+def reload(state: str | None, as_json: bool) -> int:
+    """Have the running authority read authority.toml and conf.d/ again; nothing is interrupted.
+
+    A file with a mistake is refused (exit status 2) and the old settings stay. Exit status 3: something that changed waits for
+    `polder authority upgrade`.
+    """
+    return running.reload(find_state(state).authority, "authority", as_json=as_json)
+
+
+@authority.command()
+@common
+def upgrade(state: str | None, as_json: bool) -> None:
+    """Have the program that is installed now take over from the running authority; no request is refused meanwhile."""
+    running.upgrade(find_state(state).authority, as_json=as_json)
 
 
 @authority.command("openapi")

@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from polder.cli import running
+from polder.cli.running import LEVELS
 from polder.client.shell import Client, start
 from polder.settings.client import ClientSettings
 from polder.settings.load import load
@@ -24,7 +27,7 @@ _OPTIONS = [
     click.option("--state", help="State directory (default: POLDER_STATE, /var/lib/polder, or ~/.local/state/polder)."),
     click.option("--user", help="Whose identity; default: the only one enrolled here."),
     click.option("--listen", help="Where browsers find the forwarder; loopback only [default: 127.0.0.1:7480]."),
-    click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"])),
+    click.option("--log-level", type=LEVELS, help="Instead of log_level in client.toml."),
 ]
 
 
@@ -37,7 +40,7 @@ def _options(command: Any) -> Any:
 @click.command()
 @_options
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON line.")
-def connect(state: str | None, user: str | None, listen: str | None, log_level: str, as_json: bool) -> int:
+def connect(state: str | None, user: str | None, listen: str | None, log_level: str | None, as_json: bool) -> int:
     """Run the forwarder until it is interrupted."""
 
     def ready(shell: Closeable) -> None:
@@ -49,17 +52,17 @@ def connect(state: str | None, user: str | None, listen: str | None, log_level: 
             click.echo(f"Proxy {shell.proxy} · automatic configuration {shell.pac_url}")
             click.echo(f"Sites: {', '.join(shell.hosts) or 'none yet'}. Next: set the PAC in a browser, or `polder browse SITE`.")
 
-    path, settings = _settings(state, user, listen)
-    return run(lambda: start(path, settings), log_level, ready)
+    path, load_settings = _settings(state, user, listen, log_level)
+    return run(load_settings, lambda life: start(path, life), ready)
 
 
 @click.command()
 @click.argument("site")
 @_options
 @click.option("--browser", help="Which browser to start; default: the first Chromium that is found.")
-def browse(site: str, state: str | None, user: str | None, listen: str | None, log_level: str, browser: str | None) -> int:
+def browse(site: str, state: str | None, user: str | None, listen: str | None, log_level: str | None, browser: str | None) -> int:
     """Open SITE (a host name, or the first label of one) in a browser of its own that reads it through the overlay."""
-    path, settings = _settings(state, user, listen or "127.0.0.1:0")
+    path, load_settings = _settings(state, user, listen or "127.0.0.1:0", log_level)
     program = browser or next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if program is None:
         raise click.UsageError("no Chromium found: name one with --browser, or run `polder connect` and set its PAC in yours")
@@ -73,7 +76,7 @@ def browse(site: str, state: str | None, user: str | None, listen: str | None, l
                 flags = [f"--proxy-pac-url={shell.pac_url}", f"--user-data-dir={profile}", "--no-first-run"]
                 started.append(subprocess.Popen([program, *flags, f"https://{host}/"]))
 
-        status = run(lambda: start(path, settings), log_level, ready)
+        status = run(load_settings, lambda life: start(path, life), ready)
         for process in started:
             process.terminate()
             process.wait()
@@ -93,8 +96,10 @@ def _host(site: str, hosts: tuple[str, ...]) -> str:
             raise ValueError(f"{site!r} may be {', '.join(several)}: give the whole name")
 
 
-def _settings(state: str | None, user: str | None, listen: str | None) -> tuple[Path, ClientSettings]:
+def _settings(
+    state: str | None, user: str | None, listen: str | None, log_level: str | None
+) -> tuple[Path, Callable[[], ClientSettings]]:
     directory = StateDir.find(state, os.environ, os.getuid())
     path = directory.only("user", user)
-    given = {"listen": listen} if listen else {}
-    return path, load(ClientSettings, path / "client.toml", os.environ, given)
+    given = ({"listen": listen} if listen else {}) | running.log_level(log_level)
+    return path, lambda: load(ClientSettings, path / "client.toml", os.environ, given)

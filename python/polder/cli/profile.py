@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from polder.cli import running
 from polder.cli.answer import answer, common, find_state, read_secret
 from polder.client.profile import access_points, make_profile
 from polder.settings import ConfigError, make_private, write_atomic
@@ -17,7 +18,26 @@ from polder.trust.keys import make_password
 
 @click.group()
 def client() -> None:
-    """Profiles for browsers without a forwarder."""
+    """Profiles for browsers without a forwarder; reload or upgrade a forwarder that runs."""
+
+
+@client.command()
+@click.option("--user", help="Whose forwarder; default: the only user enrolled here.")
+@common
+def reload(user: str | None, state: str | None, as_json: bool) -> int:
+    """Have the running forwarder read client.toml and conf.d/ again; nothing is interrupted.
+
+    A file with a mistake is refused (exit status 2) and the old settings stay.
+    """
+    return running.reload(find_state(state).only("user", user), "client", as_json=as_json)
+
+
+@client.command()
+@click.option("--user", help="Whose forwarder; default: the only user enrolled here.")
+@common
+def upgrade(user: str | None, state: str | None, as_json: bool) -> None:
+    """Have the program that is installed now take over from the running forwarder; nothing is interrupted."""
+    running.upgrade(find_state(state).only("user", user), as_json=as_json)
 
 
 @client.command()

@@ -1,4 +1,4 @@
-"""``polder site``: run a protected site's agent, change its servlets."""
+"""``polder site``: run a protected site's agent, change its servlets, its settings or its program."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from polder.api.admin import ask
+from polder.cli import running
+from polder.cli.running import LEVELS
 from polder.settings.load import load
 from polder.settings.site import SiteSettings
 from polder.settings.state import StateDir
 from polder.shell.process import Closeable
 from polder.shell.process import run as live
-from polder.site.shell import start
+from polder.site.shell import Site, start
 
 _STATE = click.option("--state", help="State directory (default: POLDER_STATE, /var/lib/polder, or ~/.local/state/polder).")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -30,19 +32,45 @@ def site() -> None:
 @site.command()
 @click.argument("name", required=False)
 @_STATE
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), show_default=True)
+@click.option("--log-level", type=LEVELS, help="Instead of log_level in site.toml.")
 @_JSON
-def run(name: str | None, state: str | None, log_level: str, as_json: bool) -> int:
+def run(name: str | None, state: str | None, log_level: str | None, as_json: bool) -> int:
     """Run the agent of site NAME (default: the only one enrolled here) until it is told to stop."""
     path = _directory(state, name)
-    settings = load(SiteSettings, path / "site.toml", os.environ)
+    given = running.log_level(log_level)
 
-    def ready(_shell: Closeable) -> None:
-        facts = {"site": settings.name, "transport": settings.transport}
-        text = f"The agent of {settings.name} runs ({settings.transport}). Next: polder status"
-        click.echo(json.dumps(facts) if as_json else text)
+    def ready(shell: Closeable) -> None:
+        if isinstance(shell, Site):
+            facts = shell.facts()
+            text = f"The agent of {facts['site']} runs ({facts['transport']}). Next: polder status"
+            click.echo(json.dumps(facts) if as_json else text)
 
-    return live(lambda: start(path, settings), log_level, ready)
+    return live(lambda: load(SiteSettings, path / "site.toml", os.environ, given), lambda life: start(path, life), ready)
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
+def reload(name: str | None, state: str | None, as_json: bool) -> int:
+    """Have the running agent read site.toml and conf.d/ again; nothing is interrupted.
+
+    A file with a mistake is refused (exit status 2) and the old settings stay. Exit status 3: something that changed waits for
+    `polder site upgrade`.
+    """
+    return running.reload(_directory(state, name), "site", as_json=as_json)
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
+def upgrade(name: str | None, state: str | None, as_json: bool) -> None:
+    """Have the program that is installed now take over from the running agent; nothing is interrupted.
+
+    The new process goes on with the same servlets; the old one lets its open streams end (upgrade_drain).
+    """
+    running.upgrade(_directory(state, name), as_json=as_json)
 
 
 @site.command()

@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from polder.api.admin import AdminServer
 from polder.api.client import fetch_members
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
@@ -20,6 +19,7 @@ from polder.shell.clock import wall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
 from polder.shell.metrics import Number
+from polder.shell.process import Life
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
 
@@ -32,16 +32,16 @@ _REFRESH = 60.0
 class Client(Linked):
     """A running forwarder."""
 
-    def __init__(self, path: Path, settings: ClientSettings) -> None:
+    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "limits"})
+
+    def __init__(self, path: Path, settings: ClientSettings, life: Life[ClientSettings] | None = None) -> None:
         self._path = path
         self._settings = settings
         self._identity = IdentityDir.load(path)
         self._keeper = Keeper(path, self._identity, self._on_renewed)
-        super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)))
-        self._admin = AdminServer(
-            path / "admin.sock",
-            {"status": self._status, "counters": self._counters, "links": self._links, **self.looking_back()},
-        )
+        super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
+        routes = {"status": self._status, "counters": self._counters, "links": self._links}
+        self.serve_admin(path / "admin.sock", routes)
         self.metrics = MetricsServer(settings, path, "forwarder", self.checks, self.numbers)
 
     @property
@@ -64,15 +64,15 @@ class Client(Linked):
         self.apply()
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("refresh", self._refresh)
-        await self._admin.start()
+        await self.start_admin()
         self.keep_history()
-        await self.metrics.start(self.tasks)
+        await self.start_metrics()
 
-    async def close(self, deadline: float = 5.0) -> None:
-        """End in good order."""
-        await self._admin.close()
-        await super().close(deadline)
-        await self.metrics.close()
+    def configure(self, settings: ClientSettings) -> None:
+        """Put another choice of access points, hosts or listener in force; connections stay."""
+        self.engine.listen((settings.listen,))
+        self._settings = settings
+        self.apply()
 
     def verdicts(self) -> Verdicts:
         """Identity, access points and hosts."""
@@ -154,8 +154,8 @@ class Client(Linked):
         return self.engine.status()
 
 
-async def start(path: Path, settings: ClientSettings) -> Client:
+async def start(path: Path, life: Life[ClientSettings]) -> Client:
     """A started forwarder for the identity in ``path``."""
-    client = Client(path, settings)
+    client = Client(path, life.settings, life)
     await client.start()
     return client

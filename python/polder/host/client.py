@@ -47,6 +47,8 @@ class Door(Protocol):
 
     def ask(self, request: Request) -> tuple[Reply, list[int]]: ...
 
+    def fileno(self) -> int: ...
+
     def close(self) -> None: ...
 
 
@@ -100,6 +102,14 @@ class Host:
         async with self._turn:
             await asyncio.to_thread(self._door.close)
 
+    def fileno(self) -> int:
+        """The connection, for a process that goes on with it."""
+        return self._door.fileno()
+
+    def let_go(self) -> None:
+        """Close this process's copy of a connection that another process goes on with: tunnels stay."""
+        self._door.close()
+
     async def __aenter__(self) -> Host:
         return self
 
@@ -124,6 +134,13 @@ class HostHelper(Host):
     def __init__(self, path: Path = SOCKET) -> None:
         super().__init__(_SocketDoor(path))
 
+    @classmethod
+    def adopt(cls, descriptor: int) -> HostHelper:
+        """Go on with the connection of another process, and so with what it has made; the descriptor is ours from now on."""
+        self = cls.__new__(cls)
+        Host.__init__(self, _SocketDoor(None, socket.socket(fileno=descriptor)))
+        return self
+
     @staticmethod
     def reach(path: Path = SOCKET) -> None:
         """Raise ``HostError`` when nobody listens at ``path``. Blocks for a moment; asks nothing."""
@@ -147,14 +164,20 @@ class _LocalDoor:
     def ask(self, request: Request) -> tuple[Reply, list[int]]:
         return self._workshop.handle(request)
 
+    def fileno(self) -> int:
+        return -1
+
     def close(self) -> None:
         self._workshop.leave()
 
 
 class _SocketDoor:
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, path: Path | None, connected: socket.socket | None = None) -> None:
+        """Connects to ``path``, unless ``connected`` is there already."""
+        self._socket = connected or socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(_LIMIT_S)
+        if connected is not None:
+            return
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
         try:
             self._socket.connect(str(path))
@@ -181,6 +204,9 @@ class _SocketDoor:
             return decode_reply(data), list(descriptors)
         except ValueError as error:
             raise HostError(str(error)) from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()

@@ -8,11 +8,15 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from polder.engine.gre import GrePeer
 from polder.host.commands import HostError
 from polder.model.overlay_messages import Delivery, Transport
 from polder.shell.gre import GreDevice
+from polder.shell.handover import recall
 from polder.shell.metrics import Number
+from polder.shell.sockets import Inherited
 from polder.snapshot.fold import Delivery as Way
 from polder.snapshot.fold import DialOut, TcpDelivery
 
@@ -20,6 +24,8 @@ log = logging.getLogger("polder.node")
 
 _MTU = 1400
 _RETRY = 2.0
+_EXPECT = 5.0
+"""Seconds after an upgrade within which sites' agents have dialled the new process."""
 
 
 class Deliveries:
@@ -32,6 +38,34 @@ class Deliveries:
         self._wanted: Mapping[str, Delivery] = {}
         self._ready: set[str] = set()
         self._dialled_in: set[str] = set()
+        self._expected: set[str] = set()
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """The tunnel device, for the process that takes over; they stay ours."""
+        return self._device.descriptors() if self._device else []
+
+    def memory(self) -> dict[str, bytes]:
+        """What stands, for the process that takes over."""
+        ready = {"dialled_in": msgspec.msgpack.encode(self._dialled_in)}
+        return ready | (self._device.memory() if self._device else {})
+
+    def resume(self, sockets: Inherited, memory: Mapping[str, bytes]) -> None:
+        """Go on with the tunnels of the process before this one, and expect the agents that had dialled it: they dial again."""
+        if self._device is not None:
+            self._device.resume(sockets, memory)
+        self._expected = recall(memory, "dialled_in", set[str]) or set()
+        self._dialled_in |= self._expected
+        asyncio.get_running_loop().call_later(_EXPECT, self._expect_no_more)
+
+    def release(self) -> None:
+        """The next process carries."""
+        if self._device is not None:
+            self._device.release()
+
+    def _expect_no_more(self) -> None:
+        self._dialled_in -= self._expected
+        self._expected = set()
+        self._tell()
 
     async def set(self, wanted: Mapping[str, Delivery]) -> None:
         """What the appointments want now. On return the tunnels stand, or a retry is due."""
@@ -40,6 +74,7 @@ class Deliveries:
 
     def dialled_in(self, site: str, up: bool) -> None:
         """A site's agent came or went."""
+        self._expected.discard(site)
         (self._dialled_in.add if up else self._dialled_in.discard)(site)
         self._tell()
 

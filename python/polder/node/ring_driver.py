@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import msgspec
 
 from polder.engine import CallFailed
 from polder.model import Member, Refused, Verdict, encode
 from polder.model.overlay_messages import Caller
 from polder.model.ring_messages import RingAnswer, decode_answer, decode_request
-from polder.ring.router import Changed, Joined, LookupDone, LookupFailed, Misbehaved, Reply, Router, Send
+from polder.ring.router import Changed, Joined, LookupDone, LookupFailed, Misbehaved, Reply, RingImage, Router, Send
 from polder.shell.clock import monotonic
+from polder.shell.handover import recall
 from polder.shell.tasks import Tasks
 
 log = logging.getLogger("polder.ring")
@@ -32,6 +35,7 @@ class RingDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._next_reply = 0
+        self._stopped = False
         self._lookups: dict[int, asyncio.Future[tuple[Member, ...]]] = {}
 
     def found(self) -> None:
@@ -43,6 +47,26 @@ class RingDriver:
         """Join through any of ``contacts``; ``joined`` is set when it is done."""
         self.router.join(contacts, monotonic())
         self._pump()
+
+    def memory(self) -> dict[str, bytes]:
+        """What the router knows and a restart would lose."""
+        image = self.router.image()
+        return {} if image is None else {"ring": msgspec.msgpack.encode(image)}
+
+    def resume(self, memory: Mapping[str, bytes]) -> bool:
+        """Go on as the member that the process before this one was; whether it was one."""
+        image = recall(memory, "ring", RingImage)
+        if image is None:
+            return False
+        self.router.resume(image, monotonic())
+        self._pump()
+        return True
+
+    def stop(self) -> None:
+        """Say and do nothing more; questions that come are still answered."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stopped = True
 
     async def leave(self) -> None:
         """Say goodbye; the messages get one timeout to go out."""
@@ -129,7 +153,7 @@ class RingDriver:
         if self._timer is not None:
             self._timer.cancel()
         due = self.router.poll_timeout()
-        if due is not None:
+        if due is not None and not self._stopped:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - monotonic()), self._on_timer)
 
     def _on_timer(self) -> None:

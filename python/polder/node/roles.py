@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
+import msgspec
+
 from polder.model import Kind, Member, PathMode, Refused, Signed, SpiffeId
+from polder.model.overlay_messages import EpochSecret
 from polder.node.deliveries import way_of
-from polder.overlay.access import AccessPointRole
-from polder.overlay.beacon import BeaconTable
+from polder.overlay.access import AccessImage, AccessPointRole
+from polder.overlay.beacon import BeaconImage, BeaconTable
 from polder.overlay.directory import Directory
 from polder.overlay.secrets import EpochSecrets
-from polder.overlay.servlet import ServletRole
+from polder.overlay.servlet import ServletImage, ServletRole
 from polder.ring import Router
 from polder.settings.identity import IdentityDir
 from polder.settings.node import NodeSettings
+from polder.shell.handover import recall
 from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Delivery, SiteView
 from polder.trust import AUTHORITY, ChainVerifier, Revoked
@@ -75,6 +79,30 @@ class Roles:
             except Refused as refused:
                 log.info("a remembered record is no longer good", extra={"why": str(refused)})
         self.take_changes(now)
+
+    def memory(self) -> dict[str, bytes]:
+        """What the roles know and a restart would lose, by name of the room."""
+        parts = {
+            "records": self.directory.signed(),
+            "secrets": self.secrets.newer_than(0),
+            "beacons": self.beacons.image(),
+            "servlet": self.servlet.image(),
+            "access": self.access.image(),
+        }
+        return {name: msgspec.msgpack.encode(part) for name, part in parts.items()}
+
+    def resume(self, memory: Mapping[str, bytes], now: float) -> None:
+        """Go on with what the roles of the process before this one knew, as far as this program understands it."""
+        self.secrets.learn(recall(memory, "secrets", tuple[EpochSecret, ...]) or ())
+        self.remember(recall(memory, "records", tuple[Signed, ...]) or (), now)
+        for role, name, kind in (
+            (self.beacons, "beacons", BeaconImage),
+            (self.servlet, "servlet", ServletImage),
+            (self.access, "access", AccessImage),
+        ):
+            image = recall(memory, name, kind)
+            if image is not None:
+                role.resume(image)
 
     def renewed(self, identity: IdentityDir, revocations: Signed, now: float) -> None:
         """The authority spoke: roots, secrets, revocations."""

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
-from polder.api.admin import AdminServer
 from polder.api.client import fetch_members, fetch_revocations
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
@@ -28,9 +27,11 @@ from polder.ring.onehop import OneHop, OneHopConfig
 from polder.settings.identity import IdentityDir
 from polder.settings.node import NodeSettings
 from polder.shell.clock import chance, wall
+from polder.shell.handover import recall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
 from polder.shell.metrics import Number
+from polder.shell.process import Life
 from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
@@ -47,7 +48,9 @@ _FOUND_AFTER = 3.0
 class Node(Linked):
     """A running node."""
 
-    def __init__(self, path: Path, settings: NodeSettings) -> None:
+    LIVE = frozenset({"limits", "listen", "revocation_max_age", "shortcuts"})
+
+    def __init__(self, path: Path, settings: NodeSettings, life: Life[NodeSettings] | None = None) -> None:
         self._path = path
         self._settings = settings
         self._identity = IdentityDir.load(path)
@@ -63,7 +66,8 @@ class Node(Linked):
                 workers=settings.workers,
                 event_queue=settings.event_queue,
                 call_timeout_ms=int(settings.call_timeout * 1000),
-            )
+            ),
+            life,
         )
         leaf = read_identity(x509.load_der_x509_certificate(self._identity.chain[0]))
         self.me = Member(leaf.id.name, leaf.ring_id or b"", self._address())
@@ -79,7 +83,7 @@ class Node(Linked):
         self.handlers |= Calls(self).handlers()
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
-        self._admin = AdminServer(socket, {**routes, **self.looking_back()})
+        self.serve_admin(socket, routes)
         self.metrics = MetricsServer(settings, path, "node", self.checks, self.numbers, secret_roles=True)
 
     # Life
@@ -87,32 +91,72 @@ class Node(Linked):
     async def start(self) -> None:
         """Serve, join the ring, begin the background work."""
         self.roles.remember(self._memory.records, wall())
+        member = self._resume()
         self.apply()
-        await self._admin.start()
-        await self.metrics.start(self.tasks)
+        await self.start_admin()
+        await self.start_metrics()
         self.tasks.forever("renewal", self._keeper.forever)
         self.keep_history()
         self.tasks.forever("deliveries", self.deliveries.forever)
-        contacts = await self._contacts()
-        if contacts:
-            self.ring.join(contacts)
-        else:
-            self.ring.found()
+        if not member:
+            contacts = await self._contacts()
+            if contacts:
+                self.ring.join(contacts)
+            else:
+                self.ring.found()
         self.tasks.forever("authority", self._ask_authority)
         self.tasks.forever("secrets", self._ask_secrets)
         self._driver.pump()
 
-    async def close(self, deadline: float = 5.0) -> None:
-        """Leave the ring, end tunnels, stop."""
+    def _resume(self) -> bool:
+        """Go on with what the process before this one knew, before the first snapshot; whether it was in the ring."""
+        if self.life is None or not self.life.memory:
+            return False
+        memory = self.life.memory
+        self.roles.resume(memory, wall())
+        self.deliveries.resume(self.life.sockets, memory)
+        self._authority_seen = recall(memory, "authority_seen", float | None)
+        return self.ring.resume(memory)
+
+    def configure(self, settings: NodeSettings) -> None:
+        """Put other limits, listeners and the like in force; connections stay, also those of a listener that closes."""
+        self.engine.listen(settings.listen)
+        self._settings = settings
+        self.apply()
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """With the tunnel device."""
+        return [*super().descriptors(), *self.deliveries.descriptors()]
+
+    def memory(self) -> dict[str, bytes]:
+        """Ring, roles, deliveries: peers, sites and users shall not notice that another process goes on."""
+        seen = {"authority_seen": msgspec.msgpack.encode(self._authority_seen)}
+        return seen | self.ring.memory() | self.roles.memory() | self.deliveries.memory()
+
+    def release(self) -> None:
+        """The next process is the node."""
+        super().release()
+        self.ring.stop()
+        self._stop_deciding()
+        self.deliveries.release()
+
+    async def part(self) -> None:
+        """Off the beacons, out of the ring."""
+        self.roles.servlet.leave()
+        self._driver.pump()
         await self.ring.leave()
-        await self._admin.close()
+        self._stop_deciding()
+        self._save()
+
+    async def clear(self) -> None:
+        """Take the tunnels away, if they are still ours."""
+        await self.deliveries.close()
+
+    def _stop_deciding(self) -> None:
         self._driver.close()
         if self._save_due is not None:
             self._save_due.cancel()
-        self._save()
-        await super().close(deadline)
-        await self.deliveries.close()
-        await self.metrics.close()
+            self._save_due = None
 
     def pump(self) -> None:
         """After a call changed a role."""
@@ -249,7 +293,7 @@ class Node(Linked):
         await asyncio.sleep(_PEERS_EVERY * chance().uniform(0.75, 1.25))
 
     def _save_later(self) -> None:
-        if self._save_due is None:
+        if self._save_due is None and not self._released:
             self._save_due = asyncio.get_running_loop().call_later(1.0, self._save)
 
     def _save(self) -> None:
@@ -360,8 +404,8 @@ class Node(Linked):
         return self.engine.status()
 
 
-async def start(path: Path, settings: NodeSettings) -> Node:
+async def start(path: Path, life: Life[NodeSettings]) -> Node:
     """A started node for the identity in ``path``."""
-    node = Node(path, settings)
+    node = Node(path, life.settings, life)
     await node.start()
     return node

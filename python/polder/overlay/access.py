@@ -62,6 +62,10 @@ class _Site:
     direct: _Direct | None = None
 
 
+AccessImage = dict[str, _Site]
+"""An access point's ways, for the process that takes its place."""
+
+
 class AccessPointRole:
     """``now`` in Unix seconds."""
 
@@ -117,6 +121,19 @@ class AccessPointRole:
                 site.direct.servlets = tuple(s for s in site.direct.servlets if s.name != name)
                 site.direct.due = now
                 self._changed = True
+
+    def image(self) -> AccessImage:
+        """What the process that takes this one's place goes on with."""
+        return self._sites
+
+    def resume(self, image: AccessImage) -> None:
+        """Go on with an ``image``; lookups that were under way are begun anew."""
+        self._sites = image
+        for site in image.values():
+            waiting: list[_Lookup | _Direct] = [*site.lookups.values(), *([site.direct] if site.direct else [])]
+            for one in waiting:
+                one.running = False
+        self._changed = True
 
     def take_change(self) -> bool:
         """Whether ``ways`` changed since the last call."""

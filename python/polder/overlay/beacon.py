@@ -63,6 +63,10 @@ class _Site:
     withdrawn: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
+BeaconImage = dict[str, _Site]
+"""A beacon's table, for the process that takes its place."""
+
+
 class BeaconTable:
     """``owns``: whether this node owns a ring key now (``Router.owns``). ``now`` in Unix seconds."""
 
@@ -144,6 +148,15 @@ class BeaconTable:
             for name, site in self._sites.items()
         }
         return {name: members for name, members in live.items() if members}
+
+    def image(self) -> BeaconImage:
+        """What the process that takes this one's place goes on with."""
+        return self._sites
+
+    def resume(self, image: BeaconImage) -> None:
+        """Go on with an ``image``: what the sites signed was checked by who made it."""
+        self._sites = image
+        self._changed = True
 
     def take_change(self) -> bool:
         """Whether ``entries`` changed since the last call."""

@@ -61,6 +61,10 @@ class _Holding:
     """Who took the advertisement, of which epoch, until when it lives there."""
 
 
+ServletImage = dict[str, _Holding]
+"""A servlet's appointments, for the process that takes its place."""
+
+
 class ServletRole:
     """One node's appointments.
 
@@ -146,6 +150,20 @@ class ServletRole:
     def ready(self) -> frozenset[str]:
         """Sites to which this servlet can carry now."""
         return frozenset(site for site, held in self._held.items() if held.ready)
+
+    def leave(self) -> None:
+        """This node is going: take it off the beacons, so that nobody is sent here any more."""
+        for held in self._held.values():
+            self._withdraw(held)
+
+    def image(self) -> ServletImage:
+        """What the process that takes this one's place goes on with."""
+        return self._held
+
+    def resume(self, image: ServletImage) -> None:
+        """Go on with an ``image``; ways that were ready stay so until the shell says otherwise."""
+        self._held = image
+        self._changed = True
 
     def take_change(self) -> bool:
         """Whether ``deliveries`` or ``ready`` changed since the last call."""

@@ -98,6 +98,21 @@ class Moved(NamedTuple):
     what: str
 
 
+@dataclass
+class SiteImage:
+    """A site's choice of servlets, for the process that takes its agent's place."""
+
+    epoch: int
+    filter_version: int
+    exposed: set[str]
+    pool: dict[str, Member]
+    burned: set[str]
+    withdrawals: list[tuple[float, Signed]]
+    places: dict[str, _Place]
+    rotate_at: float | None
+    cut: set[str]
+
+
 @dataclass(slots=True)
 class _Place:
     member: Member
@@ -180,6 +195,39 @@ class SiteRole:
     def cut(self) -> frozenset[str]:
         """Servlets whose streams must end at once: burned ones, and those that had streams open for too long."""
         return frozenset(self._cut)
+
+    def image(self) -> SiteImage:
+        """What the process that takes this one's place goes on with."""
+        return SiteImage(
+            self.epoch,
+            self.filter_version,
+            self.exposed,
+            self._pool,
+            self._burned,
+            self._withdrawals,
+            self._places,
+            self._rotate_at,
+            self._cut,
+        )
+
+    def resume(self, image: SiteImage) -> None:
+        """Go on with an ``image``: the same servlets, in their stages; calls that were under way are made again."""
+        self.epoch = max(self.epoch, image.epoch)
+        self.filter_version = image.filter_version
+        self.exposed = image.exposed
+        self._pool, self._burned, self._cut = image.pool, image.burned, image.cut
+        self._withdrawals, self._places, self._rotate_at = image.withdrawals, image.places, image.rotate_at
+        for place in self._places.values():
+            place.calling = False
+
+    def configure(self, config: SiteConfig, now: float) -> None:
+        """Other knobs from here on. Surplus servlets go with the next rotation; missing ones are drawn at once."""
+        paced = config.rotate_every != self.config.rotate_every
+        self.config = config
+        if paced and self._rotate_at is not None:
+            self._rotate_at = None
+            self._plan_rotation(now)
+        self._fill(now)
 
     def poll_event(self) -> Moved | None:
         """What happened, until ``None``."""

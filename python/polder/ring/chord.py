@@ -42,7 +42,7 @@ from polder.model.ring_messages import (
 )
 from polder.ring.lookup import Lookup
 from polder.ring.maintenance import Maintenance, _Walk
-from polder.ring.router import Changed, Event, Hops, LookupDone, LookupFailed, Reply, Send
+from polder.ring.router import Changed, Event, Hops, LookupDone, LookupFailed, Reply, RingImage, Send
 from polder.ring.table import ALTERNATIVES, Table
 
 __all__ = ["Chord"]
@@ -111,6 +111,23 @@ class Chord(Maintenance):
         self._reunite_at = now + self.config.reunite_every * self._rng.random()
         self._first_round = False
         self._note_changes()
+
+    def image(self) -> RingImage | None:
+        """What the process that takes this one's place needs; ``None``: this node is no member."""
+        if not self.joined:
+            return None
+        table = self.table
+        return RingImage(table.successors, table.predecessor, dict(table.fingers), tuple(self._contacts.values()))
+
+    def resume(self, image: RingImage, now: float) -> None:
+        """Go on as the member whose ``image`` it is: the neighbours notice nothing."""
+        self._remember(image.contacts)
+        table = Table(self.me, self.config.successors)
+        table.set_successors(image.successors)
+        table.set_predecessor(image.predecessor)
+        for exponent, member in image.fingers.items():
+            table.set_finger(exponent, member)
+        self.settled(table, now)
 
     def join(self, contacts: Iterable[Member], now: float) -> None:
         """Join through any of ``contacts``; goes on trying. Contacts are remembered for healing."""

@@ -36,7 +36,18 @@ from polder.model.ring_messages import (
     RingRequest,
     Rumour,
 )
-from polder.ring.router import Changed, Event, Hops, Joined, LookupDone, LookupFailed, Misbehaved, Reply, Send
+from polder.ring.router import (
+    Changed,
+    Event,
+    Hops,
+    Joined,
+    LookupDone,
+    LookupFailed,
+    Misbehaved,
+    Reply,
+    RingImage,
+    Send,
+)
 from polder.ring.table import ALTERNATIVES
 
 
@@ -141,6 +152,23 @@ class OneHop:
     def found(self, now: float) -> None:
         """Begin alone."""
         self._become_member(now)
+
+    def image(self) -> RingImage | None:
+        """What the process that takes this one's place needs; ``None``: this node is no member."""
+        if not self.joined:
+            return None
+        return RingImage(contacts=tuple(self._contacts.values()), rumours=tuple(self._rumours.values()), version=self._version)
+
+    def resume(self, image: RingImage, now: float) -> None:
+        """Go on as the member whose ``image`` it is. The version stays: nobody has heard of a death."""
+        self._contacts.update((m.ring_id, m) for m in image.contacts)
+        self._rumours = {rumour.member.ring_id: rumour for rumour in image.rumours}
+        self._died_at = {ring_id: now for ring_id, rumour in self._rumours.items() if not rumour.alive}
+        self.joined, self._version = True, image.version
+        self._arrange()
+        self._gossip_at = now + self._jitter(self.config.gossip_every)
+        self._reunite_at = now + self._jitter(self.config.reunite_every)
+        self._events.append(Joined())
 
     def join(self, contacts: Iterable[Member], now: float) -> None:
         """Join through any of ``contacts``; goes on trying."""

@@ -10,9 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from polder.model import Member
 from polder.model.overlay_messages import Caller
-from polder.model.ring_messages import RingAnswer, RingRequest
+from polder.model.ring_messages import RingAnswer, RingRequest, Rumour
+
+
+class RingImage(msgspec.Struct, frozen=True):
+    """What a member knows of its ring, for the process that takes its place. A router fills in what it has."""
+
+    successors: tuple[Member, ...] = ()
+    predecessor: Member | None = None
+    fingers: dict[int, Member] = {}
+    contacts: tuple[Member, ...] = ()
+    rumours: tuple[Rumour, ...] = ()
+    version: int = 0
 
 
 class Send(NamedTuple):
@@ -91,6 +104,12 @@ class Router(Protocol):
 
     def leave(self, now: float) -> None:
         """Say goodbye to the neighbours; the node is no member afterwards."""
+
+    def image(self) -> RingImage | None:
+        """What the process that takes this one's place needs to be a member at once; ``None``: this node is none."""
+
+    def resume(self, image: RingImage, now: float) -> None:
+        """Go on as the member whose ``image`` it is, with the same name, place and address."""
 
     def handle(self, request: RingRequest, caller: Caller, reply_to: int, now: float) -> None:
         """A request came in. Raises ``Refused`` when its sender is not who the certificate says."""

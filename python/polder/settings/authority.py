@@ -7,13 +7,13 @@ import re
 from pydantic import Field, field_validator
 
 from polder.model import Kind
+from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Duration, Rate
-from polder.settings.watching import Watched
 
 _DOMAIN = re.compile(r"[a-z0-9._-]{1,255}\Z")
 
 
-class AuthoritySettings(Watched):
+class AuthoritySettings(ProcessSettings):
     """Environment prefix ``POLDER_AUTHORITY__``; for example ``POLDER_AUTHORITY__LISTEN=192.0.2.1:7400``."""
 
     trust_domain: str = Field(description="Name of the overlay in every identity. Fixed at `polder init`.")

@@ -6,11 +6,11 @@ from pydantic import Field, field_validator
 
 from polder.settings.base import Name, Names
 from polder.settings.limits import Limits
+from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Hosts, parse_address
-from polder.settings.watching import Watched
 
 
-class ClientSettings(Watched):
+class ClientSettings(ProcessSettings):
     """Environment prefix ``POLDER_CLIENT__``; for example ``POLDER_CLIENT__LISTEN=127.0.0.1:9000``."""
 
     user: Name | None = Field(None, description="Whose identity to use. Default: the only one enrolled on this machine.")

@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 
 from polder.settings.base import Name
 from polder.settings.limits import Limits
+from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Addresses, Duration, parse_address
-from polder.settings.watching import Watched
 
 
-class NodeSettings(Watched):
+class NodeSettings(ProcessSettings):
     """Environment prefix ``POLDER_NODE__``; for example ``POLDER_NODE__LIMITS__CONNECTIONS=4096``."""
 
     name: Name | None = Field(None, description="The node's name. Default: what its certificate says; another name is refused.")

@@ -11,13 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from polder.model import PathMode
 from polder.settings.base import Name, Ports, Rules
 from polder.settings.limits import Limits
+from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Duration, Hosts, parse_address
-from polder.settings.watching import Watched
 
 _SCHEMES = {"http": 80, "https": 443}
 
 
-class SiteSettings(Watched):
+class SiteSettings(ProcessSettings):
     """Environment prefix ``POLDER_SITE__``; for example ``POLDER_SITE__MODE=ring``."""
 
     name: Name = Field(description="The site's name in the overlay, as its certificate has it.")

@@ -6,12 +6,16 @@ The node's, the site's and the client's shells are each a ``Linked`` with their 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from polder.api.admin import AdminServer, Route
+from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed, Engine
 from polder.model import Kind, Member, Refused, Verdict, decode, encode
 from polder.model.overlay_messages import METHODS, Caller, status_of
@@ -24,10 +28,15 @@ from polder.shell.tasks import Tasks
 from polder.snapshot.fold import Verdicts, fold
 from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal
 
+if TYPE_CHECKING:
+    from polder.shell.process import Life
+
 log = logging.getLogger("polder.shell")
 native = logging.getLogger("polder.native")
 refusals = logging.getLogger("polder.refused")
 
+_LOOK = 0.05
+"""Seconds between two looks at whether streams have ended."""
 _GATHER = 0.01
 """Seconds within which changes go into one snapshot."""
 
@@ -39,16 +48,26 @@ Handler = Callable[[Caller, str, bytes], bytes | Awaitable[bytes]]
 class Linked:
     """Base of the shells. Subclasses say ``verdicts`` and register ``handlers``."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    LIVE: frozenset[str] = frozenset()
+    """Settings that ``configure`` can change while the shell runs."""
+
+    def __init__(self, config: EngineConfig, life: Life[Any] | None = None) -> None:
+        self.life = life
         self.tasks = Tasks()
         self.handlers: dict[str, Handler] = {}
-        self.engine = Engine(config, self._on_event)
+        inherited = life.sockets.engine(config.listen) if life else ()
+        self.engine = Engine(msgspec.structs.replace(config, inherit=inherited), self._on_event)
+        self.admin: AdminServer | None = None
+        self.metrics: MetricsServer | None = None
         self.version = 0
         self.history = History()
         self._born = monotonic()
         self.snapshots_refused = 0
         self._pending: asyncio.TimerHandle | None = None
         self._closing = False
+        self._leaving = False
+        self._released = False
+        self._hurry = asyncio.Event()
 
     def verdicts(self) -> Verdicts:
         """What the rooms say now."""
@@ -63,6 +82,21 @@ class Linked:
     def sample(self) -> dict[str, float]:
         """What the history keeps: counters of the data plane, and numbers that go up and down."""
         return {**self.engine.counters(), "cpu_ms": usage.cpu_ms(), "rss_bytes": usage.rss_bytes()}
+
+    def serve_admin(self, path: Path, routes: Mapping[str, Route]) -> None:
+        """Make the administrator's socket: ``routes``, the look back, and what the process can be asked."""
+        asked = self.life.routes() if self.life else {}
+        self.admin = AdminServer(path, {**routes, **self.looking_back(), **asked})
+
+    async def start_admin(self) -> None:
+        """Serve the administrator, on the socket of the process before this one if there was one."""
+        if self.admin is not None:
+            await self.admin.start(self.life.sockets.listener(str(self.admin.path)) if self.life else None)
+
+    async def start_metrics(self) -> None:
+        """Serve ``/metrics`` and the like, on the listener of the process before this one if there was one."""
+        if self.metrics is not None:
+            await self.metrics.start(self.tasks, self.life.sockets if self.life else None)
 
     def keep_history(self) -> None:
         """Begin to sample once a second."""
@@ -107,7 +141,7 @@ class Linked:
 
     def checks(self) -> tuple[Check, ...]:
         """What every process with an engine must be, to be fit to work."""
-        return health.snapshot(self.version), health.staying(self._closing)
+        return health.snapshot(self.version), health.staying(self._leaving)
 
     def numbers(self) -> dict[str, Number]:
         """What every process with an engine tells in ``/metrics``."""
@@ -120,13 +154,63 @@ class Linked:
             "links": {"up": links.count(True), "down": links.count(False)},
         }
 
-    async def close(self, deadline: float = 5.0) -> None:
-        """Stop tasks and engine; tunnels get ``deadline`` seconds to end."""
+    # Reload, upgrade, end
+
+    def configure(self, settings: Any) -> None:
+        """Put other settings in force, of which only those in ``LIVE`` differ."""
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """Listening sockets, by address or path; they stay ours."""
+        admin = [(str(self.admin.path), self.admin.descriptor)] if self.admin else []
+        return [*self.engine.listeners, *admin, *(self.metrics.descriptors() if self.metrics else [])]
+
+    def memory(self) -> dict[str, bytes]:
+        """What the rooms know and a restart would lose, by name of the room."""
+        return {}
+
+    def release(self) -> None:
+        """The next process decides from here on; this one only lets its streams end."""
+        self._released = True
+        self.tasks.retire()
+
+    async def part(self) -> None:
+        """Say goodbye to the others, so that they send nobody here any more."""
+
+    async def clear(self) -> None:
+        """Take away what this process made, after its last stream."""
+
+    async def close(self, deadline: float = 5.0) -> int:
+        """Say goodbye, take nothing new, let streams end for ``deadline`` seconds, stop. Returns how many tunnels were cut."""
+        self._leaving = True
+        if self.admin is not None:
+            await self.admin.close(remove=not self._released)
+        if not self._released:
+            await self.part()
+        elif self.metrics is not None:
+            await self.metrics.close()
+        await self._let_end(deadline)
         self._closing = True
         await self.tasks.close()
         if self._pending is not None:
             self._pending.cancel()
-        await self.engine.stop(deadline)
+        cut = await self.engine.stop(0)
+        await self.clear()
+        if self.metrics is not None and not self._released:
+            await self.metrics.close()
+        return cut
+
+    def hurry(self) -> None:
+        """End ``close`` now."""
+        self._hurry.set()
+
+    async def _let_end(self, deadline: float) -> None:
+        self.engine.drain()
+        until, idle = monotonic() + deadline, 0
+        # Two looks: between a handshake and its first stream a connection may be seen by neither count.
+        while (idle := idle + 1 if self.engine.status()["work"] == 0 else 0) < 2 and monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _LOOK)
+                return
 
     async def _sample(self) -> None:
         self.history.add(wall(), self.sample())

@@ -64,4 +64,9 @@ def setup(level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [SIEVE]
     root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Write records of ``level`` and above from now on."""
     logging.getLogger("polder").setLevel(level.upper())

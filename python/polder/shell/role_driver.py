@@ -58,6 +58,7 @@ class RoleDriver:
         self._callers: list[Caller] = []
         self._finders: list[Finder] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def add(self, machine: Machine) -> None:
         """A role with timers only."""
@@ -83,7 +84,8 @@ class RoleDriver:
         self._on_change()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Do nothing more by itself; ``pump`` still carries out what a call brings about."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -119,7 +121,7 @@ class RoleDriver:
         if self._timer is not None:
             self._timer.cancel()
         times = [due for machine in self._machines if (due := machine.poll_timeout()) is not None]
-        if times:
+        if times and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, min(times) - wall()), self._on_timer)
 
     def _on_timer(self) -> None:

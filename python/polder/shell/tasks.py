@@ -17,17 +17,25 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._endless: set[asyncio.Task[Any]] = set()
 
     def forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` again and again until ``close``; an exception is logged and pauses it (1 s, doubling to 30 s)."""
-        self.once(name, self._supervise(name, work))
+        task = self.once(name, self._supervise(name, work))
+        self._endless.add(task)
+        task.add_done_callback(self._endless.discard)
 
-    def once(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def once(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run ``work`` to its end; an exception is logged."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    def retire(self) -> None:
+        """Cancel what runs for ever; what ends by itself may."""
+        for task in tuple(self._endless):
+            task.cancel()
 
     async def close(self) -> None:
         """Cancel everything and wait for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from polder.engine.gre import GrePeer
@@ -13,6 +13,7 @@ from polder.overlay.site import Admitted
 from polder.perimeter import inner
 from polder.settings.site import SiteSettings
 from polder.shell.gre import GreDevice
+from polder.shell.sockets import Inherited
 
 MTU = 1400
 _LOW_PORTS = 20_000
@@ -90,9 +91,27 @@ class Ways:
                     ports=tuple((port, inner_port(port)) for port, _ in asked),
                 )
 
-    async def open(self) -> None:
-        """Make the device with this side's address. Raises ``HostError``."""
+    def descriptors(self) -> list[tuple[str, int]]:
+        """The tunnel device, for the process that takes over; they stay ours."""
+        return self._device.descriptors() if self._device else []
+
+    def memory(self) -> dict[str, bytes]:
+        """What is set on it."""
+        return self._device.memory() if self._device else {}
+
+    def resume(self, sockets: Inherited, memory: Mapping[str, bytes]) -> None:
+        """Go on with the device of the process before this one, if there is one."""
         if self._device is not None:
+            self._device.resume(sockets, memory)
+
+    def release(self) -> None:
+        """The next process carries."""
+        if self._device is not None:
+            self._device.release()
+
+    async def open(self) -> None:
+        """Make the device with this side's address, if it does not stand. Raises ``HostError``."""
+        if self._device is not None and not self._device.stands:
             await self._device.set((f"{self.gateway}/128",), ())
 
     async def admit(self, admitted: Iterable[Admitted]) -> None:

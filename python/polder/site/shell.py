@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import zlib
 from collections import Counter
@@ -13,26 +14,27 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography import x509
 
-from polder.api.admin import AdminServer
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.host.commands import HostError
 from polder.model import Member, PathMode, Rule, Signed, SiteRecord
 from polder.model.overlay_messages import MembersQuery, Sync
-from polder.overlay.site import SiteConfig, SiteRole, Stage
+from polder.overlay.site import SiteConfig, SiteImage, SiteRole, Stage
 from polder.settings.identity import IdentityDir
 from polder.settings.site import SiteSettings
 from polder.shell.clock import chance, wall
+from polder.shell.handover import recall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
 from polder.shell.metrics import Number
+from polder.shell.process import Life
 from polder.shell.role_driver import RoleDriver
 from polder.site.deliveries import Ways
 from polder.site.memory import SiteMemory
 from polder.site.perimeter import Perimeter
 from polder.snapshot.fold import SiteView, Verdicts
-from polder.snapshot.schema import EngineConfig, IdentityMaterial, Limits
+from polder.snapshot.schema import EngineConfig, IdentityMaterial, Limits, Link
 from polder.trust import read_identity, sign
 from polder.trust.keys import key_from_der
 
@@ -42,6 +44,8 @@ _POOL_EVERY = 10.0
 _PUBLISH_EVERY = 30.0
 _RECORD_LIFE = 86_400
 _FILTER_RETRY = 1.0
+_DIAL = 3.0
+"""Seconds that an agent which takes over gives itself to dial its servlets."""
 _COUNT_EVERY = 2.0
 """Seconds between looks at the filter's counters; each runs nft once."""
 
@@ -49,7 +53,11 @@ _COUNT_EVERY = 2.0
 class Site(Linked):
     """A running agent. Make it with ``start``."""
 
-    def __init__(self, path: Path, settings: SiteSettings, memory: SiteMemory, ways: Ways) -> None:
+    LIVE = frozenset({"allow", "deny", "hosts", "mode", "servlets", "rotation", "grace", "appointment_life", "limits"})
+
+    def __init__(
+        self, path: Path, settings: SiteSettings, memory: SiteMemory, ways: Ways, life: Life[SiteSettings] | None = None
+    ) -> None:
         self._path = path
         self._settings = settings
         self._memory = memory
@@ -58,7 +66,7 @@ class Site(Linked):
         self._pool: tuple[Member, ...] = self._identity.members
         self._record: tuple[SiteRecord, Signed] | None = None
         self._keeper = Keeper(path, self._identity, self._on_renewed)
-        super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()))
+        super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()), life)
         self._role = SiteRole(
             settings.name,
             _role_config(settings),
@@ -72,39 +80,85 @@ class Site(Linked):
         self._perimeter = Perimeter(path / "filter.json", settings, settings.appointment_life)
         self._driver = RoleDriver(self._role_call, self._no_lookup, self.tasks, self._on_role)
         self._driver.add_caller(self._role)
+        self._linked = asyncio.Event()
         self._filter_wanted = asyncio.Event()
         self._filter_seen = 0
         self._filter_counts: dict[str, int] = {}
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
         actions = {"rotate": self._rotate, "burn": self._burn, "moved": self._moved}
-        self._admin = AdminServer(
-            path / "admin.sock",
-            {**routes, **actions, **self.looking_back()},
-        )
+        self.serve_admin(path / "admin.sock", {**routes, **actions})
         self.metrics = MetricsServer(settings, path, "site", self.checks, self.numbers)
 
     # Life
 
     async def start(self) -> None:
         """Publish, appoint, keep going."""
+        resumed = self._resume()
         self.apply()
-        await self._admin.start()
-        await self.metrics.start(self.tasks)
+        await self.start_admin()
+        await self.start_metrics()
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("filter", self._keep_filter)
         self.tasks.forever("pool", self._refresh_pool)
         self.tasks.forever("record", self._publish)
         self.tasks.forever("filter counters", self._count_filter)
         self.keep_history()
+        if resumed:
+            self._driver.pump()
+            await self._dialled()
 
-    async def close(self, deadline: float = 5.0) -> None:
-        """Stop. Appointments end by themselves; the filter stays in force."""
-        await self._admin.close()
+    def _resume(self) -> bool:
+        """Go on with the servlets that the process before this one chose."""
+        image = recall(self.life.memory, "site", SiteImage) if self.life else None
+        if image is None:
+            return False
+        self._role.resume(image)
+        self._pool = tuple(sorted(image.pool.values()))
+        return True
+
+    async def _dialled(self) -> None:
+        """Until every servlet is dialled, or has had its time: the process before this one holds its dial-outs so long."""
+        wanted = len(self._role.admitted()) if self._ways.dials_out else 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DIAL):
+                while sum(link["up"] for link in self.engine.status()["links"] if link["lane"] == "dialout") < wanted:
+                    self._linked.clear()
+                    await self._linked.wait()
+
+    def on_link(self, link: Link) -> None:
+        """A servlet is dialled, or was lost."""
+        self._linked.set()
+
+    def configure(self, settings: SiteSettings) -> None:
+        """Put other rules, hosts, rotation and the like in force; the record is published anew."""
+        self._settings = settings
+        self._role.configure(_role_config(settings), wall())
+        self._driver.pump()
+        self.apply()
+        self.tasks.once("publish", self._publish_once())
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """With the tunnel device."""
+        return [*super().descriptors(), *self._ways.descriptors()]
+
+    def memory(self) -> dict[str, bytes]:
+        """The choice of servlets, and what stands."""
+        return {"site": msgspec.msgpack.encode(self._role.image())} | self._ways.memory()
+
+    def release(self) -> None:
+        """The next process is the agent."""
+        super().release()
         self._driver.close()
-        await super().close(deadline)
+        self._ways.release()
+
+    async def part(self) -> None:
+        """Appointments end by themselves; the filter stays in force."""
+        self._driver.close()
+
+    async def clear(self) -> None:
+        """Leave the filter's helper, take the tunnels away if they are still ours."""
         await self._perimeter.close()
         await self._ways.close()
-        await self.metrics.close()
 
     def verdicts(self) -> Verdicts:
         """Identity, servlets to dial (dial-out), and the own record, for the agent carries to nothing else."""
@@ -150,7 +204,11 @@ class Site(Linked):
         )
 
     async def _publish(self) -> None:
-        """Bring the record to a few nodes; gossip does the rest."""
+        """Bring the record to a few nodes now and then; gossip does the rest."""
+        took = await self._publish_once()
+        await asyncio.sleep(_PUBLISH_EVERY if took else 1.0)
+
+    async def _publish_once(self) -> int:
         pool = list(self._pool)
         body = Sync(None, (self.record()[1],))
         took = 0
@@ -161,7 +219,7 @@ class Site(Linked):
             except CallFailed as error:
                 extras = {"node": member.name, "error": str(error)}
                 log.log(logging.WARNING if error.status else logging.DEBUG, "a node did not take the site's record", extra=extras)
-        await asyncio.sleep(_PUBLISH_EVERY if took else 1.0)
+        return took
 
     # Servlets
 
@@ -272,6 +330,10 @@ class Site(Linked):
             "site_pool_nodes": len(self._pool),
         }
 
+    def facts(self) -> dict[str, Any]:
+        """Whose agent this is."""
+        return {"site": self._settings.name, "transport": self._settings.transport}
+
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return {
             "site": self._settings.name,
@@ -348,12 +410,14 @@ def _role_config(settings: SiteSettings) -> SiteConfig:
     )
 
 
-async def start(path: Path, settings: SiteSettings) -> Site:
+async def start(path: Path, life: Life[SiteSettings]) -> Site:
     """A started agent for the identity in ``path``; its tunnel device stands before its engine listens there."""
+    settings = life.settings
     memory = SiteMemory.load(path / "agent.mp").at(settings.edge or settings.transport, wall())
     memory.save(path / "agent.mp")
     ways = Ways(settings, memory.inner_secret, f"plds{zlib.crc32(settings.name.encode()):08x}")
+    ways.resume(life.sockets, life.memory)
     await ways.open()
-    site = Site(path, settings, memory, ways)
+    site = Site(path, settings, memory, ways, life)
     await site.start()
     return site

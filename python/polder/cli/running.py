@@ -1,0 +1,46 @@
+"""What can be asked of a process that runs: read its configuration again, be replaced by the program on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polder.api.admin import ask
+from polder.cli.answer import answer
+
+LEVELS = click.Choice(["debug", "info", "warning", "error"])
+_UPGRADE_S = 3700.0
+"""Longer than any ``upgrade_wait``."""
+
+
+def log_level(level: str | None) -> dict[str, Any]:
+    """What ``--log-level`` overrides in the configuration."""
+    return {"log_level": level} if level else {}
+
+
+def reload(directory: Path, what: str, *, as_json: bool) -> int:
+    """Have the process of ``directory`` read its configuration again. Exit status 3 when some of it waits for an upgrade."""
+    told = asyncio.run(ask(directory / "admin.sock", "reload", {}))
+    changed, waiting = told["changed"], told["needs_upgrade"]
+    lines = [f"In force: {', '.join(changed)}." if changed else "Nothing that can change while it runs has changed."]
+    if waiting:
+        lines.append(f"Waits for an upgrade: {', '.join(waiting)}.")
+    answer(told, "\n".join(lines), f"polder {what} upgrade" if waiting else "polder status", as_json=as_json)
+    return 3 if waiting else 0
+
+
+def upgrade(directory: Path, *, as_json: bool) -> None:
+    """Have the program on disk take over from the process of ``directory``."""
+    try:
+        told = asyncio.run(ask(directory / "admin.sock", "upgrade", {}, _UPGRADE_S))
+    except TimeoutError as error:
+        raise OSError(
+            errno.ETIMEDOUT, f"{directory}: the process does not answer; `polder status` says whether it runs"
+        ) from error
+    drain = f"{told['drain_s']:g} s" if told["drain_s"] else "as long as they like"
+    text = f"Process {told['pid']} has taken over from {told['before']}, whose open streams have {drain} to end."
+    answer(told, text, "polder status", as_json=as_json)
