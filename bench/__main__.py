@@ -13,6 +13,8 @@ PROGRAMS = {
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
     "rotation": ("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s"),
+    "control-stopped": ("bench.control_stopped", "the control plane of a node stands still for ten minutes"),
+    "upgrade": ("bench.upgrade", "every process is reloaded and upgraded again and again under load"),
     "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
     "masking": ("bench.masking", "whether users or strangers can tell beacons and servlets from other nodes"),
     "chains": ("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel (needs scripts/bench-packages)"),
