@@ -18,12 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from polder.lab import results
-from polder.lab.results import Claim, Measure, Result
 from tests.support.frozen import frozen, states
 from tests.support.origin import Origin
 from tests.support.overlay import Overlay, until
 from tests.support.readers import Readers, Seen
+
+from polder.lab import results
+from polder.lab.results import Claim, Measure, Result
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
 SITES = {"wiki": "beacon", "blog": "ring"}
