@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from polder.model.admin_messages import Report, ReportQuery
 from polder.settings.identity import IdentityDir
 from polder.shell.console import Console, Credentials
 from tests.e2e.conftest import NODES, World
-from tests.support.overlay import polder, until
+from tests.support.overlay import POLDER, environment, polder, until
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,25 @@ def test_shells_look_back(world: World) -> None:
         history = asyncio.run(ask(socket, "history", {"seconds": 60, "names": "rss_bytes,connections"}))
         assert set(history["values"]) == {"rss_bytes", "connections"} and history["values"]["rss_bytes"][-1] > 1 << 20
         assert isinstance(asyncio.run(ask(socket, "logs", {"count": 5}))["lines"], list)
+
+
+def test_status_and_doctor_of_every_part(world: World, admin: str) -> None:
+    """One line and a next step for each; an operator sees all nodes; nothing of a running overlay is wrong."""
+    overlay = world.overlay
+    seen = polder(overlay.state(admin), "status")
+    assert seen["overlay"]["silent"] == [] and seen["overlay"]["alive"] == seen["overlay"]["nodes"] == len(NODES)
+    for state in ("n1", "site-wiki", "user-ann"):
+        told = polder(overlay.state(state), "status")
+        assert told["parts"][0]["running"] and not [each for each in told["findings"] if each["level"] != "note"], told
+        findings = polder(overlay.state(state), "doctor")
+        assert findings["wrong"] == 0, findings
+    assert (
+        "polder node run"
+        in subprocess.run([*POLDER, "status"], env=environment(overlay.state("n4")), capture_output=True, text=True).stdout
+    )
+    assert polder_status(overlay.state("n4")) == 3
+
+
+def polder_status(state: Path) -> int:
+    """Exit status of ``polder status``."""
+    return subprocess.run([*POLDER, "status"], env=environment(state), capture_output=True).returncode

@@ -15,6 +15,7 @@ import click
 from polder import __version__
 from polder.cli.answer import answer, common, find_state
 from polder.dashboard.source import Source
+from polder.doctor.checks import examine
 from polder.incident import archive
 from polder.incident.gather import collect, names
 from polder.incident.redact import Redactor
@@ -72,8 +73,6 @@ def show(file: Path, extract: Path | None, as_json: bool) -> int:
 
 
 async def _export(state: StateDir, file: Path, reveal: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    from polder.cli.doctor import examine
-
     source = Source(state)
     try:
         nodes, people = await names(source)

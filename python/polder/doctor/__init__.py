@@ -1,0 +1,1 @@
+"""``polder doctor``: what is wrong on this machine, and what would mend it."""
