@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.support.overlay import Overlay, free_port
+from tests.support.overlay import Overlay, free_port, until
 
 from polder.api.authority_dir import load_settings, open_ledger
 from polder.api.enrolment import enrol_here
 from polder.api.service import invite
 from polder.model import Kind, PathMode
-from polder.settings import StateDir
+from polder.settings import NodeSettings, StateDir
 from polder.settings.site import SiteSettings
 from polder.shell.clock import chance, wall
 from polder.site.shell import Site, start
@@ -66,9 +67,14 @@ def build(overlay: Overlay, size: Size, shortcuts: bool) -> dict[str, tuple[str,
     for name in names:
         overlay.run_node(name)
     overlay.enrol_user("ann", "staff")
-    overlay.wait_ring(size.nodes)
+    until(lambda: all(_joined(overlay.node_status(name)) for name in names), f"a ring of {size.nodes}")
     where = {name: overlay.nodes[name].hello["address"].rpartition(":") for name in names}
     return {name: (host, int(port)) for name, (host, _, port) in where.items()}
+
+
+def _joined(status: dict[str, Any]) -> bool:
+    """In the ring, with a full successor list: larger rings than that never know everybody."""
+    return bool(status["joined"]) and len(status["successors"]) >= NodeSettings().successors
 
 
 def roles(overlay: Overlay, sites: dict[str, str]) -> dict[tuple[str, str], set[str]]:

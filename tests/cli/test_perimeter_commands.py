@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from polder.lab import enclosure
-from polder.perimeter import to_json
+from polder.perimeter import from_json, to_json
 from tests.perimeter.craft import KEY, plan
 from tests.support.overlay import Overlay, polder, until
 
@@ -79,9 +79,11 @@ def _filter(overlay: Overlay) -> None:
     SEEN["piped"] = polder(overlay.state("n1"), "filter", "plan", "bare", "--plan", "-", stdin=to_json(wanted).decode())
     target = state / "rules"
     forms = {}
-    for form in ("nftables", "iptables", "ip6tables", "exabgp"):
+    for form in ("nftables", "iptables", "ip6tables", "exabgp", "plan"):
         command = [sys.executable, "-m", "polder.cli.main", "filter", "export", "bare", "--format", form, "--state", str(state)]
         subprocess.run([*command, "--output", str(target)], check=True, capture_output=True)
+        if form == "plan":
+            SEEN["plan_again"] = from_json(target.read_bytes()) == wanted
         forms[form] = (oct(target.stat().st_mode & 0o777), f"{KEY:#010x}" in target.read_text())
     SEEN["export"] = forms
     SEEN["applied"] = polder(state, "filter", "apply", "bare", "--rollback-after", "300ms")
@@ -157,6 +159,7 @@ def test_a_plan_is_shown_without_keys_and_exported_with_care(seen: dict[str, Any
     assert {pair["key"] for pair in seen["plan"]["pairs"]} == {"withheld"}
     assert seen["piped"]["pairs"] == seen["plan"]["pairs"]
     assert "plan of site bare" in seen["other"]["error"]
+    assert seen["plan_again"]
     assert seen["export"] == {form: ["0o600", form in ("nftables", "iptables")] for form in seen["export"]}
 
 

@@ -19,7 +19,7 @@ from polder.host.client import SOCKET
 from polder.host.filters import RUN_DIRECTORY
 from polder.host.watchdog import spawn
 from polder.model import Refused, Verdict
-from polder.perimeter import Place, Plan, flowspec, from_json, iptables, nftables, redact
+from polder.perimeter import Place, Plan, flowspec, from_json, iptables, nftables, redact, to_json
 from polder.settings.quantities import format_duration
 from polder.shell.clock import wall
 
@@ -162,20 +162,28 @@ def remove(site: str, helper: Path | None, yes: bool, state: str | None, as_json
 @_PLACE
 @_TRUSTED
 @click.option(
-    "--format", "form", type=click.Choice(["nftables", "iptables", "ip6tables", "exabgp"]), default="nftables", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["nftables", "iptables", "ip6tables", "exabgp", "plan"]),
+    default="nftables",
+    show_default=True,
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File (made with mode 0600); default: standard output.")
 @click.option("--state", help="State directory.")
 def export(
     site: str | None, file: Path | None, place: str, trusted: tuple[str, ...], form: str, output: Path | None, state: str | None
 ) -> None:
-    """Write the filter of SITE for another router. All forms but exabgp hold the GRE keys: treat them as secrets."""
+    """Write the filter of SITE for another router. All forms but exabgp hold the GRE keys: treat them as secrets.
+
+    `plan` is what `polder filter apply SITE --plan -` reads there.
+    """
     found, now, where = _read(site, file, state), wall(), Place(place)
     texts = {
         "nftables": lambda: nftables.render(found, now, where, trusted),
         "iptables": lambda: iptables.render(found, now, 4, where),
         "ip6tables": lambda: iptables.render(found, now, 6, where),
         "exabgp": lambda: flowspec.render(found, now),
+        "plan": lambda: to_json(found).decode(),
     }
     text = texts[form]()
     if output is None:
