@@ -45,6 +45,7 @@ class Process:
     command: Sequence[str]
     state: Path
     log: Path
+    program: Sequence[str] = tuple(POLDER)
     process: subprocess.Popen[str] = field(init=False)
     hello: dict[str, Any] = field(init=False, default_factory=dict)
     pid: int = field(init=False, default=0)
@@ -54,7 +55,7 @@ class Process:
         """Start it and wait for its first line."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*POLDER, *self.command, "--json"],
+                [*self.program, *self.command, "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
