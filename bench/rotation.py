@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -222,11 +223,13 @@ def draw(drawn: Any, rows: Any) -> None:
     right.set(title="Longest pause in the download", xlabel="seconds")
 
 
-async def all_rows(folder: Path, size: int) -> list[dict[str, Any]]:
-    """Every transport in every path mode."""
+def all_rows(quick: bool) -> list[dict[str, Any]]:
+    """Every transport in every path mode, each in namespaces of its own."""
     rows = []
     for transport, mode in itertools.product(TRANSPORTS, MODES):
-        rows.append(await measure(folder / f"{transport}-{mode}", transport, mode, size))
+        argv = [sys.executable, "-m", "bench.rotation", "--only", f"{transport},{mode}", *(["--quick"] if quick else [])]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     return rows
 
@@ -250,8 +253,13 @@ def main() -> int:
     folder = experiment.new_directory("rotation").resolve()
     if arguments.only:
         transport, mode = arguments.only.split(",")
-        return enclosure.run(lambda: print(asyncio.run(measure(folder, transport, mode, size))) or 0)
-    return enclosure.run(lambda: _record(asyncio.run(all_rows(folder, size)), size, arguments.quick))
+        return enclosure.run(lambda: _one(folder, transport, mode, size))
+    return _record(all_rows(arguments.quick), size, arguments.quick)
+
+
+def _one(folder: Path, transport: str, mode: str, size: int) -> int:
+    print(json.dumps(asyncio.run(measure(folder, transport, mode, size))))
+    return 0
 
 
 def _record(rows: list[dict[str, Any]], size: int, quick: bool) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 ONLY = {
     "pyo3": {"polder-py"},
     "rustls": {"polder-tls", "polder-quic", "polder-http", "polder-engine"},
+    "aws-lc-rs": {"polder-tls"},
     "libc": {"polder-sock", "polder-lab"},
 }
 NEVER = {

@@ -162,6 +162,7 @@ impl Engine {
         }
         let front = self.front.get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone())));
         front.apply(plan.limits.clone(), plan.forwarder.clone());
+        let _ = self.plane.front.set(front.clone());
         let _inside = self.handle.enter();
         self.plane.apply(World { plan, tls });
         self.open_doors(front);

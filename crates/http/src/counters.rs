@@ -50,6 +50,14 @@ polder_meter::counts! {
     receivers_waiting,
     /// Tunnels ended because nothing moved.
     tunnels_idle,
+    /// Words about users that could not be made, for sites that ask.
+    words_failed,
+    /// Site role: words about users that were good.
+    words_heard,
+    /// Site role: streams refused because no word about the user came with them.
+    words_missing,
+    /// Site role: streams refused because their word was forged, stale, repeated, or meant for another.
+    words_refused,
     /// Site role: streams ended, or not begun, because their servlet was burned or had streams open for too long.
     tunnels_cut,
     /// Requests refused by access rules.

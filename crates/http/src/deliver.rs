@@ -1,6 +1,8 @@
 //! From a servlet to its site over TCP.
 
 use crate::tunnel::Tunnel;
+use bytes::Bytes;
+use polder_wire::proxy2::{Proxy2, WORD};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpSocket;
@@ -18,4 +20,11 @@ pub(crate) async fn connect(address: IpAddr, bind: Option<IpAddr>, ports: &[(u16
     let stream = socket.connect(target).await?;
     stream.set_nodelay(true)?;
     Ok(Tunnel::tcp(stream))
+}
+
+/// Says the access point's word about the user, if there is one, in front of everything else.
+pub(crate) async fn preface(tunnel: &mut Tunnel, word: Option<&str>) -> io::Result<()> {
+    let tlvs = word.map(|word| (WORD, word.as_bytes().to_vec())).into_iter().collect();
+    let header = Proxy2 { addresses: None, tlvs }.encode().ok_or_else(|| io::Error::other("the word is too long"))?;
+    tunnel.sink.send(Bytes::from(header)).await
 }

@@ -53,7 +53,7 @@ impl Default for DialOuts {
 pub(crate) fn request(host: &str, port: u16, word: Option<Arc<str>>) -> Result<Request<()>, http::Error> {
     let mut request = Request::builder().method(Method::CONNECT).uri(format!("{host}:{port}").parse::<Uri>()?);
     if let Some(word) = word {
-        request = request.header(word::FIELD, &*word);
+        request = request.header(word::FIELD, word::value(&word)?);
     }
     request.body(())
 }

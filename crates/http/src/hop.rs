@@ -49,7 +49,7 @@ impl HopRequest {
             .header("polder-hops", u16::from(self.hops))
             .header("polder-within", u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX));
         if let Some(word) = &self.word {
-            request = request.header(word::FIELD, &**word);
+            request = request.header(word::FIELD, word::value(word)?);
         }
         request.body(())
     }

@@ -2,8 +2,8 @@
 
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
+use crate::tell;
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
-use crate::word::Word;
 use polder_plan::{Denied, Stage};
 use polder_wire::{ProxyError, Refusal};
 use std::sync::Arc;
@@ -90,6 +90,7 @@ impl Opener for Overlay {
             let site = world.plan.admit(asker, &target.host, target.port, unix_now());
             let site = site.map_err(|denied| self.denied(who, target, denied))?.clone();
             let limits = &world.plan.limits;
+            let word = tell::word(&self.plane, &world, &site, asker, target, client.peer);
             let ask = Ask {
                 from: None,
                 site,
@@ -98,7 +99,7 @@ impl Opener for Overlay {
                 stage: Stage::Entry,
                 hops: limits.max_hops,
                 within: Duration::from_millis(u64::from(limits.open_timeout_ms)),
-                word: Word::Nothing,
+                word,
             };
             let opened = path::open(&self.plane, &world, &ask, client).await;
             if opened.is_err() {

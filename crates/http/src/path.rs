@@ -216,8 +216,12 @@ fn refused(error: std::io::Error) -> Failed {
 /// Out of the overlay.
 async fn deliver(plane: &Arc<Plane>, ask: &Ask, replay: &mut Replay, client: &mut Source) -> Result<Tunnel, Failed> {
     match &ask.site.delivery {
-        Some(Delivery::Tcp { address, bind, ports }) => {
+        Some(Delivery::Tcp { address, bind, ports, preface }) => {
             let mut tunnel = deliver::connect(*address, *bind, ports, ask.port).await.map_err(refused)?;
+            if *preface {
+                let said = deliver::preface(&mut tunnel, ask.word.say().as_deref()).await;
+                said.map_err(|_| Failed::Path(ProxyError::Terminated))?;
+            }
             for chunk in &replay.kept {
                 tunnel.sink.send(chunk.clone()).await.map_err(|_| Failed::Path(ProxyError::Terminated))?;
             }

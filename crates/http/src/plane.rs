@@ -4,16 +4,19 @@ use crate::carried::Carried;
 use crate::control::Calls;
 use crate::counters::{Counters, Measures};
 use crate::dialout::DialOuts;
+use crate::front::FrontContext;
 use crate::link::Links;
 use crate::pump::Meter;
 use crate::registry::Registry;
+use crate::tell::Sealers;
+use crate::told::Hearing;
 use arc_swap::ArcSwapOption;
 use polder_flow::Bucket;
 use polder_plan::Plan;
 use polder_tls::Settings;
 use polder_types::{Event, Role, SiteName};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -66,6 +69,10 @@ pub struct Plane {
     pub(crate) dialouts: DialOuts,
     /// Site role: streams by servlet.
     pub carried: Carried,
+    pub(crate) sealers: Sealers,
+    pub(crate) hearing: Hearing,
+    /// Site role: the front of a site whose origin is told in header fields; set before the first stream.
+    pub front: OnceLock<Arc<FrontContext>>,
     /// Control calls that wait.
     pub calls: Calls,
     draining: watch::Sender<bool>,
@@ -80,6 +87,11 @@ pub fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// Unix milliseconds.
+pub(crate) fn unix_millis() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
 impl Plane {
     /// A plane without a snapshot: it refuses everything until [`Plane::apply`].
     pub fn new(config: PlaneConfig, events: Arc<dyn Events>) -> Arc<Self> {
@@ -92,6 +104,9 @@ impl Plane {
             registry: Registry::default(),
             dialouts: DialOuts::default(),
             carried: Carried::default(),
+            sealers: Sealers::default(),
+            hearing: Hearing::default(),
+            front: OnceLock::new(),
             calls,
             draining: watch::Sender::new(false),
             told: Mutex::new(Bucket::full(TOLD, 0)),

@@ -23,6 +23,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Source {
     /// Where a user's tunnel comes from, for sites that ask.
     pub(crate) peer: Option<IpAddr>,
+    /// Asked when the first chunk has come: whether it may pass.
+    gate: Option<Box<dyn FnOnce() -> bool + Send>>,
     front: VecDeque<Bytes>,
     rest: Rest,
 }
@@ -37,22 +39,28 @@ enum Rest {
 impl Source {
     /// Bytes of a stream.
     pub fn io(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Source { peer: None, front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
+        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
     }
 
     /// DATA frames of an HTTP/2 stream. Flow-control capacity is released as chunks are taken.
     pub fn h2(stream: RecvStream) -> Self {
-        Source { peer: None, front: VecDeque::new(), rest: Rest::H2(stream) }
+        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::H2(stream) }
     }
 
     /// Fixed bytes, then the end.
     pub fn bytes(chunk: Bytes) -> Self {
-        Source { peer: None, front: VecDeque::from([chunk]), rest: Rest::Ended }
+        Source { peer: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Ended }
     }
 
     /// Fixed bytes that may travel with an open, then silence: more will be sent by other means.
     pub fn held(chunk: Bytes) -> Self {
-        Source { peer: None, front: VecDeque::from([chunk]), rest: Rest::Held }
+        Source { peer: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Held }
+    }
+
+    /// The first chunk that comes passes only if `gate` says so then; else the stream breaks.
+    pub(crate) fn gated(mut self, gate: impl FnOnce() -> bool + Send + 'static) -> Self {
+        self.gate = Some(Box::new(gate));
+        self
     }
 
     /// Bytes that wait in front and have not travelled yet.
@@ -102,6 +110,10 @@ impl Source {
         };
         if result.is_none() {
             self.rest = Rest::Ended;
+        }
+        if matches!(result, Some(Ok(_))) && self.gate.take().is_some_and(|gate| !gate()) {
+            self.rest = Rest::Ended;
+            return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())));
         }
         Poll::Ready(result)
     }

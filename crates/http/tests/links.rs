@@ -173,6 +173,7 @@ fn bare(pki: &Pki, identity: IdentityMaterial) -> Snapshot {
         forwarder: None,
         shortcuts: false,
         cut: Vec::new(),
+        told: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Snapshot → tables.
 
-use polder_types::{Delivery, Forwarder, Limits, PathMode, Peer, PeerName, RingRoute, Rule, SCHEMA, Site, SiteName, Snapshot};
+use polder_types::{
+    Delivery, Forwarder, Limits, PathMode, Peer, PeerName, RingRoute, Rule, SCHEMA, Site, SiteName, Snapshot, Tell, Told,
+};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub struct SitePlan {
     pub(crate) beacon: Option<Vec<Arc<Peer>>>,
     /// How bytes reach it, if this node is one of its servlets.
     pub delivery: Option<Delivery>,
+    /// Whether it asks who its users are.
+    pub tell: Option<Tell>,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub struct Plan {
     pub forwarder: Option<Forwarder>,
     /// Site role: servlets whose streams end at once.
     pub cut: Vec<Arc<str>>,
+    /// Site role: how the origin is told who its users are.
+    pub told: Option<Told>,
     /// After this Unix time nothing new is admitted or relayed.
     pub fresh_until: Option<i64>,
     /// What was left out and why, for the operator: the rest of the snapshot is in force.
@@ -108,6 +114,7 @@ impl Plan {
             limits: snapshot.limits.clone(),
             forwarder: snapshot.forwarder.clone(),
             cut: snapshot.cut.clone(),
+            told: snapshot.told.clone(),
             fresh_until: snapshot.revocations.fresh_until,
             warnings,
             addresses: peers.values().map(|peer| peer.address.ip()).collect(),
@@ -229,6 +236,7 @@ impl Compiler<'_> {
             ring,
             beacon: None,
             delivery: None,
+            tell: site.tell.clone(),
         })
     }
 

@@ -44,6 +44,7 @@ fn site(name: &str, host: &str) -> Site {
         beacons: vec!["b1".into(), "b2".into(), "b1".into()],
         servlets: vec!["s1".into()],
         ring: vec![],
+        tell: None,
     }
 }
 
@@ -63,6 +64,7 @@ fn snapshot() -> Snapshot {
         forwarder: None,
         shortcuts: false,
         cut: Vec::new(),
+        told: None,
     }
 }
 

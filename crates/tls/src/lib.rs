@@ -7,11 +7,13 @@
 //! outlives a revocation (`docs/design/tunnels.md`).
 
 mod identify;
+mod session;
 mod settings;
 mod verify;
 mod wire;
 
 pub use identify::{GROUPS_OID, RING_ID_OID, Rejected};
+pub use session::{BadWord, Jws, SEAL_KEY, Sealer, Unsealer, pseudonym};
 pub use settings::{ALPN_DIALOUT, ALPN_H1, ALPN_H2, Alpn, Expected, HandshakeError, Settings, SettingsError};
 pub use wire::{Wire, read_batch};
 

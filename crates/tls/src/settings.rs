@@ -183,6 +183,19 @@ impl Settings {
         &self.me
     }
 
+    /// The trust domain that is believed.
+    pub fn trust_domain(&self) -> &str {
+        self.trust.domain()
+    }
+
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(crate) fn certified(&self) -> &rustls::sign::CertifiedKey {
+        &self.key
+    }
+
     /// Whether `other` shows peers the same certificates, so that links made with it may stay.
     pub fn same_identity(&self, other: &Settings) -> bool {
         self.material == other.material

@@ -70,6 +70,10 @@ impl Trust {
         identify(leaf, &self.domain, &self.revoked, i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
     }
 
+    pub(crate) fn domain(&self) -> &str {
+        &self.domain
+    }
+
     pub(crate) fn is_revoked(&self, identity: &Identity) -> bool {
         self.revoked.contains(identity)
     }

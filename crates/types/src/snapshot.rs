@@ -39,6 +39,54 @@ pub struct Snapshot {
     /// Site role: servlets, by node name or inner address, whose streams end at once.
     #[serde(default)]
     pub cut: Vec<Arc<str>>,
+    /// Site role: how the origin is told who its users are.
+    #[serde(default)]
+    pub told: Option<Told>,
+}
+
+/// How an origin is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Telling {
+    /// PROXY protocol, version 2, in front of each connection.
+    #[serde(rename = "proxy-v2")]
+    ProxyV2,
+    /// Signed header fields in each HTTP/1 request.
+    #[serde(rename = "header")]
+    Header,
+}
+
+/// What a site's agent needs to read access points' words about users, and to pass them on.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// How.
+    pub how: Telling,
+    /// X25519 key to which words are sealed: secret, 32 bytes.
+    pub seal_secret: serde_bytes::ByteBuf,
+    /// And public, 32 bytes.
+    pub seal_public: serde_bytes::ByteBuf,
+    /// P-256 key that signs assertions, PKCS #8 DER.
+    pub sign_key: serde_bytes::ByteBuf,
+    /// The name by which origins find its public half.
+    pub sign_id: String,
+    /// Seconds by which a word may be older or younger than now.
+    pub window: u32,
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Told({:?}, keys withheld)", self.how)
+    }
+}
+
+/// That a site asks who its users are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tell {
+    /// X25519 public key of its agent, 32 bytes.
+    pub key: serde_bytes::ByteBuf,
+    /// Whether it also asks for the users' addresses.
+    pub address: bool,
 }
 
 /// Certificate chain (leaf first, DER) and private key (PKCS #8, DER).
@@ -131,6 +179,9 @@ pub struct Site {
     pub servlets: Vec<PeerName>,
     /// The ring's next hop for each beacon key (mode `ring`).
     pub ring: Vec<RingRoute>,
+    /// Whether it asks who its users are.
+    #[serde(default)]
+    pub tell: Option<Tell>,
 }
 
 /// Next hop towards one beacon key.
@@ -177,6 +228,9 @@ pub enum Delivery {
         bind: Option<IpAddr>,
         /// Asked port → port at `address`.
         ports: Vec<(u16, u16)>,
+        /// Whether a PROXY header goes ahead, with the access point's word about the user.
+        #[serde(default)]
+        preface: bool,
     },
     /// The site's agent dials out to this node and takes streams on that connection.
     DialOut,

@@ -1,9 +1,11 @@
-//! Byte formats: HTTP/1.1 heads, error bodies, GRE; no I/O.
+//! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users; no I/O.
 
 pub mod gre;
 pub mod http1;
 mod problem;
+pub mod proxy2;
 mod refusal;
+pub mod word;
 
 pub use problem::{Problem, parse_proxy_status, proxy_status};
 pub use refusal::{ProxyError, Refusal};

@@ -44,7 +44,8 @@ class Delivery(Frozen, frozen=True):
 
     ``outer_remote``: the gateway's outer address, ``key``: the 32-bit GRE key, ``inner_local`` / ``inner_remote``:
     addresses inside the tunnel (``inner_remote`` alone for ``tcp``), ``mtu`` in bytes, ``ports``: (asked port, port at
-    ``inner_remote``). All but ``ports`` are unused for ``dialout``.
+    ``inner_remote``), ``preface``: a PROXY header with the word about the user goes ahead. Only ``transport`` and ``ports``
+    mean something for ``dialout``.
     """
 
     transport: Transport
@@ -54,6 +55,7 @@ class Delivery(Frozen, frozen=True):
     inner_remote: str = ""
     mtu: int = 0
     ports: tuple[tuple[int, int], ...] = ()
+    preface: bool = False
 
     def __repr__(self) -> str:
         return f"Delivery({self.transport}, withheld)"

@@ -63,6 +63,16 @@ class Rule(Frozen, frozen=True):
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
+class Tell(Frozen, frozen=True):
+    """A site asks who its users are: access points seal their word to ``key`` (X25519, public), which its agent has.
+
+    ``address``: with the users' source addresses.
+    """
+
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    address: bool = False
+
+
 class SiteRecord(Frozen, frozen=True, tag="site"):
     """What a site tells the overlay about itself, signed by its own key. The highest ``epoch`` counts."""
 
@@ -75,6 +85,7 @@ class SiteRecord(Frozen, frozen=True, tag="site"):
     mode: PathMode
     not_after: int
     """Unix seconds."""
+    tell: Tell | None = None
 
 
 class Appointment(Frozen, frozen=True, tag="appointment"):

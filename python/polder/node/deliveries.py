@@ -129,7 +129,7 @@ def way_of(delivery: Delivery) -> Way:
         case Transport.DIALOUT:
             return DialOut()
         case Transport.GRE:
-            return TcpDelivery(delivery.inner_remote, delivery.inner_local, delivery.ports)
+            return TcpDelivery(delivery.inner_remote, delivery.inner_local, delivery.ports, delivery.preface)
         case Transport.TCP:
             return TcpDelivery(delivery.inner_remote, None, delivery.ports)
 

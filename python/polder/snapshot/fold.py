@@ -18,6 +18,8 @@ from polder.snapshot.schema import (
     ServletEntry,
     Site,
     Snapshot,
+    Tell,
+    Told,
 )
 
 
@@ -39,6 +41,8 @@ class TcpDelivery:
     address: str
     bind: str | None
     ports: tuple[tuple[int, int], ...]
+    preface: bool = False
+    """Whether a PROXY header with the access point's word about the user goes ahead."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Verdicts:
     """Whether this node plays several roles for one tunnel though others could."""
     cut: tuple[str, ...] = ()
     """Servlets, by node name or inner address, whose streams to this site's agent end at once."""
+    told: Told | None = None
+    """How this site's agent tells its origin who the users are."""
 
 
 def fold(verdicts: Verdicts, version: int) -> Snapshot:
@@ -91,6 +97,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
         forwarder=verdicts.forwarder,
         shortcuts=verdicts.shortcuts,
         cut=verdicts.cut,
+        told=verdicts.told,
     )
 
 
@@ -134,6 +141,7 @@ def _site(view: SiteView) -> Site:
         beacons=_names(view.beacons),
         servlets=_names(view.servlets),
         ring=tuple(RingRoute(key, hop.name if hop else None, _names(others)) for key, hop, others in view.ring),
+        tell=Tell(record.tell.key, record.tell.address) if record.tell else None,
     )
 
 
@@ -144,4 +152,4 @@ def _rule(rule: Rule) -> Any:
 def _delivery(how: Delivery) -> Any:
     if isinstance(how, DialOut):
         return "dialout"
-    return {"tcp": {"address": how.address, "bind": how.bind, "ports": how.ports}}
+    return {"tcp": {"address": how.address, "bind": how.bind, "ports": how.ports, "preface": how.preface}}

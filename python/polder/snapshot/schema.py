@@ -52,6 +52,27 @@ class RingRoute(Frozen, frozen=True):
     alternatives: tuple[str, ...] = ()
 
 
+class Tell(Frozen, frozen=True):
+    """A site asks who its users are: ``key`` is its agent's X25519 public key; ``address``: their addresses too."""
+
+    key: bytes
+    address: bool
+
+
+class Told(Frozen, frozen=True):
+    """Site role: ``how`` (``proxy-v2`` or ``header``) the origin is told, and the agent's keys."""
+
+    how: str
+    seal_secret: bytes
+    seal_public: bytes
+    sign_key: bytes
+    sign_id: str
+    window: int
+
+    def __repr__(self) -> str:
+        return f"Told({self.how}, keys withheld)"
+
+
 class Site(Frozen, frozen=True):
     """A registered site. ``allow`` and ``deny`` are ``{"user": n}``, ``{"group": n}`` or ``"anyone"``."""
 
@@ -64,6 +85,7 @@ class Site(Frozen, frozen=True):
     beacons: tuple[str, ...] = ()
     servlets: tuple[str, ...] = ()
     ring: tuple[RingRoute, ...] = ()
+    tell: Tell | None = None
 
 
 class BeaconEntry(Frozen, frozen=True):
@@ -74,7 +96,7 @@ class BeaconEntry(Frozen, frozen=True):
 
 
 class ServletEntry(Frozen, frozen=True):
-    """This node is a servlet for ``site``; ``delivery`` is ``"dialout"`` or ``{"tcp": {address, bind, ports}}``."""
+    """This node is a servlet for ``site``; ``delivery`` is ``"dialout"`` or ``{"tcp": {address, bind, ports, preface}}``."""
 
     site: str
     delivery: Any
@@ -131,6 +153,7 @@ class Snapshot(Frozen, frozen=True):
     forwarder: Forwarder | None = None
     shortcuts: bool = False
     cut: tuple[str, ...] = ()
+    told: Told | None = None
     schema: int = SCHEMA
 
 

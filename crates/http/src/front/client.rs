@@ -2,6 +2,7 @@
 
 use super::FrontContext;
 use super::context::Permit;
+use super::reverse::Reverse;
 use crate::tunnel::{Asker, Opener, Source, Target, Tunnel};
 use polder_wire::http1::HttpError;
 use polder_wire::{Problem, ProxyError, Refusal};
@@ -13,6 +14,8 @@ pub(crate) struct Client {
     pub(crate) source: IpAddr,
     pub(crate) opener: Arc<dyn Opener>,
     pub(crate) ctx: Arc<FrontContext>,
+    /// Set at a site's agent.
+    pub(crate) reverse: Option<Reverse>,
 }
 
 impl Client {

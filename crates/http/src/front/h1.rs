@@ -45,8 +45,12 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (reader, writer) = tokio::io::split(io);
-    let mut connection =
-        Connection { client, inbox: Inbox::new(Source::io(reader)), sink: Sink::io(writer), pool: Pool::default() };
+    serve_tunnel(Tunnel { source: Source::io(reader), sink: Sink::io(writer) }, client).await;
+}
+
+/// As [`serve`], for a client at the other end of a tunnel.
+pub(crate) async fn serve_tunnel(near: Tunnel, client: &Client) {
+    let mut connection = Connection { client, inbox: Inbox::new(near.source), sink: near.sink, pool: Pool::default() };
     let mut first = true;
     loop {
         let next = match connection.next_head(first).await {
@@ -105,6 +109,12 @@ impl Connection<'_> {
 
     async fn answer(&mut self, head: &RequestHead) -> Next {
         self.client.ctx.counters.requests.up();
+        if let Some(reverse) = &self.client.reverse {
+            return match reverse.request(head) {
+                Ok(request) => self.exchange(head, &request).await,
+                Err(refusal) => self.refuse(Some(head), refusal).await,
+            };
+        }
         match &head.target {
             RequestTarget::Authority(authority) => self.connect(head, authority).await,
             RequestTarget::Absolute { authority, path } => match Request::from_h1(head, authority, path) {

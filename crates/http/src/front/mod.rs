@@ -20,6 +20,7 @@ mod origin;
 mod out;
 mod pool;
 mod request;
+pub(crate) mod reverse;
 
 pub use context::{FrontContext, Pass, Report};
 pub use counters::Counters;
@@ -38,6 +39,6 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     ctx.counters.connections.up();
-    let client = Arc::new(Client { who, source, opener, ctx });
+    let client = Arc::new(Client { who, source, opener, ctx, reverse: None });
     if h2 { h2::serve(io, client).await } else { h1::serve(io, &client).await }
 }

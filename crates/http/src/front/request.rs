@@ -46,6 +46,15 @@ impl Request {
         Request::new(&parts, fields)
     }
 
+    /// The same with more fields; the client's own of those names have been stripped.
+    pub(crate) fn with(self, fields: &[(&str, String)]) -> Request {
+        let mut head = BytesMut::with_capacity(self.head.len() + 1024);
+        head.put_slice(&self.head[..self.head.len() - 2]);
+        fields.iter().for_each(|(name, value)| field(&mut head, name, value.as_bytes()));
+        head.put_slice(b"\r\n");
+        Request { head: head.freeze(), ..self }
+    }
+
     /// Serialises `parts` with those `fields` that are for the origin.
     pub(crate) fn new<'f, I>(parts: &Parts<'_>, fields: impl Fn() -> I) -> Result<Request, Refusal>
     where

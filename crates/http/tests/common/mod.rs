@@ -199,6 +199,7 @@ impl Node {
             forwarder: None,
             shortcuts: false,
             cut: Vec::new(),
+            told: None,
         };
         let peer = Peer { name: name.into(), ring_id: RingId(ring_id(name)), address, warm: false };
         Node { name: name.into(), plane, heard, peer, snapshot: Mutex::new(snapshot), doors: Mutex::new(vec![door]) }
@@ -295,12 +296,13 @@ pub fn site(mode: PathMode) -> Site {
         beacons: vec![],
         servlets: vec![],
         ring: vec![],
+        tell: None,
     }
 }
 
 /// Delivery over TCP to `origin`.
 pub fn tcp(origin: SocketAddr) -> ServletEntry {
-    let delivery = Delivery::Tcp { address: origin.ip(), bind: None, ports: vec![(443, origin.port())] };
+    let delivery = Delivery::Tcp { address: origin.ip(), bind: None, ports: vec![(443, origin.port())], preface: false };
     ServletEntry { site: "wiki".into(), delivery }
 }
 
