@@ -8,12 +8,14 @@ mod http1;
 mod schema;
 
 use polder_wire::gre;
+use polder_wire::proxy2::{self, Proxy2};
+use polder_wire::word::{SealedWord, UserWord};
 
 /// Takes any bytes; panics when what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("http1-request", http1::request),
     ("http1-response", http1::response),
     ("body", http1::body),
@@ -22,6 +24,8 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("event", schema::event),
     ("config", schema::config),
     ("gre", gre_header),
+    ("proxy2", proxy2_header),
+    ("word", word),
     ("front", front::h1),
     ("front-h2", front::h2),
 ];
@@ -56,6 +60,27 @@ fn gre_header(data: &[u8]) {
         assert!(!gre::clamp_mss(&mut packet, 1400), "once is enough");
     } else {
         assert_eq!(packet, data, "what is not clamped is not touched");
+    }
+}
+
+/// A header that decodes would be written so that it is read the same; a longer input changes nothing.
+fn proxy2_header(data: &[u8]) {
+    if let Ok(Some((header, length))) = Proxy2::decode(data) {
+        assert!(length <= data.len() && header.tlvs.iter().all(|(kind, _)| *kind != proxy2::CRC32C));
+        assert_eq!(Proxy2::decode(&data[..length]), Ok(Some((header.clone(), length))));
+        let written = header.encode().expect("what was read fits");
+        assert_eq!(Proxy2::decode(&written), Ok(Some((header, written.len()))));
+    }
+}
+
+/// The text of a word has one spelling; what it holds may be anything and is read without harm.
+fn word(data: &[u8]) {
+    if let Some(sealed) = std::str::from_utf8(data).ok().and_then(SealedWord::from_text) {
+        assert_eq!(sealed.to_text().as_bytes(), data);
+        let _ = UserWord::decode(&sealed.message);
+    }
+    if let Some(word) = UserWord::decode(data) {
+        assert_eq!(UserWord::decode(&word.encode().expect("what was read fits")), Some(word));
     }
 }
 
@@ -95,5 +120,8 @@ mod tests {
         assert!(decodes("event", |s| polder_types::decode::<polder_types::Event>(s).is_ok()));
         assert!(decodes("config", |s| polder_types::decode::<polder_types::EngineConfig>(s).is_ok()));
         assert!(decodes("gre", |s| gre::decode(&mut s.to_vec()).is_ok()));
+        assert!(decodes("proxy2", |s| matches!(Proxy2::decode(s), Ok(Some(_)))));
+        assert!(decodes("word", |s| UserWord::decode(s).is_some()));
+        assert!(decodes("word", |s| std::str::from_utf8(s).is_ok_and(|s| SealedWord::from_text(s).is_some())));
     }
 }

@@ -308,7 +308,7 @@ def test_whatever_happens_only_a_ready_live_appointment_is_advertised(steps: lis
                 appointed = True
             case "ready" | "fall":
                 role.set_ready("wiki", step == "ready", now)
-                ready = appointed and step == "ready" if "wiki" in role.deliveries() else False
+                ready = step == "ready" and "wiki" in role.deliveries()  # also while it drains
             case "dismiss":
                 role.dismiss(Dismiss("wiki", 5, 3.0), site_caller("wiki"), now)
                 appointed = False

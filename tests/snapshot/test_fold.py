@@ -55,7 +55,7 @@ def test_deliveries_and_revocations_keep_their_forms() -> None:
     )
     assert [entry.delivery for entry in snapshot.servlets] == [
         "dialout",
-        {"tcp": {"address": "10.9.0.2", "bind": "10.9.0.3", "ports": ((80, 8080),)}},
+        {"tcp": {"address": "10.9.0.2", "bind": "10.9.0.3", "ports": ((80, 8080),), "preface": False}},
     ]
     assert (snapshot.revocations.epoch, snapshot.revocations.fresh_until) == (4, 200)
 

@@ -19,6 +19,7 @@ from polder.settings.state import StateDir
 from polder.shell.process import Closeable
 from polder.shell.process import run as live
 from polder.site.shell import Site, start
+from polder.site.telling import TellingKeys
 
 _STATE = click.option("--state", help="State directory (default: POLDER_STATE, /var/lib/polder, or ~/.local/state/polder).")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -93,6 +94,22 @@ def status(name: str | None, state: str | None, as_json: bool) -> None:
     click.echo(f"Exposure: {exposure['nodes']} nodes{bound} know {exposure['secret']}; the pool has {exposure['of']}.")
     if exposure["max"] and exposure["nodes"] >= exposure["max"]:
         click.echo(f"Next: rotation goes on among those. To begin anew, move {exposure['secret']}.")
+
+
+@site.command()
+@click.argument("name", required=False)
+@_STATE
+@_JSON
+def key(name: str | None, state: str | None, as_json: bool) -> None:
+    """The public key of site NAME, as a JSON web key set: with it the origin checks Polder-Assertion (tell = "header").
+
+    The assertion is a JWS (ES256): iss is the site, sub the user, aud the host, with groups, iat and exp.
+    """
+    directory = _directory(state, name)
+    keys = json.dumps({"keys": [TellingKeys.load(directory).jwk()]}, indent=None if as_json else 2)
+    click.echo(keys)
+    if not as_json:
+        click.echo('Next: give it to the origin, set tell = "header" in site.toml, restart the agent.', err=True)
 
 
 @site.command()

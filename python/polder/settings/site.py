@@ -58,6 +58,24 @@ class SiteSettings(ProcessSettings):
     edge: str | None = Field(
         None, description="Outer IP address of the site's GRE end (gre), or the origin's address as servlets reach it (tcp)."
     )
+    tell: Literal["nothing", "proxy-v2", "header"] = Field(
+        "nothing",
+        description="How the origin learns who its users are: nothing (it does not), proxy-v2 (a PROXY protocol header in front of "
+        "each connection; nginx `listen … proxy_protocol`), header (Polder-User, Polder-Groups and a signed Polder-Assertion in "
+        "each request to a plain-HTTP origin; key: `polder site key`). Tunnels that do not say are then refused. "
+        "Costs 2 to 3 KB on each link per tunnel.",
+    )
+    tell_address: bool = Field(
+        False,
+        description="Ask for the users' network addresses too. Default: no; proxy-v2 then gives each user an address that is "
+        "always the same and nobody's.",
+    )
+    tell_window: Duration = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="By how much what is said of a user may be older than now: travel and clocks that differ. Longer: more to remember.",
+    )
     shut: tuple[str, ...] = Field(
         (),
         description="Further networks (CIDR) that the filter shuts, beside edge: the public addresses of the site's servers.",
@@ -132,6 +150,15 @@ class SiteSettings(ProcessSettings):
     def _reachable(self) -> Self:
         if self.transport != "dialout" and self.edge is None:
             raise ValueError(f"transport = {self.transport!r} needs edge, the address where servlets reach the site")
+        if self.tell != "nothing" and self.transport == "tcp":
+            raise ValueError(
+                f'tell = {self.tell!r} needs the site\'s agent in the path: with transport = "tcp" servlets reach the origin directly. '
+                "Use dialout or gre."
+            )
+        if self.tell == "header" and (self.origin.startswith("https") or any(port == 443 for port, _ in self.port_map())):
+            raise ValueError(
+                'tell = "header" needs plain HTTP on every port: origin = "http://…" and no port 443. For TLS use tell = "proxy-v2".'
+            )
         if 0 < self.exposure_max < 2 * self.servlets:
             raise ValueError(f"exposure_max = {self.exposure_max} is less than twice servlets: a rotation would find nobody")
         return self

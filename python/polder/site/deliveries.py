@@ -89,6 +89,7 @@ class Ways:
                     inner_remote=self.gateway,
                     mtu=MTU,
                     ports=tuple((port, inner_port(port)) for port, _ in asked),
+                    preface=self._settings.tell != "nothing",
                 )
 
     def descriptors(self) -> list[tuple[str, int]]:

@@ -33,6 +33,7 @@ from polder.shell.role_driver import RoleDriver
 from polder.site.deliveries import Ways
 from polder.site.memory import SiteMemory
 from polder.site.perimeter import Perimeter
+from polder.site.telling import TellingKeys
 from polder.snapshot.fold import SiteView, Verdicts
 from polder.snapshot.schema import EngineConfig, IdentityMaterial, Limits, Link
 from polder.trust import read_identity, sign
@@ -53,7 +54,9 @@ _COUNT_EVERY = 2.0
 class Site(Linked):
     """A running agent. Make it with ``start``."""
 
-    LIVE = frozenset({"allow", "deny", "hosts", "mode", "servlets", "rotation", "grace", "appointment_life", "limits"})
+    LIVE = frozenset({"allow", "deny", "hosts", "mode", "servlets", "rotation", "grace", "appointment_life", "limits"}) | {
+        *("drain_max", "exposure_max", "tell_address", "tell_window"),
+    }
 
     def __init__(
         self, path: Path, settings: SiteSettings, memory: SiteMemory, ways: Ways, life: Life[SiteSettings] | None = None
@@ -65,6 +68,7 @@ class Site(Linked):
         self._identity = IdentityDir.load(path)
         self._pool: tuple[Member, ...] = self._identity.members
         self._record: tuple[SiteRecord, Signed] | None = None
+        self._telling = TellingKeys.load(path) if settings.tell != "nothing" else None
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()), life)
         self._role = SiteRole(
@@ -173,6 +177,7 @@ class Site(Linked):
             sites=(SiteView(self.record()[0]),),
             limits=Limits(**self._settings.limits.model_dump()),
             cut=tuple(self._ways.carrier(name) for name in sorted(self._role.cut())),
+            told=self._telling.told(self._settings) if self._telling else None,
         )
 
     # The record
@@ -201,6 +206,7 @@ class Site(Linked):
             deny=tuple(Rule.parse(rule) for rule in self._settings.deny),
             mode=PathMode(self._settings.mode),
             not_after=int(now) + _RECORD_LIFE,
+            tell=self._telling.tell(self._settings) if self._telling else None,
         )
 
     async def _publish(self) -> None:
