@@ -124,6 +124,9 @@ class Owner:
             text = f"The perimeter refuses {words.count(refused)} packets/s ({words.data(track.rate('filter_refused_bytes'))}/s): an attack"
             advice = "Readers come through the overlay and notice nothing. `polder incident export` keeps the evidence."
             found.append(Sign(Level.WARN, text, advice))
+        elif (peak := max((v or 0.0 for v in track.rates("filter_refused_packets")), default=0.0)) >= _FILTER_ATTACK:
+            text = f"The perimeter refused up to {words.count(peak)} packets/s within the last minutes: an attack has ended"
+            found.append(Sign(Level.NOTE, text, "`polder incident export` keeps the evidence; it reaches back six hours."))
         if not facts["serving"]:
             found.append(Sign(Level.BAD, "No servlet serves: readers cannot come in", "Look at the agent's log: `polder doctor`"))
         elif int(facts["serving"]) < _wanted(facts):

@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Grid, VerticalScroll
 from textual.widgets import Footer, Static
 
+from polder.dashboard import words
 from polder.dashboard.charts import rows, spark
 from polder.dashboard.values import Level, Plot, Sign, Table, Tile, View
 
@@ -50,7 +51,7 @@ class Terminal(App[None]):
     CSS = """
     Screen { layout: vertical; }
     #head { height: 1; background: $primary-background; color: $text; padding: 0 1; }
-    #headline { height: auto; max-height: 2; padding: 0 1; }
+    #headline { height: auto; max-height: 4; padding: 0 1; }
     #tiles { height: auto; grid-size: 4; grid-gutter: 0 1; grid-rows: 4; padding: 0 1; }
     #tiles.wide { grid-size: 8; }
     TileBox { height: 4; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -120,8 +121,9 @@ class Terminal(App[None]):
         if view is None:
             return
         self.query_one("#head", Static).update(self._head(view))
-        mark = Text(f"{MARKS[view.level]} ", COLOURS[view.level])
-        self.query_one("#headline", Static).update(mark.append(view.headline, COLOURS[view.level] or "bold"))
+        first = Text(f"{MARKS[view.level]} {view.headline}", COLOURS[view.level] or "bold")
+        first.append("".join(f"\n  {sign.advice}" for sign in view.signs if sign.text == view.headline), "dim")
+        self.query_one("#headline", Static).update(first)
         self.query_one("#tiles").set_class(self.size.width >= 150, "wide")
         for box, tile in zip(self.query(TileBox), view.tiles, strict=False):
             box.show(tile)
@@ -200,7 +202,8 @@ def drawn(table: Table, width: int) -> list[Text | RichTable]:
 def curves(plot: Plot, width: int) -> list[Text]:
     """A plot: each curve under its name, all to the same scale."""
     top = max((value for line in plot.lines for value in line.values if value is not None), default=0.0)
-    lines = [Text(f"\n{plot.title}", "bold").append(f"   to {top:,.4g} {plot.unit}", "dim")]
+    most = f"{words.data(top)}/s" if plot.unit == "B/s" else f"{words.rate(top)} {plot.unit}"
+    lines = [Text(f"\n{plot.title}", "bold").append(f"   to {most}", "dim")]
     for line in plot.lines:
         if any(value for value in line.values):
             lines.append(Text(line.name, "dim"))

@@ -2,8 +2,8 @@
 
 To die, the process replaces itself (``execve(2)``): the kernel ends all threads and closes all sockets at once, nobody is told,
 nothing is saved. The new program waits, as ``silence.json`` says, and then starts as after any crash. No other process is needed to
-come back, and a crash meanwhile, or a supervisor that starts the node anew, changes nothing: the file bounds the wait. Behind
-systemd's socket passing the address stays taken; then the new program fails to bind and systemd starts it with its socket.
+come back, and a crash meanwhile, or a supervisor that starts the node anew, changes nothing: the file bounds the wait. Under systemd
+the process kills itself instead: only systemd can give the next one its sockets and its watchdog back (``Restart=``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -85,6 +86,8 @@ class Drills:
 
     def _die(self, seconds: float) -> None:
         write_atomic(self._path / _FILE, msgspec.json.encode(Silence(wall() + seconds, seconds)), 0o600)
+        if "NOTIFY_SOCKET" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
         for descriptor in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
             with contextlib.suppress(OSError):
                 os.set_inheritable(descriptor, descriptor <= 2)

@@ -98,6 +98,9 @@ class Linked:
         if self.metrics is not None:
             await self.metrics.start(self.tasks, self.life.sockets if self.life else None)
 
+    async def measure(self) -> None:
+        """Ask others for what ``sample`` tells, just before it does."""
+
     def keep_history(self) -> None:
         """Begin to sample once a second."""
         self.tasks.forever("history", self._sample)
@@ -213,6 +216,7 @@ class Linked:
                 return
 
     async def _sample(self) -> None:
+        await self.measure()
         self.history.add(wall(), self.sample())
         await asyncio.sleep(1)
 

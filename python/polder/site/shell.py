@@ -47,8 +47,6 @@ _RECORD_LIFE = 86_400
 _FILTER_RETRY = 1.0
 _DIAL = 3.0
 """Seconds that an agent which takes over gives itself to dial its servlets."""
-_COUNT_EVERY = 2.0
-"""Seconds between looks at the filter's counters; each runs nft once."""
 
 
 class Site(Linked):
@@ -105,7 +103,6 @@ class Site(Linked):
         self.tasks.forever("filter", self._keep_filter)
         self.tasks.forever("pool", self._refresh_pool)
         self.tasks.forever("record", self._publish)
-        self.tasks.forever("filter counters", self._count_filter)
         self.keep_history()
         if resumed:
             self._driver.pump()
@@ -267,9 +264,9 @@ class Site(Linked):
         self._role.filter_applied(version, wall())
         self._driver.pump()
 
-    async def _count_filter(self) -> None:
+    async def measure(self) -> None:
+        """The filter's counters; one run of nft."""
         self._filter_counts = await self._perimeter.counters()
-        await asyncio.sleep(_COUNT_EVERY)
 
     def _on_role(self) -> None:
         while (moved := self._role.poll_event()) is not None:

@@ -38,6 +38,13 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Text with commands between backticks.
+function write(node, text) {
+  if (node.dataset.text === text) return;
+  node.dataset.text = text;
+  node.replaceChildren(...text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part)));
+}
+
 function level(node, value) {
   if (node.dataset.level !== value) node.dataset.level = value;
 }
@@ -114,12 +121,13 @@ function draw(view) {
   level($("headline"), view.level);
   say($("headline").querySelector(".mark"), MARKS[view.level]);
   say($("said"), view.headline);
-  say($("next"), view.next);
+  write($("advice"), view.signs.find((sign) => sign.text === view.headline)?.advice ?? "");
+  write($("next"), view.next);
   keep($("tiles"), view.tiles, makeTile, drawTile);
-  keep($("signs"), view.signs, () => element("article", {}, element("h2"), element("p")), (box, sign) => {
+  keep($("signs"), view.signs.filter((sign) => sign.text !== view.headline), () => element("article", {}, element("h2"), element("p")), (box, sign) => {
     level(box, sign.level);
     say(box.children[0], `${MARKS[sign.level]} ${sign.text}`);
-    say(box.children[1], sign.advice);
+    write(box.children[1], sign.advice);
   });
   keep($("plots"), view.plots, () => element("figure"), (box, each) => plot(box, each));
   keep($("tables"), view.tables, makeTable, drawTable);
@@ -144,7 +152,8 @@ function lost(text) {
   $("live").classList.remove("on");
   say($("clock"), "not connected");
   level($("headline"), "note");
-  say($("said"), text);
+  say($("said"), text.replaceAll("`", ""));
+  write($("advice"), "");
 }
 
 // Server-sent events through fetch, because EventSource can send no header, and a token in an address ends up in histories.
