@@ -2,7 +2,8 @@
 
 For each transport and path mode an overlay of its own in the laboratory's wide area: a user reads 200 MB through a CONNECT tunnel
 from an origin that sends 5 MB/s, and talks over a WebSocket (plain HTTP with an upgrade) once a second, while the site's agent
-draws fresh servlets every 5 s with 4 s of grace, far less than the streams live. Neither may break or lose a byte.
+draws fresh servlets every 5 s with 4 s of grace, far less than the streams live. Neither may break or lose a byte. Two of the
+overlays carry for a site that is told its users in signed header fields, where the agent reads every request.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ from polder.lab.processes import Processes, wait_until_listening
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.world import World
 
-MODES = ("beacon", "ring", "direct")
-TRANSPORTS = ("dialout", "gre")
+CASES = (
+    *itertools.product(("dialout", "gre"), ("beacon", "ring", "direct"), ("nothing",)),
+    ("dialout", "ring", "header"),
+    ("gre", "beacon", "header"),
+)
+"""Transport, path mode, how the site is told its users."""
 RATE = 5_000_000
 """Bytes per second that the origin sends."""
 SIZE, QUICK_SIZE = 200_000_000, 40_000_000
@@ -53,7 +58,9 @@ def expected(size: int) -> str:
 
 
 async def _slow(request: web.Request) -> web.StreamResponse:
-    """``/slow/N``: N bytes, no faster than ``RATE``."""
+    """``/slow/N``: N bytes, no faster than ``RATE``. ``?told``: only for a user whose name came along."""
+    if "told" in request.query and request.headers.getall("Polder-User", []) != ["user"]:
+        raise web.HTTPForbidden
     size = int(request.match_info["size"])
     response = web.StreamResponse(headers={"Content-Length": str(size)})
     await response.prepare(request)
@@ -87,7 +94,7 @@ def serve() -> None:
 # On the user's host
 
 
-async def download(host: str, port: int, size: int) -> dict[str, Any]:
+async def download(host: str, port: int, size: int, query: str) -> dict[str, Any]:
     """Read ``/slow/size`` through a CONNECT tunnel of the forwarder."""
     begin = last = time.monotonic()
     digest, got, gap, trouble = hashlib.sha256(), 0, 0.0, ""
@@ -96,7 +103,7 @@ async def download(host: str, port: int, size: int) -> dict[str, Any]:
         writer.write(f"CONNECT {SITE_NAME}:80 HTTP/1.1\r\nHost: {SITE_NAME}:80\r\n\r\n".encode())
         if b" 200 " not in await reader.readuntil(b"\r\n\r\n"):
             raise ConnectionError("the tunnel was refused")
-        writer.write(f"GET /slow/{size} HTTP/1.1\r\nHost: {SITE_NAME}\r\n\r\n".encode())
+        writer.write(f"GET /slow/{size}{query} HTTP/1.1\r\nHost: {SITE_NAME}\r\n\r\n".encode())
         if b" 200 " not in await reader.readuntil(b"\r\n\r\n"):
             raise ConnectionError("the origin refused")
         while got < size:
@@ -132,12 +139,12 @@ async def chat(proxy: str, end: asyncio.Event) -> dict[str, Any]:
     return {"echoes": echoes, "slowest_echo_s": slowest, "unbroken": not trouble, "trouble": trouble}
 
 
-async def read(proxy: str, size: int) -> dict[str, Any]:
+async def read(proxy: str, size: int, tell: str) -> dict[str, Any]:
     """Both at once."""
     host, _, port = proxy.removeprefix("http://").rpartition(":")
     end, began = asyncio.Event(), time.monotonic()
     talk = asyncio.create_task(chat(proxy, end))
-    got = await download(host, int(port), size)
+    got = await download(host, int(port), size, "" if tell == "nothing" else "?told")
     end.set()
     return {"download": got, "chat": await talk, "began": began, "ended": began + got["seconds"]}
 
@@ -145,28 +152,39 @@ async def read(proxy: str, size: int) -> dict[str, Any]:
 # The experiment
 
 
-async def measure(folder: Path, transport: str, mode: str, size: int) -> dict[str, Any]:
+async def measure(folder: Path, transport: str, mode: str, tell: str, size: int) -> dict[str, Any]:
     """One overlay, one row."""
     described = topology.load("demo").resized({"node": _NODES, "user": 1, "bot": 1})
     site = described.site.model_copy(update={"up_mbit": _MBIT, "down_mbit": _MBIT}) if described.site else None
     groups = tuple(group.model_copy(update={"up_mbit": _MBIT, "down_mbit": _MBIT}) for group in described.groups)
     described = described.model_copy(update={"site": site, "groups": groups})
-    more = {"rotation": f"{ROTATION_S}s", "grace": f"{GRACE_S}s"}
+    more: dict[str, Any] = {"rotation": f"{ROTATION_S}s", "grace": f"{GRACE_S}s", "tell": tell}
     protection = {"transport": transport, "mode": mode, "servlets": 2, "more": more}
     world = World(described, folder)
+    more |= {"origin": f"http://{world.hosts['site'].ipv4}:80", "origins": {}, "ports": [80]}
     try:
         async with Processes(folder) as processes:
             origin = await processes.start("site", "origin", [sys.executable, "-m", "bench.rotation", "--as-origin"])
             await wait_until_listening("site", 80, origin)
             overlay = Overlay(processes, world, folder, protection, print)
             await overlay.build(SITE_NAME)
-            argv = [sys.executable, "-m", "bench.rotation", "--as-reader", overlay.proxies["user"], "--size", str(size)]
+            argv = [
+                sys.executable,
+                "-m",
+                "bench.rotation",
+                "--as-reader",
+                overlay.proxies["user"],
+                "--size",
+                str(size),
+                "--tell",
+                tell,
+            ]
             seen: list[dict[str, Any]] = []
             watching = asyncio.create_task(_watch(overlay, seen))
             output = await processes.run("user", "reader", argv, 900)
             watching.cancel()
             overlay.check()
-            return row(transport, mode, json.loads(output), seen)
+            return {"transport": transport, "mode": mode, "tell": tell, **row(json.loads(output), seen)}
     finally:
         world.close()
 
@@ -178,16 +196,14 @@ async def _watch(overlay: Overlay, seen: list[dict[str, Any]]) -> None:
         await asyncio.sleep(0.5)
 
 
-def row(transport: str, mode: str, told: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
+def row(told: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
     """Flat, for the result. A rotation is a new epoch of appointments during the download."""
     seen = [one for one in seen if told["began"] <= one["at"] <= told["ended"]]
     got, talk = told["download"], told["chat"]
     for what, trouble in (("download", got["trouble"]), ("chat", talk["trouble"])):
         if trouble:
-            print(f"{transport}, {mode}: the {what} broke: {trouble}", file=sys.stderr)
+            print(f"the {what} broke: {trouble}", file=sys.stderr)
     return {
-        "transport": transport,
-        "mode": mode,
         "bytes": got["bytes"],
         "download_whole": int(got["whole"]),
         "download_s": round(got["seconds"], 1),
@@ -209,14 +225,19 @@ def claims(quick: bool) -> list[Claim]:
         Claim("rotation.download", "every download arrived whole", "== 1", Measure("download_whole", fold="min")),
         Claim("rotation.chat", "no WebSocket broke", "== 1", Measure("chat_unbroken", fold="min")),
         Claim("rotation.often", "rotations during each download", f">= {rotations}", Measure("rotations", fold="min")),
-        Claim("rotation.all", "transports and path modes tried", "== 6", Measure("download_whole", fold="count")),
+        Claim(
+            "rotation.all",
+            "overlays tried: both transports in all path modes, and two that tell the site its users",
+            "== 8",
+            Measure("download_whole", fold="count"),
+        ),
     ]
 
 
 def draw(drawn: Any, rows: Any) -> None:
     """Rotations survived, and the longest time in which nothing arrived."""
     left, right = drawn.subplots(1, 2, sharey=True)
-    names = [f"{one['transport']}, {one['mode']}" for one in rows]
+    names = [f"{one['transport']}, {one['mode']}" + (", told" if one["tell"] != "nothing" else "") for one in rows]
     left.barh(names, [one["rotations"] for one in rows], color=DIKE)
     left.set(title="Rotations under a 200 MB download", xlabel="rotations")
     right.barh(names, [one["longest_gap_s"] for one in rows], color=SEA)
@@ -224,10 +245,10 @@ def draw(drawn: Any, rows: Any) -> None:
 
 
 def all_rows(quick: bool) -> list[dict[str, Any]]:
-    """Every transport in every path mode, each in namespaces of its own."""
+    """Every case in namespaces of its own."""
     rows = []
-    for transport, mode in itertools.product(TRANSPORTS, MODES):
-        argv = [sys.executable, "-m", "bench.rotation", "--only", f"{transport},{mode}", *(["--quick"] if quick else [])]
+    for case in CASES:
+        argv = [sys.executable, "-m", "bench.rotation", "--only", ",".join(case), *(["--quick"] if quick else [])]
         done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
@@ -238,27 +259,28 @@ def main() -> int:
     """Run, write, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.rotation", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="40 MB instead of 200 MB")
-    parser.add_argument("--only", metavar="TRANSPORT,MODE", help="one combination; nothing is written")
+    parser.add_argument("--only", metavar="TRANSPORT,MODE,TELL", help="one combination; nothing is written")
     parser.add_argument("--as-origin", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--as-reader", metavar="PROXY", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--tell", default="nothing", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_origin:
         serve()
         return 0
     if arguments.as_reader:
-        print(json.dumps(asyncio.run(read(arguments.as_reader, arguments.size))))
+        print(json.dumps(asyncio.run(read(arguments.as_reader, arguments.size, arguments.tell))))
         return 0
     size = QUICK_SIZE if arguments.quick else SIZE
     folder = experiment.new_directory("rotation").resolve()
     if arguments.only:
-        transport, mode = arguments.only.split(",")
-        return enclosure.run(lambda: _one(folder, transport, mode, size))
+        transport, mode, tell = arguments.only.split(",")
+        return enclosure.run(lambda: _one(folder, transport, mode, tell, size))
     return _record(all_rows(arguments.quick), size, arguments.quick)
 
 
-def _one(folder: Path, transport: str, mode: str, size: int) -> int:
-    print(json.dumps(asyncio.run(measure(folder, transport, mode, size))))
+def _one(folder: Path, transport: str, mode: str, tell: str, size: int) -> int:
+    print(json.dumps(asyncio.run(measure(folder, transport, mode, tell, size))))
     return 0
 
 
