@@ -131,3 +131,22 @@ def test_every_course_of_events_gives_a_view_whose_parts_fit(events: list[tuple[
         for table in view.tables:
             assert all(len(row) == len(table.columns) for row in table.rows)
         assert msgspec.json.decode(msgspec.json.encode(view), type=View) == view
+
+
+def test_a_drill_is_offered_to_an_operator_while_all_is_well() -> None:
+    for admin, parts, offered in (
+        (True, looks.ring("n1", "n2"), ["drill"]),
+        (False, looks.ring("n1", "n2"), []),
+        (True, looks.ring("n1"), []),
+        (True, looks.ring("n1", "n2", "n3") | {"node/n2": "silent"}, []),
+    ):
+        model = Operator(admin=admin)
+        model.take(Round(1.0, parts))
+        assert [action.id for action in model.view().actions] == offered
+
+
+def test_an_attack_that_has_ended_is_still_told() -> None:
+    model = Owner("wiki")
+    for second in range(60):
+        model.take(looks.site(float(second), {"tunnels": 5.0 * second, "filter_refused_packets": 9e3 * min(second, 20)}))
+    assert model.view().headline.startswith("Quiet") and "up to 9 000 packets/s" in model.view().signs[0].text

@@ -6,13 +6,17 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polder.api.admin import ask
 from polder.api.operator import open_console
+from polder.dashboard.source import Source
 from polder.engine import CallFailed
+from polder.incident import archive
 from polder.model.admin_messages import Report, ReportQuery
+from polder.settings import StateDir
 from polder.settings.identity import IdentityDir
 from polder.shell.console import Console, Credentials
 from tests.e2e.conftest import NODES, World
@@ -109,3 +113,27 @@ def test_status_and_doctor_of_every_part(world: World, admin: str) -> None:
 def polder_status(state: Path) -> int:
     """Exit status of ``polder status``."""
     return subprocess.run([*POLDER, "status"], env=environment(state), capture_output=True).returncode
+
+
+def test_an_operator_sees_the_past_of_nodes_elsewhere(world: World, admin: str, tmp_path: Path) -> None:
+    """Graphs are full from the start, and an operator's export holds every node's last minutes, under pseudonyms."""
+    overlay = world.overlay
+
+    async def histories() -> dict[str, Any]:
+        source = Source(StateDir(overlay.state(admin)))
+        try:
+            return dict(await source.histories())
+        finally:
+            await source.close()
+
+    def full() -> bool:
+        found = asyncio.run(histories())
+        return set(found) == {f"node/{name}" for name in NODES} and all(len(past["times"]) > 2 for past in found.values())
+
+    until(full, "the past of all nodes")
+    for past in asyncio.run(histories()).values():
+        assert not any("dialout" in name or "gre" in name for name in past["values"]) and "tunnels" in past["values"]
+    told = polder(overlay.state(admin), "incident", "export", str(tmp_path / "x.tar.gz"))
+    _, files = archive.read(tmp_path / "x.tar.gz")
+    assert told["parts"] == len(NODES) and sum(name.endswith("history-ten-minutes.json") for name in files) == len(NODES)
+    assert not any(f"node/{name}/" in file for name in NODES for file in files)

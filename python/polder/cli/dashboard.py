@@ -16,6 +16,9 @@ from polder.dashboard.choice import Watcher, models
 from polder.dashboard.server import Server
 from polder.dashboard.source import Source
 from polder.dashboard.values import View
+from polder.drill.here import rehearse
+from polder.drill.plan import What
+from polder.drill.run import Order
 from polder.settings import StateDir, write_atomic
 from polder.settings.state import make_private
 
@@ -75,7 +78,7 @@ def _tell(server: Server, file: str, as_json: bool) -> None:
 
 
 async def _act(source: Source, view: View, action: str, choice: str) -> str:
-    """What the page may do: change a site's servlets."""
+    """What the page may do: change a site's servlets, rehearse a failure."""
     site = view.title.removeprefix("Site ")
     socket = source.state.identity("site", site) / "admin.sock"
     if view.kind == "owner" and action == "rotate":
@@ -83,4 +86,9 @@ async def _act(source: Source, view: View, action: str, choice: str) -> str:
     if view.kind == "owner" and action == "burn":
         burned = await ask(socket, "burn", {"servlet": choice})
         return f"Burned {choice}: {'out of filter and beacons' if burned['carried'] else 'it did not carry, and will not'}."
+    if view.kind == "operator" and action == "drill":
+        outcome = await rehearse(source, Order(What.NODE_KILL, 0.2, 15.0), lambda _: None)
+        pages = sum(each.loads for each in outcome.phases)
+        verdict = "; ".join(outcome.findings) or "users noticed nothing"
+        return f"Drill of {', '.join(outcome.nodes)}: {verdict} ({pages} pages read)."
     raise ValueError("there is no such action")

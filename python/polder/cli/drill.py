@@ -12,14 +12,12 @@ import msgspec
 from rich.console import Console as Screen
 from rich.table import Table
 
-from polder.api.admin import ask
 from polder.cli.answer import DURATION, answer, common, find_state
 from polder.dashboard.source import Source
-from polder.drill.plan import CannotDrill, Outcome, What
-from polder.drill.probe import Probe
-from polder.drill.run import Order, Rehearsal
+from polder.drill.here import rehearse
+from polder.drill.plan import Outcome, What
+from polder.drill.run import Order
 from polder.settings import StateDir
-from polder.shell.clock import chance
 
 _COMMON = (
     click.option(
@@ -88,40 +86,15 @@ def _drill(what: What, fraction: float, seconds: float, slowest: float, url: str
 
 
 async def _run(state: StateDir, order: Order, url: str | None, as_json: bool) -> Outcome:
+    def say(text: str) -> None:
+        if not as_json:
+            click.echo(f"{text} …", err=True)
+
     source = Source(state)
     try:
-        console = await source.console()
-        if console is None:
-            raise CannotDrill(
-                "no operator is enrolled here: `polder invite admin NAME` on the authority's machine, then `polder enroll`"
-            )
-        user = await _user(source)
-        page = url or (f"http://{user['sites'][0]}/" if user and user["sites"] else None)
-        probe = Probe(user["proxy"], page) if user and page else None
-
-        def say(text: str) -> None:
-            if not as_json:
-                click.echo(f"{text} …", err=True)
-
-        if probe is None:
-            say("no forwarder runs here: without a reader only the nodes' counters tell what users saw")
-        rehearsal = Rehearsal(console, await source.members(), order, probe, say, chance())
-        return await rehearsal.run(user.get("in_use", "") if user else "")
+        return await rehearse(source, order, say, url)
     finally:
         await source.close()
-
-
-async def _user(source: Source) -> dict[str, Any] | None:
-    """The status of the first forwarder that runs here, with the access point that it uses."""
-    for part, path in source.parts().items():
-        if part.startswith("user/"):
-            try:
-                status, links = await ask(path / "admin.sock", "status"), await ask(path / "admin.sock", "links")
-            except (OSError, ValueError):
-                continue
-            up = {link["name"]: link["rtt_us"] or 1e12 for link in links["links"] if link["up"] and link["lane"] == "bulk"}
-            return status | {"in_use": min(up, key=lambda name: float(up[name]), default="")}
-    return None
 
 
 def _table(outcome: Outcome) -> Table:

@@ -35,7 +35,7 @@ def models(source: Source, site: str | None = None, *, reveal: bool = False) -> 
         raise NothingHere(f"no site {site!r} is enrolled here; known: {', '.join(sites) or 'none'}")
     found: dict[str, Model] = {}
     if any(part.startswith("node/") for part in parts) or source.admin is not None or "authority" in parts:
-        found["overlay"] = Operator()
+        found["overlay"] = Operator(admin=source.admin is not None)
     found |= {f"site {name}": Owner(name, reveal=reveal) for name in sites}
     found |= {f"user {name}": User(name) for name in users}
     if not found:

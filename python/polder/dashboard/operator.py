@@ -7,8 +7,13 @@ from typing import Any
 
 from polder.dashboard import signs, words
 from polder.dashboard.rates import Track, added
-from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
+from polder.dashboard.values import Action, Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
 
+DRILL = Action(
+    "drill",
+    "Rehearse a dead node",
+    "One node in five (at least one) dies for 15 seconds and comes back by itself. Users should notice nothing. Now?",
+)
 _CALM = "Quiet: nothing needs you."
 _DOOR = ("connections_refused", "handshakes_failed", "identities_refused")
 _STALE = 60.0
@@ -16,9 +21,10 @@ _STALE = 60.0
 
 
 class Operator:
-    """Feed it with ``take``. Parts ``node/NAME`` are nodes, ``authority`` the authority."""
+    """Feed it with ``take``: parts ``node/NAME`` and ``authority``. ``admin``: an operator is enrolled here, who may drill."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, admin: bool = False) -> None:
+        self._admin = admin
         self.tracks: dict[str, Track] = {}
         self._last: Round = Round(0.0, {})
 
@@ -53,6 +59,7 @@ class Operator:
             plots=self._plots(tracks),
             tables=(self._table(nodes, tracks),),
             signs=tuple(found),
+            actions=(DRILL,) if self._admin and len(alive) > 1 and not found else (),
             next=_next(found, nodes),
         )
 

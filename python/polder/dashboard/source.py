@@ -15,7 +15,7 @@ from polder.api.operator import open_console
 from polder.dashboard.values import Round, Sample
 from polder.engine import CallFailed
 from polder.model import Member, Refused
-from polder.model.admin_messages import Report, ReportQuery
+from polder.model.admin_messages import Past, PastQuery, Report, ReportQuery
 from polder.model.overlay_messages import MembersQuery
 from polder.settings.identity import IdentityDir
 from polder.settings.state import StateDir
@@ -79,7 +79,18 @@ class Source:
                 found[part] = await ask(path / "admin.sock", "history", {"seconds": _REMEMBERED})
             except (OSError, ValueError, TimeoutError):
                 continue
-        return found
+        return found | await self.pasts()
+
+    async def pasts(self) -> dict[str, Mapping[str, Any]]:
+        """The same from every other node, if an operator is enrolled here; times by our clock."""
+        console = await self.console()
+        if console is None:
+            return {}
+        here = self.parts()
+        others = [member for member in await self.members() if f"node/{member.name}" not in here]
+        answers = await console.ask_all(others, "past", PastQuery(_REMEMBERED), _PATIENCE)
+        now = wall()
+        return {f"node/{name}": _by_our_clock(past, now) for name, past in answers.items() if isinstance(past, Past)}
 
     async def console(self) -> Console | None:
         """The admin's console, opened when it is first needed, with a certificate that is renewed in time."""
@@ -138,6 +149,10 @@ class Source:
         answers = await console.ask_all(others, "report", ReportQuery(), _PATIENCE)
         self._heard |= {name for name, answer in answers.items() if isinstance(answer, Report)}
         return {f"node/{name}": _sample(answer) for name, answer in answers.items()}
+
+
+def _by_our_clock(past: Past, now: float) -> dict[str, Any]:
+    return {"step": past.step, "times": [at + now - past.clock for at in past.times], "values": past.values}
 
 
 def _sample(answer: Report | CallFailed) -> Sample | str:

@@ -70,6 +70,10 @@ async def collect(source: Source, redactor: Redactor, findings: Iterable[Mapping
             clean = [redactor.line(line) for line in lines]
             files[f"{place}/log.jsonl"] = "".join(f"{line}\n" for line in clean).encode()
             talk.update(_heads(clean))
+    for part, past in (await source.pasts()).items():
+        place = f"parts/{redactor.text(part)}"
+        files[f"{place}/history-ten-minutes.json"] = _json(past)
+        seen += courses(redactor.text(part), past)
     wrong = [redactor.value(dict(finding)) for finding in findings]
     files["doctor.json"] = _json(wrong)
     facts = {"made": now, "version": __version__, "revealed": redactor.reveals}

@@ -42,6 +42,21 @@ class Report(msgspec.Struct, frozen=True):
     drills: bool = False
 
 
+class PastQuery(Frozen, frozen=True):
+    """Admin → node, method ``past``: how were you in the last ``seconds`` (600 at most)?"""
+
+    seconds: float
+
+
+class Past(msgspec.Struct, frozen=True):
+    """Answer to ``past``: samples of the counters that a report tells. ``clock`` and ``times``: the node's Unix seconds."""
+
+    clock: float
+    step: float
+    times: tuple[float, ...]
+    values: dict[str, tuple[float | None, ...]]
+
+
 class Drill(Frozen, frozen=True):
     """Admin → node, method ``drill``: a rehearsed failure.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from polder.model.admin_messages import Drill, Drilled, Report, ReportQuery
+from polder.model.admin_messages import Drill, Drilled, Past, PastQuery, Report, ReportQuery
 from polder.model.ids import Kind
 from polder.model.records import Frozen, Member, RingKey, Signed
 from polder.model.verdicts import Refused, Verdict
@@ -244,6 +244,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "secrets": (SecretsQuery, Secrets),
     "probe": (Probe, Probed),
     "report": (ReportQuery, Report),
+    "past": (PastQuery, Past),
     "drill": (Drill, Drilled),
 }
 """Method → (body, answer). Method ``ring`` is in ``ring_messages``."""

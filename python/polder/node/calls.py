@@ -46,6 +46,7 @@ class Calls:
 
     def handlers(self) -> dict[str, Handler]:
         """By method."""
+        reporter = Reporter(self._node)
         return {
             "ring": self._node.ring.handle,
             "advertise": typed(self._advertise, "advertise"),
@@ -57,7 +58,8 @@ class Calls:
             "members": typed(self._members, "members"),
             "secrets": typed(self._secrets, "secrets"),
             "probe": typed(self._prober.answer, "probe"),
-            "report": typed(Reporter(self._node).answer, "report"),
+            "report": typed(reporter.answer, "report"),
+            "past": typed(reporter.past, "past"),
             "drill": typed(self._node.drills.answer, "drill"),
         }
 

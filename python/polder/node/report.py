@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from polder import __version__
 from polder.model import Kind, Refused, Verdict
-from polder.model.admin_messages import Report, ReportQuery
+from polder.model.admin_messages import Past, PastQuery, Report, ReportQuery
 from polder.model.overlay_messages import Caller
 from polder.shell import usage
 from polder.shell.clock import wall
+from polder.shell.history import FINE
 
 if TYPE_CHECKING:
     from polder.node.shell import Node
@@ -27,6 +28,7 @@ _TOLD = (
     "front_over_connections_per_source front_over_handshake_rate front_over_tunnels front_over_tunnel_rate "
     "front_over_header_timeout front_over_body_rate front_over_stall front_over_resets front_over_idle"
 )
+USAGE = ("cpu_ms", "rss_bytes")
 TOLD = frozenset(_TOLD.split())
 """Counters of every node alike. Left out: ``dialouts_open`` and those of GRE endpoints, which only servlets have."""
 
@@ -66,6 +68,13 @@ class Reporter:
             drills=node.drills.book.willing(now),
             counters={name: value for name, value in node.engine.counters().items() if name in TOLD},
         )
+
+    def past(self, caller: Caller, _source: str, body: PastQuery) -> Past:
+        """The course of the same numbers, to an admin; raises ``Refused`` for anybody else."""
+        require_admin(caller)
+        now = wall()
+        read = self._node.history.read(now, min(body.seconds, FINE[0] * FINE[1]), [*TOLD, *USAGE])
+        return Past(now, read["step"], tuple(read["times"]), {name: tuple(column) for name, column in read["values"].items()})
 
 
 def require_admin(caller: Caller) -> None:

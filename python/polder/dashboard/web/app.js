@@ -108,10 +108,14 @@ async function act(action) {
   await new Promise((done) => $("confirm").addEventListener("close", done, { once: true }));
   if ($("confirm").returnValue !== "yes") return;
   const choice = $("choice").querySelector("select")?.value ?? "";
+  const button = [...$("actions").children].find((each) => each.action?.id === action.id);
+  if (button) button.disabled = true;
+  say($("told"), `${action.label} …`);
   const body = JSON.stringify({ view: shown, action: action.id, choice });
   const answer = await fetch("/api/act", { method: "POST", headers, body });
   const { said } = await answer.json().catch(() => ({ said: "It was refused." }));
-  say($("said"), said);
+  if (button) button.disabled = false;
+  say($("told"), said);
 }
 
 function draw(view) {
