@@ -11,6 +11,7 @@ import click
 
 from polder import __version__
 from polder.model import Refused
+from polder.settings.base import ConfigError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     # operator
@@ -81,6 +82,8 @@ def fail(error: Refused | OSError | ValueError, as_json: bool) -> int:
         record: dict[str, Any] = {"error": str(error), "retry_may_help": retry}
         if isinstance(error, Refused):
             record["verdict"] = str(error.verdict)
+        if isinstance(error, ConfigError):
+            record |= {"source": error.source, "line": error.line, "key": error.key}
         click.echo(json.dumps(record), err=True)
     else:
         click.echo(f"polder: {error}", err=True)

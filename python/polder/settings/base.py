@@ -11,11 +11,16 @@ from polder.settings.quantities import parse_list
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used: ``source`` is a file or an environment variable. A retry does not help."""
+    """A configuration that cannot be used: ``source`` is a file (``line`` in it, if known) or an environment variable.
 
-    def __init__(self, source: str, key: str, why: str) -> None:
-        super().__init__(f"{source}: {key}: {why}" if key else f"{source}: {why}")
+    A retry does not help.
+    """
+
+    def __init__(self, source: str, key: str, why: str, line: int | None = None) -> None:
+        place = f"{source}:{line}" if line else source
+        super().__init__(f"{place}: {key}: {why}" if key else f"{place}: {why}")
         self.source = source
+        self.line = line
         self.key = key
         self.why = why
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from polder.settings.authority import AuthoritySettings
 from polder.settings.base import ConfigError, Settings
 from polder.settings.client import ClientSettings
+from polder.settings.lines import line_of, line_of_syntax
 from polder.settings.node import NodeSettings
 from polder.settings.site import SiteSettings
 
@@ -70,7 +71,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(file), "", f"not TOML: {error}") from error
+        raise ConfigError(str(file), "", f"not TOML: {error}", line_of_syntax(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), "", f"cannot be read: {error}") from error
 
@@ -117,15 +118,16 @@ def _explain(error: ValidationError, model: type[BaseModel], sources: Sources, d
     where = tuple(str(part) for part in first["loc"])
     key = ".".join(where)
     source = next((sources[where[:n]] for n in range(len(where), 0, -1) if where[:n] in sources), default)
+    line = line_of(Path(source), where)
     if first["type"] == "extra_forbidden":
-        return ConfigError(source, key, _suggest(where, model))
+        return ConfigError(source, key, _suggest(where, model), line)
     if first["type"] == "missing":
         return ConfigError(source, key, "must be given")
     why = first["msg"].removeprefix("Value error, ")
     shown = (
         f" (got {first['input']!r})" if isinstance(first["input"], str | int | float) and str(first["input"]) not in why else ""
     )
-    return ConfigError(source, key, why[0].lower() + why[1:] + shown if not why.startswith("'") else why)
+    return ConfigError(source, key, why[0].lower() + why[1:] + shown if not why.startswith("'") else why, line)
 
 
 def _suggest(where: tuple[str, ...], model: type[BaseModel]) -> str:
