@@ -251,7 +251,7 @@ async def test_an_impostor_never_sees_the_token(served: Served, tmp_path: Path, 
         identity = await served.enrol("node", "mallory", "127.0.0.1:1")
         key, chain = key_from_der(identity.key), identity.chain
     elif impostor == "expired authority":
-        chain = served.authority.issuer.issue(Profile(authority_id(DOMAIN)), key.public_key(), now - 100, 50, rng)
+        chain = served.authority.issuers.signer.issue(Profile(authority_id(DOMAIN)), key.public_key(), now - 100, 50, rng)
     else:
         chain = Pki(now=now).issuer.issue(Profile(authority_id(DOMAIN)), key.public_key(), now, 600, rng)
     seen: list[str] = []

@@ -36,7 +36,7 @@ def test_what_is_founded_can_be_served(state: StateDir) -> None:
     made = make(state)
     authority = load_authority(state, {})
     assert (made.trust_domain, made.pin) == (DOMAIN, pin_of(authority.roots[0]))
-    assert domain_of(authority.issuer.certificate) == DOMAIN
+    assert domain_of(authority.issuers.signer.certificate) == DOMAIN
     assert authority.settings == SETTINGS
     assert [secret.epoch for secret in authority.ledger.secrets()] == [1]
     assert load_settings(state, {"POLDER_AUTHORITY__NODE_LIFE": "12h"}).node_life == 43_200.0

@@ -36,7 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityServi
     state = StateDir(tmp_path_factory.mktemp("state"))
     found(state, AuthoritySettings(trust_domain=DOMAIN, url="https://127.0.0.1:1"), wall(), chance(), new_key)
     authority = load_authority(state, {})
-    yield AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, wall, chance())
+    yield AuthorityService(authority.ledger, authority.issuers, authority.roots, authority.settings, wall, chance())
     authority.ledger.close()
 
 
@@ -136,7 +136,7 @@ def test_bootstrap_members_are_some_and_bounded(tmp_path: Path) -> None:
     given_settings = AuthoritySettings(trust_domain=DOMAIN, url="https://127.0.0.1:1", bootstrap=3)
     found(state, given_settings, NOW, chance(), new_key)
     authority = load_authority(state, {})
-    service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, lambda: NOW, chance())
+    service = AuthorityService(authority.ledger, authority.issuers, authority.roots, authority.settings, lambda: NOW, chance())
     seen: set[str] = set()
     for n in range(8):
         one = invite(authority.ledger, Grant(Kind.NODE, f"n{n}"), DOMAIN, NOW, 60.0, chance()).token

@@ -161,6 +161,10 @@ impl Engine {
             return Err(invalid(format!("version: {version} is not newer than the one in force")));
         }
         let front = self.front.get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone())));
+        let counted = Arc::downgrade(front);
+        self.plane
+            .front_tunnels
+            .get_or_init(|| Box::new(move |uri| counted.upgrade().map_or(0, |front| u64::from(front.tunnels_of(uri)))));
         front.apply(plan.limits.clone(), plan.forwarder.clone());
         let _ = self.plane.front.set(front.clone());
         let _inside = self.handle.enter();

@@ -28,6 +28,8 @@ polder_meter::counts! {
     identities_refused,
     /// Live connections cut because their identity was revoked or expired.
     identities_cut,
+    /// Users' tunnels that those connections carried.
+    identities_tunnels_cut,
     /// Links dialled with success.
     links_dialled,
     /// Dials that failed.

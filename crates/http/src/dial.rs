@@ -67,6 +67,7 @@ async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identi
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
         let _ = connection.await;
     });
+    still_believed(plane, &peer)?;
     let rtt = first_ping(&mut pings).await?;
     Ok(Dialled { live: Live::new(Some(send)), peer, pings, task, rtt })
 }
@@ -110,8 +111,20 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
             }
         }
     });
+    still_believed(plane, &peer)?;
     let rtt = first_ping(&mut pings).await?;
     Ok(Dialled { live, peer, pings, task, rtt })
+}
+
+/// The list may have changed during the handshake; the connection is in the registry now, which sees every later change.
+fn still_believed(plane: &Plane, peer: &Identity) -> Result<(), LinkError> {
+    match plane.world() {
+        Some(world) if world.tls.is_revoked(peer) => {
+            plane.cut_unworthy(&world);
+            Err(LinkError::new(format!("{} is revoked", peer.uri)))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn first_ping(pings: &mut Option<PingPong>) -> Result<Duration, LinkError> {

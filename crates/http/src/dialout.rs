@@ -26,7 +26,23 @@ const PER_SITE: usize = 8;
 /// Where a servlet's farewell goes.
 const FAREWELL: &str = "https://site/polder/v1/farewell";
 
-type Agents = HashMap<SiteName, Vec<(u64, SendRequest<Bytes>)>>;
+type Agents = HashMap<SiteName, Vec<Agent>>;
+
+#[derive(Clone)]
+struct Agent {
+    id: u64,
+    who: Arc<Identity>,
+    send: SendRequest<Bytes>,
+    /// Told when a newer connection has taken its place.
+    replaced: Arc<Notify>,
+}
+
+impl Agent {
+    /// Whether `newer` is the same agent with a renewed certificate: this connection then ends with its last stream.
+    fn is_replaced_by(&self, newer: &Identity) -> bool {
+        self.who.key_hash == newer.key_hash && self.who.not_after < newer.not_after
+    }
+}
 
 /// How long a stream waits for an agent that is expected: it dials again at once when a connection of it ends.
 const EXPECT: Duration = Duration::from_millis(500);
@@ -71,11 +87,11 @@ impl DialOuts {
             let mut came = pin!(self.came.notified());
             came.as_mut().enable();
             let agents = self.lock().get(site).cloned().unwrap_or_default();
-            for (id, agent) in agents.into_iter().rev() {
-                match agent.ready().await {
-                    Ok(mut agent) => return agent.send_request(request, false).map_err(LinkError::new),
+            for agent in agents.into_iter().rev() {
+                match agent.send.ready().await {
+                    Ok(mut ready) => return ready.send_request(request, false).map_err(LinkError::new),
                     // It said goodbye: what is open on it ends in its time.
-                    Err(_) if self.forget(site, id) => plane.emit(Event::DialOut { site: site.to_string(), up: false }),
+                    Err(_) if self.forget(site, agent.id) => plane.emit(Event::DialOut { site: site.to_string(), up: false }),
                     Err(_) => {}
                 }
             }
@@ -90,7 +106,7 @@ impl DialOuts {
     fn forget(&self, site: &SiteName, id: u64) -> bool {
         let mut agents = self.lock();
         let Some(held) = agents.get_mut(site) else { return false };
-        held.retain(|(of, _)| *of != id);
+        held.retain(|agent| agent.id != id);
         let last = held.is_empty();
         if last {
             agents.remove(site);
@@ -115,23 +131,31 @@ pub(crate) async fn hold(plane: Arc<Plane>, world: Arc<World>, site: Arc<Identit
     drop(world); // a connection must not keep an old snapshot alive
     let Ok((send, connection)) = handshake else { return };
     let id = plane.dialouts.numbers.fetch_add(1, Relaxed);
+    let replaced = Arc::new(Notify::new());
     {
         let mut agents = plane.dialouts.lock();
         let held = agents.entry(site.name.clone()).or_default();
         if held.len() >= PER_SITE {
             // Those that have said goodbye count no longer. Whether they have, only asking tells.
-            held.retain_mut(|(_, agent)| {
-                !matches!(agent.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+            held.retain_mut(|agent| {
+                !matches!(agent.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
             });
         }
         if held.len() >= PER_SITE {
             plane.counters.refused_limit.up();
             return;
         }
-        held.push((id, send.clone()));
-        if held.len() == 1 {
+        if held.is_empty() {
             plane.emit(Event::DialOut { site: site.name.to_string(), up: true });
         }
+        held.retain(|agent| {
+            let stays = !agent.is_replaced_by(&site);
+            if !stays {
+                agent.replaced.notify_one();
+            }
+            stays
+        });
+        held.push(Agent { id, who: site.clone(), send: send.clone(), replaced: replaced.clone() });
     }
     plane.dialouts.came.notify_waiters();
     let _gone = Gone { plane: &plane, site: &site.name, id };
@@ -139,6 +163,11 @@ pub(crate) async fn hold(plane: Arc<Plane>, world: Arc<World>, site: Arc<Identit
     let (mut draining, mut connection) = (plane.draining(), pin!(connection));
     tokio::select! {
         _ = &mut connection => return,
+        () = replaced.notified() => {
+            drop(send); // the last handle: the connection closes when its last stream has ended
+            let _ = connection.await;
+            return;
+        }
         () = async { _ = draining.wait_for(|draining| *draining).await.is_ok() } => {}
     }
     plane.dialouts.forget(&site.name, id);

@@ -240,6 +240,7 @@ impl Links {
             peer.filter(|peer| peer.ring_id == key.expected.ring_id && peer.address == key.address).cloned()
         };
         let mut retired = Vec::new();
+        let mut again = Vec::new();
         {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.retain(|key, slot| {
@@ -248,12 +249,19 @@ impl Links {
                 // A control call may go to a node that is no peer yet (a joiner asks its successor).
                 let keep = !renewed && (peer.is_some() || key.lane == Lane::Control);
                 if !keep {
+                    // Streams that run on over the old connection live no longer than the certificate that the peer has seen
+                    // last: whoever has a link shows the new one.
+                    let up = matches!(slot.state.borrow().1, State::Up(_));
+                    again.extend(peer.filter(|_| renewed && up && key.lane == Lane::Bulk));
                     retired.push(slot.clone());
                 }
                 keep
             });
         }
         retired.iter().for_each(|slot| slot.retire());
+        for peer in again {
+            self.slot(plane, &peer, Lane::Bulk).want.notify_one();
+        }
         let lane = if plane.config.role == Role::Site { Lane::DialOut } else { Lane::Bulk };
         for peer in world.plan.peers().filter(|peer| peer.warm) {
             let slot = self.slot(plane, peer, lane);
@@ -396,6 +404,7 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
     let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
     slot.rtt_us.store(micros(rtt), Relaxed);
     let live = Arc::new(live);
+    let due = renewal_due(peer.not_after, unix_now());
     slot.set(State::Up(live.clone()));
     plane.emit(Event::Link { name: peer.name.to_string(), up: true, rtt_us: micros(rtt), reason: String::new() });
     let _open = plane.counters.links_open.hold();
@@ -408,7 +417,7 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
             }
             () = tokio::time::sleep(PING_EVERY.mul_f64(jitter())) => {}
         }
-        if expires_soon(&peer) {
+        if unix_now() >= due {
             return LinkError::new("the peer's certificate ends soon: the link is renewed");
         }
         let Some(pings) = &mut pings else { continue };
@@ -430,9 +439,10 @@ async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkEr
     }
 }
 
-/// Whether the peer's certificate has less than a minute left. One that came so short is left in peace.
-fn expires_soon(peer: &Identity) -> bool {
-    (0..60).contains(&(peer.not_after - unix_now()))
+/// When to replace a link whose peer showed a certificate that ends at `not_after`: a minute before, or a sixth of what was
+/// left, whatever is less; the peer has renewed by then (at two thirds of the whole). Unix seconds.
+fn renewal_due(not_after: i64, now: i64) -> i64 {
+    not_after - ((not_after - now) / 6).clamp(0, 60)
 }
 
 /// A factor between 0.75 and 1.25, so that nodes do not act in step. Not secret: the hasher's keys are chance enough.

@@ -87,6 +87,7 @@ impl Requests {
             ring_id: None,
             groups: word.groups.iter().map(|group| group.as_str().into()).collect(),
             key_hash: [0; 32],
+            issuer: None,
             not_after: i64::MAX,
         });
         let asserter = self.asserter;

@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use polder_flow::Bucket;
 use polder_plan::Plan;
 use polder_tls::Settings;
-use polder_types::{Event, Role, SiteName};
+use polder_types::{Event, Identity, Kind, Role, SiteName};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -54,6 +54,9 @@ pub struct PlaneConfig {
     pub origins: Vec<(u16, SocketAddr)>,
 }
 
+/// SPIFFE id → open tunnels.
+pub type TunnelsOf = Box<dyn Fn(&str) -> u64 + Send + Sync>;
+
 /// Everything that connections and tunnels of this process share.
 pub struct Plane {
     /// Frozen at birth.
@@ -66,6 +69,8 @@ pub struct Plane {
     pub links: Links,
     /// Live connections by identity.
     pub registry: Registry,
+    /// How many tunnels an identity holds at this process's front; said once, by whoever makes the front.
+    pub front_tunnels: OnceLock<TunnelsOf>,
     pub(crate) dialouts: DialOuts,
     /// Site role: streams by servlet.
     pub carried: Carried,
@@ -102,6 +107,7 @@ impl Plane {
             measures: Measures::default(),
             links: Links::default(),
             registry: Registry::default(),
+            front_tunnels: OnceLock::new(),
             dialouts: DialOuts::default(),
             carried: Carried::default(),
             sealers: Sealers::default(),
@@ -135,14 +141,19 @@ impl Plane {
         self.links.reconcile(self, &world, renewed);
     }
 
-    /// Cuts live connections whose identity is revoked, or a user's or site's that has expired.
+    /// Cuts live connections whose identity is revoked, or a user's or site's that has expired and was not renewed.
     pub fn cut_unworthy(&self, world: &World) {
         let now = unix_now();
-        let cut = self.registry.cut(|identity| {
-            // A node's certificate is replaced long before it ends and its links carry the tunnels of many: they are
-            // renewed by their dialler (`link`), not cut.
-            world.tls.is_revoked(identity) || (identity.kind != polder_types::Kind::Node && identity.not_after < now)
-        });
+        // A node's certificate is replaced long before it ends and its links carry the tunnels of many: they are renewed by
+        // their dialler (`link`), not cut.
+        let unworthy =
+            |identity: &Identity, until: i64| world.tls.is_revoked(identity) || (identity.kind != Kind::Node && until < now);
+        let told = |identity: &Identity| {
+            if let Some(tunnels) = self.front_tunnels.get().filter(|_| identity.kind == Kind::User) {
+                self.counters.identities_tunnels_cut.add(tunnels(&identity.uri));
+            }
+        };
+        let cut = self.registry.cut_if(unworthy, told);
         self.counters.identities_cut.add(cut);
     }
 

@@ -1,28 +1,56 @@
 //! Live connections by identity, so that a revocation cuts them.
+//!
+//! A connection is believed for as long as the newest certificate that its holder has shown here since: whoever renews and
+//! comes again, with the same key and the same groups, proves that he is still wanted, and his older connections stay.
 
 use polder_types::Identity;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
-type Table = Arc<Mutex<(u64, HashMap<u64, (Arc<Identity>, AbortHandle)>)>>;
+/// Who holds connections: identity, key, groups. Other groups are other rights, which old connections must not inherit.
+type Holder = (Arc<str>, [u8; 32], Vec<Arc<str>>);
+
+#[derive(Default)]
+struct Table {
+    numbers: u64,
+    live: HashMap<u64, (Arc<Identity>, AbortHandle)>,
+    /// Latest end of validity that a holder has shown, and his live connections.
+    holders: HashMap<Holder, (i64, usize)>,
+}
 
 /// Live connections.
 #[derive(Default)]
 pub struct Registry {
-    table: Table,
+    table: Arc<Mutex<Table>>,
 }
 
 struct Guard {
-    table: Table,
+    table: Arc<Mutex<Table>>,
     id: u64,
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn holder(identity: &Identity) -> Holder {
+    (identity.uri.clone(), identity.key_hash, identity.groups.clone())
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.id);
+        let mut table = lock(&self.table);
+        let Some((identity, _)) = table.live.remove(&self.id) else { return };
+        let key = holder(&identity);
+        if let Some((_, count)) = table.holders.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                table.holders.remove(&key);
+            }
+        }
     }
 }
 
@@ -35,10 +63,13 @@ impl Registry {
             let _guard = wait.await;
             work.await;
         });
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.0 += 1;
-        let id = table.0;
-        table.1.insert(id, (identity, task.abort_handle()));
+        let mut table = lock(&self.table);
+        table.numbers += 1;
+        let id = table.numbers;
+        let (latest, count) = table.holders.entry(holder(&identity)).or_insert((identity.not_after, 0));
+        *latest = identity.not_after.max(*latest);
+        *count += 1;
+        table.live.insert(id, (identity, task.abort_handle()));
         drop(table);
         let _ = listed.send(Guard { table: self.table.clone(), id });
         task
@@ -46,20 +77,85 @@ impl Registry {
 
     /// Ends every connection whose identity is `unworthy`; returns how many.
     pub fn cut(&self, unworthy: impl Fn(&Identity) -> bool) -> u64 {
-        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let cut: Vec<_> = table.1.values().filter(|(who, _)| unworthy(who)).map(|(_, task)| task.clone()).collect();
+        self.cut_if(|identity, _| unworthy(identity), |_| {})
+    }
+
+    /// Ends every connection that is `unworthy`, judged by its identity and the end of the latest certificate that its holder
+    /// has shown; `told` hears each such identity once, before its connections end. Returns how many ended.
+    pub fn cut_if(&self, unworthy: impl Fn(&Identity, i64) -> bool, told: impl Fn(&Identity)) -> u64 {
+        let table = lock(&self.table);
+        let mut cut = Vec::new();
+        let mut who = HashMap::new();
+        for (identity, task) in table.live.values() {
+            let until = table.holders.get(&holder(identity)).map_or(identity.not_after, |(latest, _)| *latest);
+            if unworthy(identity, until) {
+                cut.push(task.clone());
+                who.insert(identity.uri.clone(), identity.clone());
+            }
+        }
         drop(table); // a task that ends at once takes itself out of the table
+        who.values().for_each(|identity| told(identity));
         cut.iter().for_each(AbortHandle::abort);
         cut.len() as u64
     }
 
     /// Live connections.
     pub fn len(&self) -> usize {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).1.len()
+        lock(&self.table).live.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use polder_types::Kind;
+    use std::cell::RefCell;
+    use std::future::pending;
+
+    fn ann(not_after: i64, groups: &[&str], key: u8) -> Arc<Identity> {
+        Arc::new(Identity {
+            kind: Kind::User,
+            name: "ann".into(),
+            uri: "spiffe://o.test/user/ann".into(),
+            ring_id: None,
+            groups: groups.iter().map(|group| (*group).into()).collect(),
+            key_hash: [key; 32],
+            not_after,
+            issuer: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_renewed_holder_keeps_older_connections() {
+        let registry = Registry::default();
+        let old = registry.spawn(ann(100, &["staff"], 1), pending());
+        let expired = |now: i64| move |_: &Identity, until: i64| until < now;
+        assert_eq!(registry.cut_if(expired(100), |_| {}), 0);
+        let new = registry.spawn(ann(200, &["staff"], 1), pending());
+        assert_eq!(registry.cut_if(expired(150), |_| {}), 0, "the newer handshake speaks for the older connection");
+        new.abort();
+        assert!(new.await.unwrap_err().is_cancelled());
+        assert_eq!(registry.cut_if(expired(150), |_| {}), 0, "also when that connection has ended");
+        assert_eq!(registry.cut_if(expired(201), |_| {}), 1);
+        assert!(old.await.unwrap_err().is_cancelled());
+        assert!(registry.is_empty() && lock(&registry.table).holders.is_empty());
+    }
+
+    #[tokio::test]
+    async fn other_groups_or_another_key_extend_nothing() {
+        let registry = Registry::default();
+        let _old = registry.spawn(ann(100, &["staff", "root"], 1), pending());
+        let _fewer = registry.spawn(ann(200, &["staff"], 1), pending());
+        let _other = registry.spawn(ann(200, &["staff", "root"], 2), pending());
+        let told = RefCell::new(Vec::new());
+        assert_eq!(registry.cut_if(|_, until| until < 150, |who| told.borrow_mut().push(who.not_after)), 1);
+        assert_eq!(*told.borrow(), [100]);
+        tokio::task::yield_now().await;
+        assert_eq!(registry.cut(|_| true), 2);
     }
 }

@@ -80,6 +80,7 @@ fn user(name: &str, groups: &[&str]) -> Identity {
         ring_id: None,
         groups: groups.iter().map(|g| Arc::from(*g)).collect(),
         key_hash: [0; 32],
+        issuer: None,
         not_after: i64::MAX,
     }
 }

@@ -71,13 +71,38 @@ impl Revoked {
         Ok(Revoked { identities: list.identities.iter().cloned().collect(), keys })
     }
 
+    /// Whether the identity, its key or its issuer's key is on the list.
     pub(crate) fn contains(&self, identity: &Identity) -> bool {
-        self.identities.contains(&*identity.uri) || self.keys.contains(&identity.key_hash)
+        self.identities.contains(&*identity.uri)
+            || self.keys.contains(&identity.key_hash)
+            || identity.issuer.is_some_and(|issuer| self.keys.contains(&issuer))
     }
 }
 
-/// Reads the identity out of a leaf whose chain has been verified. `now` in Unix seconds.
-pub(crate) fn identify(leaf: &CertificateDer<'_>, domain: &str, revoked: &Revoked, now: i64) -> Result<Identity, Rejected> {
+/// A certificate between root and leaf, for look-up by name.
+#[derive(Debug)]
+pub(crate) struct IssuerKey {
+    subject: Vec<u8>,
+    key_hash: [u8; 32],
+}
+
+impl IssuerKey {
+    /// Reads an issuer's certificate; `None` when it is none. Nothing is verified here.
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, cert) = X509Certificate::from_der(der).ok()?;
+        Some(IssuerKey { subject: cert.subject().as_raw().to_vec(), key_hash: sha256(cert.public_key().raw) })
+    }
+}
+
+/// Reads the identity out of a leaf whose chain has been verified, or is going to be, with `issuers` among its certificates.
+/// `now` in Unix seconds.
+pub(crate) fn identify<'a>(
+    leaf: &CertificateDer<'_>,
+    issuers: impl IntoIterator<Item = &'a IssuerKey>,
+    domain: &str,
+    revoked: &Revoked,
+    now: i64,
+) -> Result<Identity, Rejected> {
     let (rest, cert) = X509Certificate::from_der(leaf).map_err(|_| Rejected::Malformed)?;
     if !rest.is_empty() {
         return Err(Rejected::Malformed);
@@ -99,7 +124,13 @@ pub(crate) fn identify(leaf: &CertificateDer<'_>, domain: &str, revoked: &Revoke
         groups: groups(&cert, kind)?,
         key_hash: sha256(cert.public_key().raw),
         not_after: until,
+        issuer: None,
     };
+    // A chain may bring a forged certificate of the issuer's name beside the true one, which alone leads to the root: where
+    // one of them is revoked, that one counts.
+    let mut named = issuers.into_iter().filter(|issuer| issuer.subject == cert.issuer().as_raw()).map(|issuer| issuer.key_hash);
+    let first = named.next();
+    let identity = Identity { issuer: named.find(|key| revoked.keys.contains(key)).or(first), ..identity };
     if revoked.contains(&identity) {
         return Err(Rejected::Revoked(identity.uri));
     }
@@ -170,7 +201,7 @@ mod tests {
     }
 
     fn read(der: &[u8]) -> Result<Identity, Rejected> {
-        identify(&CertificateDer::from(der), "o.test", &Revoked::default(), 1_800_000_000)
+        identify(&CertificateDer::from(der), &[], "o.test", &Revoked::default(), 1_800_000_000)
     }
 
     #[test]
@@ -191,7 +222,7 @@ mod tests {
                 keys: keys.iter().map(|k| serde_bytes::ByteBuf::from(k.to_vec())).collect(),
                 ..Revocations::default()
             };
-            identify(&CertificateDer::from(der.as_slice()), "o.test", &Revoked::new(&list).unwrap(), 1_800_000_000)
+            identify(&CertificateDer::from(der.as_slice()), &[], "o.test", &Revoked::new(&list).unwrap(), 1_800_000_000)
         };
         assert!(matches!(by(&["spiffe://o.test/node/n1"], &[]), Err(Rejected::Revoked(_))));
         assert!(matches!(by(&[], &[key]), Err(Rejected::Revoked(_))));

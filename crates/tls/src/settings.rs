@@ -160,7 +160,13 @@ impl Settings {
         }
         let revoked = Revoked::new(&snapshot.revocations)
             .map_err(|index| SettingsError::new("revocations.keys", format!("hash {index} has not 32 bytes")))?;
-        let issuers = snapshot.identity.chain.iter().skip(1).map(|c| CertificateDer::from(c.to_vec())).collect();
+        // Our own issuer and, while one replaces the other, both: browsers send the leaf alone, and choose it by issuer.
+        let mut issuers: Vec<_> = snapshot.identity.chain.iter().skip(1).map(|c| CertificateDer::from(c.to_vec())).collect();
+        for issuer in snapshot.revocations.issuers.iter().map(|c| CertificateDer::from(c.to_vec())) {
+            if !issuers.contains(&issuer) {
+                issuers.push(issuer);
+            }
+        }
         let trust = Trust::new(snapshot.trust_domain.clone(), roots, issuers, revoked, &provider)
             .map_err(|e| SettingsError::new("roots", e))?;
         let trust = Arc::new(trust);
@@ -215,7 +221,7 @@ impl Settings {
         // A resumed session carries the chain of its first handshake: check it all again, for roots and list may be newer.
         let identity = match session.handshake_kind() {
             Some(HandshakeKind::Resumed) => self.trust.verify(chain, Side::Client, UnixTime::now())?,
-            _ => self.trust.identify(chain.first().ok_or(Rejected::None)?, UnixTime::now())?,
+            _ => self.trust.identify(chain, UnixTime::now())?,
         };
         let alpn = Alpn::of(session.alpn_protocol());
         Ok((stream, identity, alpn))

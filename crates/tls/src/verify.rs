@@ -1,6 +1,6 @@
 //! rustls verifiers: the chain by webpki, then who it is.
 
-use crate::identify::{Rejected, Revoked, identify};
+use crate::identify::{IssuerKey, Rejected, Revoked, identify};
 use polder_types::Identity;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -17,6 +17,7 @@ pub(crate) struct Trust {
     domain: String,
     roots: Arc<RootCertStore>,
     issuers: Vec<CertificateDer<'static>>,
+    keys: Vec<IssuerKey>,
     clients: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
     revoked: Revoked,
@@ -45,13 +46,14 @@ impl Trust {
             .add_root_hint_subjects(names.subjects())
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(Trust { domain, roots, issuers, clients, algorithms: provider.signature_verification_algorithms, revoked })
+        let keys = issuers.iter().filter_map(IssuerKey::read).collect();
+        Ok(Trust { domain, roots, issuers, keys, clients, algorithms: provider.signature_verification_algorithms, revoked })
     }
 
     /// Full verification: chain, then identity, time and revocation.
     pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], side: Side, now: UnixTime) -> Result<Identity, Rejected> {
         let (leaf, issuers) = chain.split_first().ok_or(Rejected::None)?;
-        let identity = self.identify(leaf, now)?;
+        let identity = self.identify(chain, now)?;
         // A browser that knows the issuer as a narrow root of its own sends the leaf alone.
         let issuers: Vec<_> = issuers.iter().chain(&self.issuers).cloned().collect();
         let issuers = issuers.as_slice();
@@ -65,9 +67,12 @@ impl Trust {
         Ok(identity)
     }
 
-    /// Identity, time and revocation of a leaf whose chain has been verified before.
-    pub(crate) fn identify(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<Identity, Rejected> {
-        identify(leaf, &self.domain, &self.revoked, i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    /// Identity, time and revocation of the leaf of a chain whose signatures have been verified before, or are next.
+    pub(crate) fn identify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Identity, Rejected> {
+        let (leaf, issuers) = chain.split_first().ok_or(Rejected::None)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let brought: Vec<_> = issuers.iter().filter_map(IssuerKey::read).collect();
+        identify(leaf, brought.iter().chain(&self.keys), &self.domain, &self.revoked, now)
     }
 
     pub(crate) fn domain(&self) -> &str {

@@ -75,6 +75,8 @@ pub struct Identity {
     pub key_hash: [u8; 32],
     /// End of validity, Unix seconds.
     pub not_after: i64,
+    /// SHA-256 of the SubjectPublicKeyInfo of the issuer that signed, where its certificate is known.
+    pub issuer: Option<[u8; 32]>,
 }
 
 /// Why a name is not an identity of this trust domain.

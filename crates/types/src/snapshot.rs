@@ -117,6 +117,9 @@ pub struct Revocations {
     pub keys: Vec<serde_bytes::ByteBuf>,
     /// After this Unix time new work is refused, for the list is too old; `None` never.
     pub fresh_until: Option<i64>,
+    /// Certificates (DER) of the issuers in use: two while one replaces the other.
+    #[serde(default)]
+    pub issuers: Vec<serde_bytes::ByteBuf>,
 }
 
 /// A node that can be linked to.

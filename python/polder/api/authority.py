@@ -149,25 +149,25 @@ class AuthorityServer:
 
     async def _enrol(self, request: web.Request) -> web.Response:
         body = await _body(request, EnrolRequest)
-        enrolled = await self._work(lambda: self._service.enrol(body, request.remote))
+        enrolled = await self.work(lambda: self._service.enrol(body, request.remote))
         self.counters["enrolled"] += 1
         log.info("enrolled", extra={"who": enrolled.uri, "source": request.remote, "not_after": enrolled.not_after})
         return _json(enrolled)
 
     async def _renew(self, request: web.Request) -> web.Response:
         body = await _body(request, RenewRequest)
-        enrolled = await self._work(lambda: self._service.renew(body, request.remote))
+        enrolled = await self.work(lambda: self._service.renew(body, request.remote))
         self.counters["renewed"] += 1
         log.info("renewed", extra={"who": enrolled.uri, "source": request.remote, "not_after": enrolled.not_after})
         return _json(enrolled)
 
     async def _members(self, request: web.Request) -> web.Response:
         await self._identify(request)
-        return _json(await self._work(self._service.members))
+        return _json(await self.work(self._service.members))
 
     async def _revocations(self, request: web.Request) -> web.Response:
         await self._identify(request)
-        return _json(await self._work(self._service.revocations))
+        return _json(await self.work(self._service.revocations))
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return web.Response(body=openapi.document(), content_type="application/json")
@@ -176,7 +176,7 @@ class AuthorityServer:
         return web.Response(text="alive\n")
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        await self._work(self._service.revocations)
+        await self.work(self._service.revocations)
         return web.Response(text="ready\n")
 
     async def _identify(self, request: web.Request) -> None:
@@ -185,9 +185,10 @@ class AuthorityServer:
         leaf = tls.getpeercert(binary_form=True) if tls else None
         if leaf is None:
             raise Refused(Verdict.DENIED, "for members only: show your certificate in the TLS handshake")
-        await self._work(lambda: self._service.identify(leaf))
+        await self.work(lambda: self._service.identify(leaf))
 
-    async def _work(self, call: Callable[[], T]) -> T:
+    async def work(self, call: Callable[[], T]) -> T:
+        """Run what blocks on the one worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, call)
 
 

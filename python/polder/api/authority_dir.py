@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from polder.api.issuers import Issuers, adopt_first, load_issuers
 from polder.model import Refused, Verdict
 from polder.settings import AuthoritySettings, ConfigError, StateDir, load, make_private, write_atomic
 from polder.settings.identity import pem_blocks, replace_directory
 from polder.settings.toml import dump
+from polder.shell.clock import wall
 from polder.store import Ledger, open_database, sqlite_url
-from polder.trust.authority import Issuer, domain_of, make_issuer, make_root
-from polder.trust.keys import key_from_pem, key_to_pem, make_password, pin_of
+from polder.trust.authority import domain_of, make_issuer, make_root
+from polder.trust.keys import key_to_pem, make_password, pin_of
 
 CREDENTIAL = "polder-issuer-password"
 """Name of the systemd credential (``LoadCredential=``) that opens the issuer's key."""
@@ -52,10 +54,16 @@ class Founded:
 class Authority:
     """An authority that can be served. Close ``ledger`` at the end."""
 
-    issuer: Issuer
+    issuers: Issuers
     roots: tuple[bytes, ...]
     settings: AuthoritySettings
     ledger: Ledger
+    directory: Path
+    password: str = field(repr=False)
+
+    def load_issuers(self) -> Issuers:
+        """The issuers as the ledger has them now: a rotation may have taken a step."""
+        return load_issuers(self.directory, self.ledger, self.settings.trust_domain, self.password)
 
     @property
     def pin(self) -> str:
@@ -120,18 +128,22 @@ def load_authority(state: StateDir, env: Mapping[str, str], password: str | None
     """Everything that ``polder authority serve`` needs; raises ``ConfigError`` or ``Refused``."""
     settings = load_settings(state, env)
     directory = state.authority
-    pem = (directory / "issuer.key.pem").read_bytes()
-    key = key_from_pem(pem, password or _password(directory, env))
-    certificate = x509.load_der_x509_certificate(pem_blocks(directory / "issuer.pem", "CERTIFICATE")[0])
-    if domain_of(certificate) != settings.trust_domain:
-        raise ConfigError(
-            str(directory), "trust_domain", f"the issuer is of {domain_of(certificate)}; the name cannot be changed"
-        )
-    issuer = Issuer(key, certificate, settings.trust_domain)
-    return Authority(issuer, load_roots(state), settings, open_ledger(state, settings))
+    first = next(iter(pem_blocks(directory / "root.pem", "CERTIFICATE")))
+    if (domain := domain_of(x509.load_der_x509_certificate(first))) != settings.trust_domain:
+        raise ConfigError(str(directory), "trust_domain", f"the root is of {domain}; the name cannot be changed")
+    password = password or issuer_password(directory, env)
+    ledger = open_ledger(state, settings)
+    try:
+        adopt_first(directory, ledger, wall())
+        issuers = load_issuers(directory, ledger, domain, password)
+    except BaseException:
+        ledger.close()
+        raise
+    return Authority(issuers, load_roots(state), settings, ledger, directory, password)
 
 
-def _password(directory: Path, env: Mapping[str, str]) -> str:
+def issuer_password(directory: Path, env: Mapping[str, str]) -> str:
+    """What opens the issuers' keys: a systemd credential, or the file beside them; raises ``ConfigError``."""
     credentials = env.get("CREDENTIALS_DIRECTORY")
     places = [Path(credentials) / CREDENTIAL] if credentials else []
     for file in (*places, directory / "issuer-password"):

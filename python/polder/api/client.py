@@ -115,6 +115,7 @@ def identity_from(enrolled: Enrolled, url: str, pin: str, key: ec.EllipticCurveP
         address=address,
         secrets=enrolled.secrets,
         browser_root=enrolled.browser_root,
+        revocations=enrolled.revocations,
     )
 
 

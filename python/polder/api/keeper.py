@@ -29,7 +29,7 @@ log = logging.getLogger("polder.identity")
 Renewed = Callable[[IdentityDir, Signed], None]
 """Gets the new identity and the revocation list that came with it."""
 
-_LONGEST_SLEEP = 60.0
+_LONGEST_SLEEP = 5.0
 """Seconds after which the wall clock is looked at again: it may have been set, or the machine may have slept."""
 
 

@@ -25,7 +25,7 @@ _TTL = 300.0
 def enrol_locally(authority: Authority, state: StateDir, name: str, address: str) -> tuple[IdentityDir, Path]:
     """Enrol this machine as node ``name`` that others dial at ``address``; raises ``Refused``."""
     rng = chance()
-    service = AuthorityService(authority.ledger, authority.issuer, authority.roots, authority.settings, wall, rng)
+    service = AuthorityService(authority.ledger, authority.issuers, authority.roots, authority.settings, wall, rng)
     made = invite(authority.ledger, Grant(Kind.NODE, name), authority.settings.trust_domain, wall(), _TTL, rng)
 
     async def via(url: str, pin: str, token: str, key: ec.EllipticCurvePrivateKey, at: str | None) -> IdentityDir:

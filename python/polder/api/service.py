@@ -13,13 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from polder.api.issuers import Issuers
 from polder.api.limits import source_of
 from polder.api.messages import Enrolled, EnrolRequest, Members, RenewRequest
 from polder.model import Kind, Member, Refused, Signed, SpiffeId, Verdict
 from polder.settings import AuthoritySettings
 from polder.settings.quantities import parse_address
 from polder.store import Entry, Issued, Ledger
-from polder.trust.authority import Issuer, make_browser_root
+from polder.trust.authority import make_browser_root
 from polder.trust.chain import MAX_CERTIFICATE
 from polder.trust.envelope import ChainVerifier
 from polder.trust.keys import certificates_to_pem
@@ -60,7 +61,7 @@ class AuthorityService:
     def __init__(
         self,
         ledger: Ledger,
-        issuer: Issuer,
+        issuers: Issuers,
         roots: tuple[bytes, ...],
         settings: AuthoritySettings,
         clock: Callable[[], float],
@@ -69,12 +70,22 @@ class AuthorityService:
         self.roots = roots
         self.settings = settings
         self._ledger = ledger
-        self._issuer = issuer
         self._clock = clock
         self._rng = rng
-        self._browser_root = make_browser_root(issuer, clock(), rng).public_bytes(Encoding.PEM).decode()
+        self.use(issuers)
         self.nonce_key = rng.getrandbits(256).to_bytes(32, "big")
         """Seals nonces; the process that takes over goes on with it, so that no renewal is refused for it."""
+
+    def use(self, issuers: Issuers) -> None:
+        """Sign with these from now on: a rotation took a step."""
+        self._issuers = issuers
+        roots = (make_browser_root(issuer, self._clock(), self._rng) for issuer in issuers.known())
+        self._browser_root = b"".join(root.public_bytes(Encoding.PEM) for root in roots).decode()
+
+    @property
+    def issuers(self) -> Issuers:
+        """Who signs, and who else is believed."""
+        return self._issuers
 
     def enrol(self, request: EnrolRequest, source: str | None = None) -> Enrolled:
         """Turn an invitation into an identity; raises ``Refused``. Safe to repeat with the same key.
@@ -110,7 +121,12 @@ class AuthorityService:
         """The revocation list as of now, signed."""
         epoch, rows = self._ledger.revoked(self._clock())
         ids = [SpiffeId.parse(row.uri) for row in rows if row.uri]
-        return self._issuer.sign_revocations(make_list(epoch, self._clock(), ids, [row.key_hash for row in rows if row.key_hash]))
+        keys = [row.key_hash for row in rows if row.key_hash]
+        return self._issuers.signer.sign_revocations(make_list(epoch, self._clock(), ids, keys, self._issuers.announced()))
+
+    def verifier(self) -> ChainVerifier:
+        """Believes what this overlay's certificates sign, whoever is revoked: for lists from before a restore."""
+        return ChainVerifier(self.roots, self.settings.trust_domain)
 
     def members(self) -> Members:
         """Bootstrap members and protected host names."""
@@ -121,15 +137,18 @@ class AuthorityService:
         epoch, rows = self._ledger.revoked(self._clock())
         uris, keys = frozenset(r.uri for r in rows if r.uri), frozenset(r.key_hash for r in rows if r.key_hash)
         verifier = ChainVerifier(self.roots, self.settings.trust_domain, Revoked(epoch, 0, uris, keys))
-        return verifier.identity((leaf, *self._issuer.chain()), self._clock())
+        name = x509.load_der_x509_certificate(leaf).issuer
+        issuer = next((each for each in self._issuers.known() if each.certificate.subject == name), self._issuers.signer)
+        return verifier.identity((leaf, *issuer.chain()), self._clock())
 
     def _issue(self, public: ec.EllipticCurvePublicKey, now: float, source: str | None) -> Callable[[Entry], Issued]:
         def issue(entry: Entry) -> Issued:
             life = entry.life or self.settings.life(entry.id.kind)
             profile = Profile(entry.id, entry.ring_id, entry.groups, entry.hosts, _own_ip(entry.address, source))
-            chain = self._issuer.issue(profile, public, now, life, self._rng)
+            signer = self._issuers.signer
+            chain = signer.issue(profile, public, now, life, self._rng)
             leaf = x509.load_der_x509_certificate(chain[0])
-            return Issued(f"{leaf.serial_number:x}", chain, leaf.not_valid_after_utc.timestamp())
+            return Issued(f"{leaf.serial_number:x}", chain, leaf.not_valid_after_utc.timestamp(), signer.key_hash)
 
         return issue
 

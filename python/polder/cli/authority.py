@@ -1,4 +1,4 @@
-"""``polder init``, ``invite``, ``authority``, ``revoke``: the operator's commands on the authority's machine."""
+"""``polder init``, ``invite``, ``authority``: the operator's commands on the authority's machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from polder.api.service import invite as make_invitation
 from polder.api.tls import new_key
 from polder.cli import running
 from polder.cli.answer import DURATION, answer, common, find_state, read_secret
+from polder.cli.backup import offline
 from polder.cli.enrol import write_node_settings
 from polder.cli.running import LEVELS
-from polder.model import Kind, SpiffeId
+from polder.model import Kind
 from polder.settings import AuthoritySettings, ConfigError, StateDir, load
 from polder.settings.node import is_wildcard
 from polder.settings.quantities import format_duration, parse_host
@@ -124,26 +125,6 @@ def invite(
     click.echo(f"  {command}", err=True)
 
 
-@click.command()
-@click.argument("kind", type=KIND)
-@click.argument("name")
-@click.option("--reason", default="", help="For the record.")
-@common
-def revoke(kind: str, name: str, reason: str, state: str | None, as_json: bool) -> None:
-    """Stop believing an identity and every key that it ever had."""
-    place = find_state(state)
-    settings = load_settings(place, os.environ)
-    who = SpiffeId(settings.trust_domain, Kind(kind), name)
-    ledger = open_ledger(place, settings)
-    try:
-        epoch, keys = ledger.revoke(who, reason, wall())
-    finally:
-        ledger.close()
-    text = f"Revoked {who} and {keys} key{'' if keys == 1 else 's'}: revocation epoch {epoch}. Nodes take it when they next ask."
-    again = f"polder invite {kind} {name} --reinstate, if this was a mistake"
-    answer({"identity": str(who), "epoch": epoch, "keys": keys}, text, again, as_json=as_json)
-
-
 @click.group()
 def authority() -> None:
     """Serve enrolment and renewal; list who enrolled."""
@@ -191,6 +172,9 @@ def upgrade(state: str | None, as_json: bool) -> None:
     running.upgrade(find_state(state).authority, as_json=as_json)
 
 
+authority.add_command(offline)
+
+
 @authority.command("openapi")
 def print_openapi() -> None:
     """Print the description of the authority's HTTP interface (OpenAPI 3.1)."""
@@ -202,7 +186,7 @@ def print_openapi() -> None:
 @authority.command("list")
 @common
 def list_identities(state: str | None, as_json: bool) -> None:
-    """List everybody who enrolled."""
+    """List everybody who enrolled; with --json also the SHA-256 of their keys, as `polder revoke key` wants it."""
     place = find_state(state)
     rows = _rows(place)
     facts = {"identities": rows}
@@ -213,7 +197,7 @@ def list_identities(state: str | None, as_json: bool) -> None:
 def _rows(place: StateDir) -> list[dict[str, Any]]:
     ledger = open_ledger(place, load_settings(place, os.environ))
     try:
-        known = ledger.identities()
+        known, keys = ledger.identities(), ledger.keys()
     finally:
         ledger.close()
     return [
@@ -222,6 +206,7 @@ def _rows(place: StateDir) -> list[dict[str, Any]]:
             "revoked": gone,
             "detail": " ".join(filter(None, (entry.address, ",".join(entry.groups), ",".join(entry.hosts)))),
             "ring_id": entry.ring_id.hex() if entry.ring_id else None,
+            "keys": [key.hex() for key in keys.get(str(entry.id), ())],
         }
         for entry, gone in known
     ]

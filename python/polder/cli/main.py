@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dashboard": ("polder.cli.dashboard:dashboard", "Operator", "the same in a browser on this machine"),
     "drill": ("polder.cli.drill:drill", "Operator", "rehearse a failure in the running overlay"),
     "incident": ("polder.cli.incident:incident", "Operator", "export what happened, for after an attack; show an export"),
-    "revoke": ("polder.cli.authority:revoke", "Operator", "stop believing an identity"),
+    "revoke": ("polder.cli.revoke:revoke", "Operator", "stop believing an identity or a key, on every node at once"),
+    "rotate": ("polder.cli.rotate:rotate", "Operator", "replace the authority's issuer, in steps that can be taken back"),
+    "backup": ("polder.cli.backup:backup", "Operator", "put the whole authority into one encrypted file"),
+    "restore": ("polder.cli.backup:restore", "Operator", "bring an authority back from its backup, or only verify it"),
     # site
     "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),
     "filter": ("polder.cli.perimeter:filter_group", "Site owner", "plan, apply and export the perimeter filter"),

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from polder.api.client import fetch_members
+from polder.api.client import fetch_members, fetch_revocations
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.client.pac import pac_file
@@ -20,13 +20,14 @@ from polder.shell.health import Check
 from polder.shell.linked import Linked
 from polder.shell.metrics import Number
 from polder.shell.process import Life
+from polder.shell.revoked import RevokedList
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
 
 log = logging.getLogger("polder.client")
 
 _REFRESH = 60.0
-"""Seconds between looks at the authority's list of sites and access points; a forwarder works without an answer."""
+"""Seconds between looks at the authority's lists (sites, access points, revocations); a forwarder works without an answer."""
 
 
 class Client(Linked):
@@ -38,6 +39,7 @@ class Client(Linked):
         self._path = path
         self._settings = settings
         self._identity = IdentityDir.load(path)
+        self._revoked = RevokedList(self._identity, wall())
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
@@ -81,6 +83,7 @@ class Client(Linked):
             trust_domain=self._identity.id.trust_domain,
             roots=self._identity.roots,
             identity=IdentityMaterial(self._identity.chain, self._identity.key),
+            revocations=self._revoked.listed,
             members=points,
             warm=frozenset(point.name for point in points[: self._settings.warm]),
             limits=Limits(**self._settings.limits.model_dump()),
@@ -93,8 +96,8 @@ class Client(Linked):
         )
 
     def _access_points(self) -> tuple[Member, ...]:
-        """The wished ones in the wished order, or all."""
-        known = {member.name: member for member in self._identity.members}
+        """The wished ones in the wished order, or all; none that is revoked."""
+        known = {member.name: member for member in self._identity.members if not self._revoked.is_revoked(member)}
         wished = self._settings.access_points or tuple(known)
         for name in wished:
             if name not in known:
@@ -103,6 +106,7 @@ class Client(Linked):
 
     async def _refresh(self) -> None:
         try:
+            self._heed(await fetch_revocations(self._identity, self._path))
             news = await fetch_members(self._identity, self._path)
         except (Refused, OSError) as error:
             log.debug("the authority did not answer; what is known stays in force", extra={"error": str(error)})
@@ -117,8 +121,15 @@ class Client(Linked):
             fresh.save_renewed(self._path)
             self.dirty()
 
-    def _on_renewed(self, identity: IdentityDir, _revocations: Signed) -> None:
+    def _heed(self, signed: Signed) -> None:
+        if self._revoked.offer(signed, wall()):
+            self.dirty()
+            if self._revoked.has_retired(self._identity):
+                self._keeper.wake()
+
+    def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity
+        self._heed(revocations)
         self.dirty()
 
     def checks(self) -> tuple[Check, ...]:

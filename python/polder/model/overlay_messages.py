@@ -233,6 +233,25 @@ class Probed(Frozen, frozen=True):
     open: tuple[int, ...]
 
 
+class Heed(Frozen, frozen=True):
+    """Authority, or whoever holds a newer list, → node, method ``revocations``: put this in force."""
+
+    revocations: Signed
+
+
+class Heeded(Frozen, frozen=True):
+    """Answer to ``revocations``: the list in force now, and kept over a restart.
+
+    ``connections`` and ``tunnels``: how many of the revoked were cut when ``epoch`` came into force; tunnels of users at this
+    access point.
+    """
+
+    epoch: int
+    issued_at: int
+    connections: int
+    tunnels: int
+
+
 METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "appoint": (Appoint, Appointed),
     "dismiss": (Dismiss, Done),
@@ -246,6 +265,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "report": (ReportQuery, Report),
     "past": (PastQuery, Past),
     "drill": (Drill, Drilled),
+    "revocations": (Heed, Heeded),
 }
 """Method → (body, answer). Method ``ring`` is in ``ring_messages``."""
 

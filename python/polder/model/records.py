@@ -99,13 +99,18 @@ class Appointment(Frozen, frozen=True, tag="appointment"):
     not_after: int
 
 
-class RevocationList(Frozen, frozen=True, tag="revocations"):
-    """Who is no longer believed, signed by the issuer. The highest ``epoch`` counts."""
+class RevocationList(Frozen, frozen=True, omit_defaults=True, tag="revocations"):
+    """Who is no longer believed, signed by the issuer. The highest ``epoch`` counts.
+
+    ``keys``: SHA-256 of members' and retired issuers' SubjectPublicKeyInfo. ``issuers``: certificates (DER) of those in use, the
+    one that signs first, said while there are two.
+    """
 
     epoch: int
     issued_at: int
     identities: tuple[str, ...]
     keys: tuple[bytes, ...]
+    issuers: tuple[bytes, ...] = ()
 
 
 class Signed(Frozen, frozen=True):

@@ -14,6 +14,8 @@ from polder.model.overlay_messages import (
     Caller,
     Dismiss,
     Done,
+    Heed,
+    Heeded,
     Members,
     MembersQuery,
     Secrets,
@@ -57,6 +59,7 @@ class Calls:
             "sync": typed(self._sync, "sync"),
             "members": typed(self._members, "members"),
             "secrets": typed(self._secrets, "secrets"),
+            "revocations": typed(self._revocations, "revocations"),
             "probe": typed(self._prober.answer, "probe"),
             "report": typed(reporter.answer, "report"),
             "past": typed(reporter.past, "past"),
@@ -102,6 +105,12 @@ class Calls:
         limit = max(1, min(body.limit, 1024))
         step = max(1.0, len(known) / limit)
         return Members(tuple(known[int(i * step)] for i in range(min(limit, len(known)))))
+
+    def _revocations(self, caller: Caller, _source: str, body: Heed) -> Heeded:
+        """Whoever brings it: the list carries the authority's signature."""
+        if caller.kind is Kind.SITE:
+            raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: nodes and operators bring lists; ask with sync")
+        return self._node.heed(body.revocations, caller)
 
     def _secrets(self, caller: Caller, _source: str, body: SecretsQuery) -> Secrets:
         if caller.kind is not Kind.NODE:

@@ -32,6 +32,7 @@ class Changes(NamedTuple):
     """What changed since the last look."""
 
     directory: bool
+    revocations: bool
     deliveries: bool
     any: bool
 
@@ -115,12 +116,12 @@ class Roles:
     def take_changes(self, now: float) -> Changes:
         """Look what changed, and pass it from role to role."""
         directory = self.directory.take_change()
+        revocations = directory and self._revocations(now)
         if directory:
-            self._revocations(now)
             self.access.set_sites(self.directory.sites().values(), now)
         deliveries = self.servlet.take_change()
         changed = [directory, deliveries, self.beacons.take_change(), self.access.take_change()]
-        return Changes(directory, deliveries, any(changed))
+        return Changes(directory, revocations, deliveries, any(changed))
 
     def views(self, router: Router, now: float) -> tuple[SiteView, ...]:
         """Every site with the ways to it."""
@@ -163,8 +164,11 @@ class Roles:
     def _hosts_of(self, signed: Signed, now: float) -> Iterable[str]:
         return self.verifier.identity(signed.chain, now).hosts
 
-    def _revocations(self, now: float) -> None:
+    def _revocations(self, now: float) -> bool:
+        """Believe the list's newest epoch; whether it is another one than before."""
         listed = self.directory.revocations()
-        if listed is not None and listed.epoch != self.verifier.revoked.epoch:
-            self.verifier.revoked = Revoked.of(listed)
-            self.directory.recheck(now)
+        if listed is None or listed.epoch == self.verifier.revoked.epoch:
+            return False
+        self.verifier.revoked = Revoked.of(listed)
+        self.directory.recheck(now)
+        return True

@@ -15,7 +15,8 @@ from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.model import Kind, Member, Refused, Signed, decode, encode
-from polder.model.overlay_messages import METHODS, Caller, SecretsQuery, status_of
+from polder.model.overlay_messages import METHODS, Caller, Heeded, SecretsQuery, status_of
+from polder.node.belief import Belief
 from polder.node.calls import Calls
 from polder.node.deliveries import Deliveries
 from polder.node.drill import Drills
@@ -35,7 +36,7 @@ from polder.shell.process import Life
 from polder.shell.role_driver import RoleDriver
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
-from polder.trust import read_identity
+from polder.trust import AUTHORITY, is_retired, read_identity
 
 log = logging.getLogger("polder.node")
 
@@ -56,8 +57,9 @@ class Node(Linked):
         self._identity = IdentityDir.load(path)
         self._memory_file = path / "memory.mp"
         self._memory = Memory.load(self._memory_file)
-        self._authority_seen: float | None = None
         self._save_due: asyncio.TimerHandle | None = None
+        self._authority_seen: float | None = None
+        self._belief = Belief(settings.revocation_max_age)
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(
             EngineConfig(
@@ -90,7 +92,8 @@ class Node(Linked):
 
     async def start(self) -> None:
         """Serve, join the ring, begin the background work."""
-        self.roles.remember(self._memory.records, wall())
+        mine = (self._identity.revocations,) if self._identity.revocations else ()
+        self.roles.remember((*mine, *self._memory.records), wall())
         member = self._resume()
         self.apply()
         await self.start_admin()
@@ -168,6 +171,7 @@ class Node(Linked):
         """What ring and roles say now."""
         now = wall()
         router = self.ring.router
+        listed = self.roles.directory.revocations()
         sites = self.roles.views(router, now)
         beacon_for = self.roles.beacons.entries(now)
         near = {member.name for member in router.warm()}
@@ -177,8 +181,8 @@ class Node(Linked):
             trust_domain=self._identity.id.trust_domain,
             roots=self._identity.roots,
             identity=IdentityMaterial(self._identity.chain, self._identity.key),
-            revocations=self.drills.revocations(self.roles.directory.revocations(), self._identity.id.trust_domain),
-            fresh_until=self._fresh_until(),
+            revocations=self.drills.revocations(listed, self._identity.id.trust_domain),
+            fresh_until=self._belief.fresh_until(listed),
             members=tuple(member for member in router.members() if member.name != self.me.name),
             warm=frozenset((near | led_to | served) - {self.me.name}),
             sites=sites,
@@ -187,11 +191,6 @@ class Node(Linked):
             limits=Limits(**self._settings.limits.model_dump()),
             shortcuts=self._settings.shortcuts,
         )
-
-    def _fresh_until(self) -> int | None:
-        if self._settings.revocation_max_age is None:
-            return None
-        return int((self._authority_seen or 0) + self._settings.revocation_max_age)
 
     # What happens
 
@@ -221,12 +220,33 @@ class Node(Linked):
     def _on_roles(self) -> None:
         """After every step of a role: whatever changed goes into the next snapshot."""
         changes = self.roles.take_changes(wall())
-        if changes.any:
+        if changes.revocations:
+            self._heed()
+        if changes.any or self._belief.is_due(self.roles.directory.revocations()):
             self.dirty()
         if changes.directory:
             self._save_later()
         if changes.deliveries:
             self.tasks.once("deliveries", self.deliveries.set(self.roles.servlet.standing()))
+
+    def _heed(self) -> None:
+        """Who was revoked is cut now, and stays revoked over a restart: the authority is told that both are so."""
+        listed = self.roles.directory.revocations()
+        assert listed is not None  # its epoch has changed
+        before = self.engine.counters()
+        self.apply()
+        self._belief.put_in_force(listed, before, self.engine.counters())
+        self._save()
+        if is_retired(self._identity.chain, listed):
+            self._keeper.wake()
+
+    def heed(self, signed: Signed, caller: Caller) -> Heeded:
+        """Put a revocation list in force; raises ``Refused`` when the authority did not sign it."""
+        self.roles.directory.offer(signed, wall())
+        if caller.kind is Kind.ADMIN and caller.name == AUTHORITY:
+            self._authority_seen = wall()
+        self._driver.pump()
+        return self._belief.heeded(self.roles.directory.revocations())
 
     def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity
@@ -272,8 +292,6 @@ class Node(Linked):
             self.roles.offer(signed, wall())
             self._authority_seen = wall()
             self._driver.pump()
-            if self._settings.revocation_max_age is not None:
-                self.dirty()
         except (Refused, OSError) as error:
             log.debug("the authority's revocation list cannot be had", extra={"error": str(error)})
         await asyncio.sleep(_AUTHORITY_EVERY * chance().uniform(0.75, 1.25))
@@ -297,7 +315,9 @@ class Node(Linked):
             self._save_due = asyncio.get_running_loop().call_later(1.0, self._save)
 
     def _save(self) -> None:
-        self._save_due = None
+        if self._save_due is not None:
+            self._save_due.cancel()
+            self._save_due = None
         members = self.ring.router.members()[:MAX_MEMBERS] or self._memory.members
         memory = Memory(members, self.roles.directory.signed())
         if memory != self._memory:
@@ -326,15 +346,16 @@ class Node(Linked):
 
     def checks(self) -> tuple[Check, ...]:
         """Whether this node is fit to work."""
-        fresh_until = self._fresh_until()
+        lags = self._belief.lags(self.roles.directory.revocations(), wall())
         return (
             *super().checks(),
             self._keeper.check(),
             Check("ring", self.ring.router.joined, "not in the ring yet; if this lasts, no member that it knows can be reached"),
             Check(
                 "revocations",
-                fresh_until is None or fresh_until > wall(),
-                "the revocation list is older than revocation_max_age: the authority cannot be reached; new work is refused",
+                not lags,
+                "the revocation list is older than revocation_max_age: neither the authority nor a node that heard it can be "
+                "reached; new work is refused",
             ),
         )
 
@@ -374,6 +395,7 @@ class Node(Linked):
             "uptime_s": round(self.uptime),
             "certificate_valid_for_s": self.certificate_left(wall()),
             "renewals": self._keeper.renewals,
+            "refuses_new_work": self._belief.lags(self.roles.directory.revocations(), wall()),
         }
 
     def _counters(self, _arguments: dict[str, Any]) -> dict[str, Any]:

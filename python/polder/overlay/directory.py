@@ -42,7 +42,7 @@ class _Record:
     value: SiteRecord | RevocationList
 
 
-def _rank(value: SiteRecord | RevocationList) -> int:
+def rank(value: SiteRecord | RevocationList) -> int:
     """What must grow. A revocation list of the same epoch, issued later, is news too: it says that nobody else was revoked."""
     return value.epoch << 34 | value.issued_at if isinstance(value, RevocationList) else value.epoch
 
@@ -109,13 +109,13 @@ class Directory:
         value = self._open(signed)
         name = REVOCATIONS if isinstance(value, RevocationList) else SITE + value.site
         held = self._records.get(name)
-        if held is not None and _rank(value) <= held.rank:
+        if held is not None and rank(value) <= held.rank:
             return False
         if isinstance(value, RevocationList):
             self._check_revocations(signed, value, now)
         else:
             self._check_site(signed, value, now)
-        self._keep(name, _Record(signed, _rank(value), value))
+        self._keep(name, _Record(signed, rank(value), value))
         if push:
             self._push(signed, source)
         return True
@@ -225,11 +225,15 @@ class Directory:
             raise Refused(Verdict.BUSY, f"the directory holds {MAX_SITES} sites already", retry=True)
 
     def _keep(self, name: str, record: _Record) -> None:
+        held = self._records.get(name)
+        # A list of the same epoch, issued later, says nothing new about anybody.
+        same = held is not None and isinstance(held.value, RevocationList) and held.value.epoch == record.value.epoch
+        changed = self._changed or not same
         self._forget(name)
         self._records[name] = record
         if isinstance(record.value, SiteRecord):
             self._owner_of.update((host.lower(), record.value.site) for host in record.value.hosts)
-        self._changed = True
+        self._changed = changed
 
     def _forget(self, name: str) -> None:
         record = self._records.pop(name, None)

@@ -47,6 +47,13 @@ class AuthoritySettings(ProcessSettings):
         description="How long after expiry the same key may still renew: a machine off for a holiday comes back by itself.",
     )
     bootstrap: int = Field(16, ge=1, le=256, description="Members named to one who enrols or renews: all of a small overlay.")
+    revocation_refresh: Duration = Field(
+        10.0,
+        ge=0.5,
+        le=3600,
+        description="The revocation list is signed anew so often, without news too, so that nodes know how old their word is. One "
+        "signature, three calls, and three small messages between each pair of neighbours.",
+    )
     rate_per_source: Rate = Field(
         5.0,
         gt=0,

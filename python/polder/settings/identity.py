@@ -1,7 +1,7 @@
 """``IdentityDir``: one identity on disk.
 
 ``key.pem`` (0600, made here, never leaves), ``chain.pem``, ``roots.pem``, ``identity.toml`` (written last: it makes the directory
-valid) and, for nodes, ``secrets.mp`` (0600), for users ``browser-root.pem``. Each file is
+valid) and, for nodes, ``secrets.mp`` (0600), for users ``browser-root.pem``, and ``revocations.mp``. Each file is
 replaced atomically; a renewal replaces ``chain.pem`` and keeps the key, so that every mixture of old and new files is usable.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from polder.model import Member, SpiffeId
+from polder.model import Member, Signed, SpiffeId
 from polder.model.overlay_messages import EpochSecret
 from polder.settings.base import ConfigError
 from polder.settings.state import make_private, sync_directory, write_atomic
@@ -52,7 +52,8 @@ class IdentityDir:
     """What an identity directory holds. ``key`` is PKCS #8 DER; ``chain`` (leaf, issuer) and ``roots`` are DER.
 
     ``members``: bootstrap members or access points; ``hosts``: names of protected sites; ``secrets``: beacon-key secrets
-    (nodes only); ``address``: where a node says it listens; ``browser_root``: PEM of the narrow root for a user's browser.
+    (nodes only); ``address``: where a node says it listens; ``browser_root``: PEM of the narrow root for a user's browser;
+    ``revocations``: the list that came with the certificate.
     """
 
     id: SpiffeId
@@ -66,6 +67,7 @@ class IdentityDir:
     address: str | None = None
     secrets: tuple[EpochSecret, ...] = field(default=(), repr=False)
     browser_root: str = field(default="", repr=False)
+    revocations: Signed | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: Path) -> IdentityDir:
@@ -87,6 +89,7 @@ class IdentityDir:
                 address=said.address,
                 secrets=load_secrets(path / "secrets.mp"),
                 browser_root=_text(path / "browser-root.pem"),
+                revocations=_revocations(path / "revocations.mp"),
             )
         except ConfigError:
             raise
@@ -109,6 +112,8 @@ class IdentityDir:
             write_atomic(path / "secrets.mp", msgspec.msgpack.encode(self.secrets), 0o600)
         if self.browser_root:
             write_atomic(path / "browser-root.pem", self.browser_root.encode())
+        if self.revocations:
+            write_atomic(path / "revocations.mp", msgspec.msgpack.encode(self.revocations))
         write_atomic(path / "identity.toml", self._toml().encode())
 
     def _toml(self) -> str:
@@ -165,6 +170,10 @@ def load_secrets(file: Path) -> tuple[EpochSecret, ...]:
     if not file.exists():
         return ()
     return msgspec.msgpack.decode(file.read_bytes(), type=tuple[EpochSecret, ...])
+
+
+def _revocations(file: Path) -> Signed | None:
+    return msgspec.msgpack.decode(file.read_bytes(), type=Signed) if file.exists() else None
 
 
 def _text(file: Path) -> str:

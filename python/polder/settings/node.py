@@ -66,9 +66,12 @@ class NodeSettings(ProcessSettings):
         "(two lost in a row are survived).",
     )
     revocation_max_age: Duration | None = Field(
-        None,
-        description="Refuse new work when the revocation list is older than this. Default off: the authority may be away for "
-        "long; where revocation must never lag, 60s.",
+        28_800.0,
+        ge=1,
+        description="Refuse new work when the revocation list is older than this: neither the authority nor any node that heard "
+        "it has been heard for so long. What is open goes on. Default a third of a node's certificate: that long does every "
+        "certificate outlast an authority that is away, so the bound never stops an overlay before expiry would. Shorter: a node "
+        "that is cut off admits the revoked for less long, and an authority that is down for longer stops new work everywhere.",
     )
     call_timeout: Duration = Field(
         5.0, ge=0.1, le=60, description="Most time for a control call to a peer, and for this node to answer one."

@@ -63,7 +63,7 @@ class Console(Linked):
 
     def believe(self, listed: RevocationList) -> None:
         """Nodes on a verified revocation list are no longer called."""
-        if listed != self._revoked:
+        if self._revoked is None or listed.epoch != self._revoked.epoch:
             self._revoked = listed
             self.apply()
 

@@ -19,7 +19,8 @@ from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
 from polder.host.commands import HostError
 from polder.model import Member, PathMode, Rule, Signed, SiteRecord
-from polder.model.overlay_messages import MembersQuery, Sync
+from polder.model.overlay_messages import Held, MembersQuery, Sync
+from polder.overlay.directory import REVOCATIONS, SITE, rank
 from polder.overlay.site import SiteConfig, SiteImage, SiteRole, Stage
 from polder.settings.identity import IdentityDir
 from polder.settings.site import SiteSettings
@@ -29,6 +30,7 @@ from polder.shell.health import Check
 from polder.shell.linked import Linked
 from polder.shell.metrics import Number
 from polder.shell.process import Life
+from polder.shell.revoked import RevokedList
 from polder.shell.role_driver import RoleDriver
 from polder.site.deliveries import Ways
 from polder.site.memory import SiteMemory
@@ -43,6 +45,7 @@ log = logging.getLogger("polder.site")
 
 _POOL_EVERY = 10.0
 _PUBLISH_EVERY = 30.0
+_REVOCATIONS_EVERY = 3.0
 _RECORD_LIFE = 86_400
 _FILTER_RETRY = 1.0
 _DIAL = 3.0
@@ -67,6 +70,7 @@ class Site(Linked):
         self._pool: tuple[Member, ...] = self._identity.members
         self._record: tuple[SiteRecord, Signed] | None = None
         self._telling = TellingKeys.load(path) if settings.tell != "nothing" else None
+        self._revoked = RevokedList(self._identity, wall())
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="site", listen=ways.listen(), origins=ways.origins()), life)
         self._role = SiteRole(
@@ -104,6 +108,7 @@ class Site(Linked):
         self.tasks.forever("pool", self._refresh_pool)
         self.tasks.forever("record", self._publish)
         self.keep_history()
+        self.tasks.forever("revocations", self._ask_revocations)
         if resumed:
             self._driver.pump()
             await self._dialled()
@@ -169,6 +174,7 @@ class Site(Linked):
             trust_domain=self._identity.id.trust_domain,
             roots=self._identity.roots,
             identity=IdentityMaterial(self._identity.chain, self._identity.key),
+            revocations=self._revoked.listed,
             members=servlets,
             warm=frozenset(member.name for member in servlets) if self._ways.dials_out else frozenset(),
             sites=(SiteView(self.record()[0]),),
@@ -233,10 +239,39 @@ class Site(Linked):
         answers = await asyncio.gather(*(self._members_of(member) for member in asked))
         heard = {member.ring_id: member for answer in answers for member in answer}
         if heard:
-            self._pool = tuple(sorted(heard.values()))
+            self._pool = tuple(member for member in sorted(heard.values()) if not self._revoked.is_revoked(member))
             self._role.set_pool(self._pool, wall())
             self._driver.pump()
         await asyncio.sleep(_POOL_EVERY if heard else 1.0)
+
+    async def _ask_revocations(self) -> None:
+        """The nodes' revocation list: a servlet that is revoked is burned."""
+        listed = self._revoked.listed
+        held = [Held(SITE + self._settings.name, 1 << 62)]  # the own record is known here
+        if listed is not None:
+            held.append(Held(REVOCATIONS, rank(listed)))
+        for member in chance().sample(self._pool, min(1, len(self._pool))):
+            try:
+                answer = await self.call(member, "sync", Sync(tuple(held)))
+            except CallFailed as error:
+                log.debug("a node did not answer", extra={"node": member.name, "error": str(error)})
+            else:
+                for signed in answer.records:
+                    self._heed(signed)
+        await asyncio.sleep(_REVOCATIONS_EVERY * chance().uniform(0.75, 1.25))
+
+    def _heed(self, signed: Signed) -> None:
+        if not self._revoked.offer(signed, wall()):
+            return
+        self._pool = tuple(member for member in self._pool if not self._revoked.is_revoked(member))
+        self._role.set_pool(self._pool, wall())
+        for each in self._role.admitted():
+            if self._revoked.is_revoked(each.member):
+                self._role.burn(each.member.name, wall())
+        if self._revoked.has_retired(self._identity):
+            self._keeper.wake()
+        self._driver.pump()
+        self.dirty()
 
     async def _members_of(self, member: Member) -> tuple[Member, ...]:
         try:
@@ -309,8 +344,9 @@ class Site(Linked):
         self._memory = msgspec.structs.replace(self._memory, **changes)
         self._memory.save(self._path / "agent.mp")
 
-    def _on_renewed(self, identity: IdentityDir, _revocations: Signed) -> None:
+    def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity
+        self._heed(revocations)
         self._record = None  # a record carries the chain that signed it
         self.dirty()
 

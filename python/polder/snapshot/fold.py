@@ -104,7 +104,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
 def _revocations(listed: RevocationList | None, fresh_until: int | None) -> Revocations:
     if listed is None:
         return Revocations(fresh_until=fresh_until)
-    return Revocations(listed.epoch, listed.identities, listed.keys, fresh_until)
+    return Revocations(listed.epoch, listed.identities, listed.keys, fresh_until, listed.issuers)
 
 
 def _names(members: Iterable[Member]) -> tuple[str, ...]:

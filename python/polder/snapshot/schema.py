@@ -27,12 +27,13 @@ class IdentityMaterial(Frozen, frozen=True):
 
 
 class Revocations(Frozen, frozen=True):
-    """The revocation list in force; ``fresh_until`` (Unix seconds) refuses new work afterwards."""
+    """The revocation list in force; ``fresh_until`` (Unix seconds) refuses new work afterwards; ``issuers``: those in use (DER)."""
 
     epoch: int = 0
     identities: tuple[str, ...] = ()
     keys: tuple[bytes, ...] = ()
     fresh_until: int | None = None
+    issuers: tuple[bytes, ...] = ()
 
 
 class Peer(Frozen, frozen=True):

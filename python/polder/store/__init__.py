@@ -2,6 +2,7 @@
 
 from polder.store.database import open_database, sqlite_url
 from polder.store.entries import Entry, Issued, RevokedRow
+from polder.store.issuers import Dependants, IssuerRow, Stage
 from polder.store.ledger import Ledger
 
-__all__ = ["Entry", "Issued", "Ledger", "RevokedRow", "open_database", "sqlite_url"]
+__all__ = ["Dependants", "Entry", "Issued", "IssuerRow", "Ledger", "RevokedRow", "Stage", "open_database", "sqlite_url"]

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 
 from polder.store import tables
+
+_BYTES = {"sqlite": "BLOB", "postgresql": "BYTEA"}
 
 
 def open_database(url: str) -> Engine:
@@ -27,6 +29,9 @@ def open_database(url: str) -> Engine:
         found = connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == "schema"))
         if found is None:
             connection.execute(insert(tables.meta).values(key="schema", value=str(tables.SCHEMA)))
+        elif int(found) == 1:
+            connection.exec_driver_sql(f"ALTER TABLE certificates ADD COLUMN issuer {_BYTES[engine.dialect.name]}")
+            connection.execute(update(tables.meta).where(tables.meta.c.key == "schema").values(value=str(tables.SCHEMA)))
         elif int(found) != tables.SCHEMA:
             raise ValueError(f"the database has schema {found}, this Polder knows {tables.SCHEMA}: use the Polder that wrote it")
     return engine

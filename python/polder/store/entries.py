@@ -30,11 +30,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that was made: serial in hexadecimal, leaf and issuer in DER, end of validity in Unix seconds."""
+    """A certificate that was made: serial in hexadecimal, leaf and issuer in DER, end of validity in Unix seconds.
+
+    ``issuer``: SHA-256 of the issuer's SubjectPublicKeyInfo.
+    """
 
     serial: str
     chain: Chain
     not_after: float
+    issuer: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,14 @@ def same_again(db: Connection, serial: str, key_hash: bytes) -> Issued:
     row = db.execute(select(tables.certificates).where(tables.certificates.c.serial == serial)).one()
     if row.key_hash != key_hash:
         raise Refused(Verdict.USED, "the invitation has been used already, with another key; ask the operator for a new one")
-    return Issued(serial, msgspec.msgpack.decode(row.chain, type=Chain), row.not_after)
+    return Issued(serial, msgspec.msgpack.decode(row.chain, type=Chain), row.not_after, row.issuer)
 
 
 def record(db: Connection, uri: str, key_hash: bytes, issued: Issued, now: float) -> None:
     """Remember a certificate."""
     values = {"serial": issued.serial, "uri": uri, "key_hash": key_hash, "issued_at": now, "not_after": issued.not_after}
-    db.execute(insert(tables.certificates).values(chain=msgspec.msgpack.encode(issued.chain), **values))
+    chain = msgspec.msgpack.encode(issued.chain)
+    db.execute(insert(tables.certificates).values(chain=chain, issuer=issued.issuer, **values))
 
 
 def forget_older(db: Connection, key_hash: bytes, serial: str) -> None:
@@ -113,11 +118,27 @@ def forget_older(db: Connection, key_hash: bytes, serial: str) -> None:
     db.execute(delete(c).where(c.c.key_hash == key_hash, c.c.serial != serial, c.c.serial.not_in(kept)))
 
 
+def set_flag(db: Connection, name: str, value: str) -> None:
+    """Remember something about the ledger itself."""
+    clear_flag(db, name)
+    db.execute(insert(tables.meta).values(key=name, value=value))
+
+
+def has_flag(db: Connection, name: str) -> bool:
+    """Whether ``set_flag`` was called, and ``clear_flag`` not since."""
+    return db.scalar(select(tables.meta.c.value).where(tables.meta.c.key == name)) is not None
+
+
+def clear_flag(db: Connection, name: str) -> None:
+    """Forget it."""
+    db.execute(delete(tables.meta).where(tables.meta.c.key == name))
+
+
 def current_epoch(db: Connection) -> int:
     """The epoch of the revocation list; 0 before the first."""
-    r = tables.revocations.c
+    r, i, e = tables.revocations.c, tables.issuers.c, tables.epochs.c
     made, lifted = db.execute(select(func.max(r.epoch), func.max(r.lifted_epoch))).one()
-    return max(made or 0, lifted or 0)
+    return max(made or 0, lifted or 0, db.scalar(select(func.max(i.epoch))) or 0, db.scalar(select(func.max(e.epoch))) or 0)
 
 
 def is_revoked(db: Connection, uri: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, and_, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
-from polder.model import Kind, Member, Refused, SpiffeId, Verdict
+from polder.model import Kind, Member, Refused, RevocationList, SpiffeId, Verdict
 from polder.model.overlay_messages import EpochSecret
 from polder.store import tables
 from polder.store.database import transaction
@@ -19,11 +19,13 @@ from polder.store.entries import (
     Issued,
     Place,
     RevokedRow,
+    clear_flag,
     current_epoch,
     entry_of,
     find_entry,
     find_token,
     forget_older,
+    has_flag,
     is_revoked,
     lift,
     record,
@@ -32,7 +34,11 @@ from polder.store.entries import (
     revoked_rows,
     same_again,
     save_entry,
+    set_flag,
 )
+from polder.store.issuers import IssuerTable, Stage
+
+RESTORED = "restored"
 
 
 class Ledger:
@@ -41,6 +47,7 @@ class Ledger:
     def __init__(self, engine: Engine, trust_domain: str) -> None:
         self._engine = engine
         self._domain = trust_domain
+        self.issuers = IssuerTable(engine)
 
     def close(self) -> None:
         """Close all connections."""
@@ -163,17 +170,96 @@ class Ledger:
             db.execute(update(t).where(mine, t.c.expires_at > now).values(expires_at=now))
             return current_epoch(db), len(keys)
 
+    def revoke_key(self, key_hash: bytes, reason: str, now: float) -> tuple[int, str]:
+        """Revoke one key (SHA-256 of its SubjectPublicKeyInfo) and nothing else; returns the epoch and whose it was.
+
+        Raises ``Refused`` when no certificate was ever made for it; revoking twice changes nothing.
+        """
+        r, c = tables.revocations, tables.certificates.c
+        with transaction(self._engine) as db:
+            uri = db.scalar(select(c.uri).where(c.key_hash == key_hash).limit(1))
+            if uri is None:
+                raise Refused(
+                    Verdict.UNKNOWN, "no certificate was made for that key here; `polder authority list` shows the keys"
+                )
+            if db.scalar(select(r.c.id).where(r.c.key_hash == key_hash).limit(1)) is None:
+                row = {"epoch": current_epoch(db) + 1, "revoked_at": now, "reason": reason}
+                db.execute(insert(r).values(key_hash=key_hash, **row))
+            return current_epoch(db), str(uri)
+
+    def keys(self) -> dict[str, tuple[bytes, ...]]:
+        """SPIFFE id → hashes of the keys that it ever had a certificate for."""
+        c = tables.certificates.c
+        found: dict[str, tuple[bytes, ...]] = {}
+        with transaction(self._engine) as db:
+            for uri, key_hash in db.execute(select(c.uri, c.key_hash).distinct().order_by(c.uri, c.key_hash)):
+                found[uri] = (*found.get(uri, ()), key_hash)
+        return found
+
+    def epoch(self) -> int:
+        """The epoch of the revocation list; 0 before the first."""
+        with transaction(self._engine) as db:
+            return current_epoch(db)
+
+    def raise_epoch(self, above: int, why: str) -> int:
+        """Let the epoch be greater than ``above``, because somebody holds a list of that epoch; returns the epoch now."""
+        with transaction(self._engine) as db:
+            if (now := current_epoch(db)) > above:
+                return now
+            db.execute(insert(tables.epochs).values(epoch=above + 1, why=why))
+            return above + 1
+
+    def restored(self, jump: int, why: str) -> int:
+        """This ledger came back from a backup: let the epoch jump, and remember that nodes may know more; returns the epoch."""
+        with transaction(self._engine) as db:
+            epoch = current_epoch(db) + jump
+            db.execute(insert(tables.epochs).values(epoch=epoch, why=why))
+            set_flag(db, RESTORED, str(epoch))
+            return epoch
+
+    def is_restored(self) -> bool:
+        """Whether nodes may hold revocations that this ledger has lost."""
+        with transaction(self._engine) as db:
+            return has_flag(db, RESTORED)
+
+    def recover(self, listed: RevocationList, now: float) -> int:
+        """Take revocations from a list that the authority signed, before it was restored, into the ledger; returns how many.
+
+        The epoch is beyond the list's afterwards.
+        """
+        reason = "from a node, after a restore"
+        with transaction(self._engine) as db:
+            epoch = max(current_epoch(db), listed.epoch) + 1
+            rows: list[dict[str, Any]] = [{"uri": uri} for uri in listed.identities if not is_revoked(db, uri)]
+            r = tables.revocations
+            known = set(db.scalars(select(r.c.key_hash).where(r.c.key_hash.is_not(None))))
+            known |= set(db.scalars(select(tables.issuers.c.key_hash).where(tables.issuers.c.stage == Stage.RETIRED)))
+            keys: list[dict[str, Any]] = [{"key_hash": key} for key in listed.keys if key not in known]
+            for row in (*rows, *keys):
+                db.execute(insert(r).values(epoch=epoch, revoked_at=now, reason=reason, **row))
+            if current_epoch(db) < epoch:
+                db.execute(insert(tables.epochs).values(epoch=epoch, why=reason))
+            clear_flag(db, RESTORED)
+            return len(rows) + len(keys)
+
     def revoked(self, now: float) -> tuple[int, tuple[RevokedRow, ...]]:
-        """The epoch and who is revoked. Keys whose last certificate has expired are left out: expiry refuses them already."""
+        """The epoch and who is revoked. Keys whose last certificate has expired are left out: expiry refuses them already.
+
+        Keys that a restored ledger knows from nodes only stay, and so do those of retired issuers.
+        """
         r, c = tables.revocations.c, tables.certificates.c
         last = select(c.key_hash, func.max(c.not_after).label("end")).group_by(c.key_hash).subquery()
         query = (
             select(r.epoch, r.uri, r.key_hash)
             .outerjoin(last, r.key_hash == last.c.key_hash)
-            .where(r.lifted_epoch.is_(None), or_(r.key_hash.is_(None), last.c.end > now))
+            .where(r.lifted_epoch.is_(None), or_(r.key_hash.is_(None), last.c.end > now, last.c.end.is_(None)))
         )
+        i = tables.issuers.c
+        retired = select(i.epoch, i.key_hash).where(i.stage == Stage.RETIRED).order_by(i.epoch)
         with transaction(self._engine) as db:
-            return current_epoch(db), tuple(RevokedRow(*row) for row in db.execute(query.order_by(r.id)))
+            rows = [RevokedRow(*row) for row in db.execute(query.order_by(r.id))]
+            rows += [RevokedRow(row.epoch, None, row.key_hash) for row in db.execute(retired)]
+            return current_epoch(db), tuple(rows)
 
     def secrets(self) -> tuple[EpochSecret, ...]:
         """The two newest secrets of beacon keys, oldest first: a rotation needs the old one for a while."""

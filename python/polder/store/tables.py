@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: before issuers were recorded; ``database`` brings it up to date."""
 
 metadata = MetaData()
 
@@ -56,10 +57,11 @@ certificates = Table(
     Column("chain", LargeBinary, nullable=False),
     Column("issued_at", Float, nullable=False),
     Column("not_after", Float, nullable=False),
+    Column("issuer", LargeBinary(32), nullable=True),
     Index("certificates_by_key", "key_hash"),
     Index("certificates_by_uri", "uri"),
 )
-"""What was issued; ``chain`` is leaf and issuer, MessagePack."""
+"""What was issued; ``chain`` is leaf and issuer, MessagePack; ``issuer``: SHA-256 of the issuer's SubjectPublicKeyInfo."""
 
 revocations = Table(
     "revocations",
@@ -75,6 +77,22 @@ revocations = Table(
     Index("revocations_by_key", "key_hash"),
 )
 """Who was revoked in which epoch; ``lifted_epoch`` ends it (an identity that was invited again; keys are never reinstated)."""
+
+issuers = Table(
+    "issuers",
+    metadata,
+    Column("key_hash", LargeBinary(32), primary_key=True),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("file", String(64), nullable=False),
+    Column("stage", String(8), nullable=False),
+    Column("since", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("epoch", Integer, nullable=True),
+)
+"""Who signs, signed, or is going to (``polder.store.issuers``); ``epoch``: of the revocation list that told it."""
+
+epochs = Table("epochs", metadata, Column("epoch", Integer, primary_key=True), Column("why", Text, nullable=False))
+"""Epochs of the revocation list that were begun without a revocation, such as after a restore."""
 
 secrets = Table(
     "secrets",

@@ -5,7 +5,7 @@ from polder.trust.chain import Vouched, verify_chain
 from polder.trust.envelope import ChainVerifier, sign
 from polder.trust.profiles import AUTHORITY, GROUPS, RING_ID, Identity, Profile, key_hash, read_identity
 from polder.trust.requests import check_csr, make_csr
-from polder.trust.revocation import Revoked, is_newer, make_list
+from polder.trust.revocation import Revoked, is_newer, is_retired, make_list
 
 __all__ = [
     "AUTHORITY",
@@ -20,6 +20,7 @@ __all__ = [
     "check_csr",
     "domain_of",
     "is_newer",
+    "is_retired",
     "key_hash",
     "make_csr",
     "make_issuer",

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polder.model import RevocationList, Signed
 from polder.trust.envelope import sign
-from polder.trust.profiles import Profile, authority_extensions, key_usage
+from polder.trust.profiles import Profile, authority_extensions, key_hash, key_usage
 
 DAY = 86_400
 ROOT_LIFE = 3650 * DAY
@@ -53,6 +53,11 @@ class Issuer:
         builder = _identifiers(builder, public, self.key.public_key())
         leaf = builder.sign(self.key, hashes.SHA256(), ecdsa_deterministic=True)
         return leaf.public_bytes(Encoding.DER), *self.chain()
+
+    @property
+    def key_hash(self) -> bytes:
+        """SHA-256 of the SubjectPublicKeyInfo: its name in the ledger and on revocation lists."""
+        return key_hash(self.key.public_key())
 
     def chain(self) -> tuple[bytes]:
         """The issuer's own certificate, as the chain of what it signs itself."""

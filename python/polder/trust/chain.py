@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from polder.model import Refused, Verdict
-from polder.trust.profiles import UNREADABLE, Identity, p256_key, read_identity
+from polder.trust.profiles import UNREADABLE, Identity, key_hash, p256_key, read_identity
 
 MAX_CHAIN = 2
 MAX_CERTIFICATE = 8192
@@ -31,6 +31,8 @@ class Vouched:
     key: ec.EllipticCurvePublicKey
     not_before: float
     not_after: float
+    issuer: bytes | None = None
+    """SHA-256 of the SubjectPublicKeyInfo of the issuer that signed, or that speaks."""
 
     @property
     def name(self) -> str:
@@ -58,7 +60,9 @@ def verify_chain(chain: tuple[bytes, ...], roots: tuple[bytes, ...], trust_domai
         authority = first.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, *UNREADABLE):
         authority = False
-    vouched = _vouched(first, None if authority else _identity(first, trust_domain))
+    vouched = _vouched(
+        first, None if authority else _identity(first, trust_domain), first if authority else next(iter(rest), None)
+    )
     check_validity(vouched, now)
     _path(first, rest, roots, vouched, now)
     return vouched
@@ -84,13 +88,14 @@ def _identity(leaf: x509.Certificate, trust_domain: str) -> Identity:
     return identity
 
 
-def _vouched(certificate: x509.Certificate, identity: Identity | None) -> Vouched:
+def _vouched(certificate: x509.Certificate, identity: Identity | None, issuer: x509.Certificate | None) -> Vouched:
     try:
         key = p256_key(certificate)
+        signer = key_hash(p256_key(issuer)) if issuer else None
     except ValueError as error:
         raise Refused(Verdict.MALFORMED, f"a certificate in the chain: {error}") from error
     begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    return Vouched(identity, key, begin, end)
+    return Vouched(identity, key, begin, end, signer)
 
 
 def _path(first: x509.Certificate, rest: list[x509.Certificate], roots: tuple[bytes, ...], vouched: Vouched, now: float) -> None:

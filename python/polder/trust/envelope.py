@@ -100,5 +100,5 @@ class ChainVerifier:
             if len(self._known) > self.cache:
                 self._known.popitem(last=False)
         check_validity(vouched, now)
-        self.revoked.check(vouched.identity)
+        self.revoked.check(vouched.identity, vouched.issuer)
         return vouched

@@ -281,6 +281,7 @@ pub fn user(name: &str) -> Identity {
         ring_id: None,
         groups: vec![],
         key_hash: [0; 32],
+        issuer: None,
         not_after: unix_now() + 3600,
     }
 }

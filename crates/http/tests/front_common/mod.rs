@@ -186,6 +186,7 @@ pub fn ann() -> Asker {
         ring_id: None,
         groups: vec![],
         key_hash: [0; 32],
+        issuer: None,
         not_after: i64::MAX,
     }))
 }
