@@ -41,7 +41,7 @@ pub(crate) enum Opened {
     /// One connection for one tunnel.
     Bytes(Tunnel, Terms),
     /// Requests are read and told one by one.
-    Requests(Requests),
+    Requests(Box<Requests>),
 }
 
 /// Opens the way for one tunnel; `user` where the origin is to be told.
@@ -60,7 +60,7 @@ pub(crate) async fn open(plane: &Arc<Plane>, origin: SocketAddr, user: Option<Tu
         Telling::Header => {
             let ctx = plane.front.get().ok_or(ProxyError::Unavailable)?.clone();
             let asserter = Asserter::new(told, world.tls.me(), &user).ok_or(ProxyError::Internal)?;
-            Ok(Opened::Requests(Requests { plane: plane.clone(), origin, user, asserter, ctx }))
+            Ok(Opened::Requests(Box::new(Requests { plane: plane.clone(), origin, user, asserter, ctx })))
         }
     }
 }
