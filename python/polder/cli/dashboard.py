@@ -79,16 +79,19 @@ def _tell(server: Server, file: str, as_json: bool) -> None:
 
 async def _act(source: Source, view: View, action: str, choice: str) -> str:
     """What the page may do: change a site's servlets, rehearse a failure."""
-    site = view.title.removeprefix("Site ")
-    socket = source.state.identity("site", site) / "admin.sock"
-    if view.kind == "owner" and action == "rotate":
-        return f"Rotating: epoch {(await ask(socket, 'rotate', {}))['epoch']}."
-    if view.kind == "owner" and action == "burn":
-        burned = await ask(socket, "burn", {"servlet": choice})
-        return f"Burned {choice}: {'out of filter and beacons' if burned['carried'] else 'it did not carry, and will not'}."
+    if view.kind == "owner":
+        return await _serve_site(source, view.title.removeprefix("Site "), action, choice)
     if view.kind == "operator" and action == "drill":
         outcome = await rehearse(source, Order(What.NODE_KILL, 0.2, 15.0), lambda _: None)
         pages = sum(each.loads for each in outcome.phases)
         verdict = "; ".join(outcome.findings) or "users noticed nothing"
         return f"Drill of {', '.join(outcome.nodes)}: {verdict} ({pages} pages read)."
     raise ValueError("there is no such action")
+
+
+async def _serve_site(source: Source, site: str, action: str, choice: str) -> str:
+    socket = source.state.identity("site", site) / "admin.sock"
+    if action == "rotate":
+        return f"Rotating: epoch {(await ask(socket, 'rotate', {}))['epoch']}."
+    burned = await ask(socket, "burn", {"servlet": choice})
+    return f"Burned {choice}: {'out of filter and beacons' if burned['carried'] else 'it did not carry, and will not'}."

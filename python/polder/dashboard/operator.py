@@ -206,7 +206,7 @@ def _row(name: str, sample: Sample, track: Track) -> tuple[Cell, ...]:
     return (
         Cell(name),
         Cell("in the ring", Level.GOOD) if facts.get("joined") else Cell("joining", Level.WARN),
-        Cell(words.rate(track.rate("tunnels"))),
+        Cell(words.rate(track.rate(("tunnels", "front_tunnels")))),
         Cell(words.count(track.last("tunnels_open") + track.last("front_tunnels_open"))),
         Cell(f"{load:.0f} %", Level.WARN if load > 90 else Level.PLAIN),
         Cell(words.rate(refused), Level.WARN if refused >= 5 else Level.PLAIN),
