@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polder.engine.gre import GrePeer
 from polder.host import Host, HostError, HostHelper, LocalHost, Tunnel, TunnelPeer, filters
 from polder.host.filters import FilterKeeper
 from polder.host.helper import Helper, Rights
@@ -38,6 +39,8 @@ from polder.host.messages import (
 from polder.lab import enclosure
 from polder.perimeter import Pair, Place, Plan
 from polder.shell.clock import wall
+from polder.shell.gre import GreDevice
+from polder.shell.sockets import Inherited
 
 pytestmark = pytest.mark.lab
 
@@ -243,6 +246,38 @@ async def test_a_tunnel_comes_with_its_descriptors_changes_and_vanishes_with_the
         _, descriptors = await host.tunnel(wish)
         await host.remove_tunnel("pldwiki")
         assert "pldwiki" not in {name for _, name in socket.if_nameindex()}
+
+
+@case
+async def test_a_tunnel_passes_to_the_next_process_and_never_goes_away(directory: Path) -> None:
+    def there() -> bool:
+        return "pldwiki" in {name for _, name in socket.if_nameindex()}
+
+    def device() -> GreDevice:
+        return GreDevice(directory / "sock", "pldwiki", ("127.0.0.1",), 1400)
+
+    peer = GrePeer("127.0.0.2", 5, (5,), ("fd00:1::2/128",))
+    async with helper(directory):
+        old, new = device(), device()
+        assert (old.descriptors(), old.memory()) == ([], {}), "nothing stands yet"
+        await old.set(("fd00:1::1/128",), (peer,))
+        number = socket.if_nametoindex("pldwiki")
+        new.resume(Inherited((name, os.dup(fd)) for name, fd in old.descriptors()), old.memory())
+        assert new.stands
+        old.release()
+        await old.close()
+        assert there() and socket.if_nametoindex("pldwiki") == number, "the same device, not one made anew"
+        assert routes() == {"fd00:1::2"}
+        other = GrePeer("127.0.0.3", 6, (6,), ("fd00:1::3/128",))
+        await new.set(("fd00:1::1/128",), (other,))
+        assert routes() == {"fd00:1::3"}
+        assert socket.if_nametoindex("pldwiki") == number
+        # Without a word of what is set, what was handed over is let go, and the device is made anew.
+        fresh = device()
+        fresh.resume(Inherited((name, os.dup(fd)) for name, fd in new.descriptors()), {})
+        assert not fresh.stands
+        await new.close()
+        await until(lambda: not there())
 
 
 def routes() -> set[str]:
