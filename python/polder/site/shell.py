@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -87,6 +88,8 @@ class Site(Linked):
         self._driver = RoleDriver(self._role_call, self._no_lookup, self.tasks, self._on_role)
         self._driver.add_caller(self._role)
         self._linked = asyncio.Event()
+        self._elsewhere: frozenset[str] = frozenset()
+        self._elsewhere_until = 0.0
         self._filter_wanted = asyncio.Event()
         self._filter_seen = 0
         self._filter_counts: dict[str, int] = {}
@@ -115,10 +118,13 @@ class Site(Linked):
 
     def _resume(self) -> bool:
         """Go on with the servlets that the process before this one chose."""
-        image = recall(self.life.memory, "site", SiteImage) if self.life else None
+        memory = self.life.memory if self.life else {}
+        image = recall(memory, "site", SiteImage)
         if image is None:
             return False
         self._role.resume(image)
+        carried, seconds = recall(memory, "carried", tuple[dict[str, int], float]) or ({}, 0.0)
+        self._elsewhere, self._elsewhere_until = frozenset(carried), wall() + (seconds or math.inf)
         self._pool = tuple(sorted(image.pool.values()))
         return True
 
@@ -149,7 +155,9 @@ class Site(Linked):
 
     def memory(self) -> dict[str, bytes]:
         """The choice of servlets, and what stands."""
-        return {"site": msgspec.msgpack.encode(self._role.image())} | self._ways.memory()
+        carried = self.engine.status()["carried"], self._settings.upgrade_drain
+        mine = {"site": msgspec.msgpack.encode(self._role.image()), "carried": msgspec.msgpack.encode(carried)}
+        return mine | self._ways.memory()
 
     def release(self) -> None:
         """The next process is the agent."""
@@ -338,7 +346,10 @@ class Site(Linked):
 
     def _carried(self, servlet: str) -> int:
         carried: dict[str, int] = self.engine.status()["carried"]
-        return carried.get(self._ways.carrier(servlet), 0)
+        carrier = self._ways.carrier(servlet)
+        # What the process before this one carried may still be open there.
+        elsewhere = carrier in self._elsewhere and wall() < self._elsewhere_until
+        return carried.get(carrier, 0) + elsewhere
 
     def _remember(self, **changes: int | tuple[str, ...]) -> None:
         self._memory = msgspec.structs.replace(self._memory, **changes)
