@@ -22,7 +22,7 @@ async def test_actions_go_to_the_overlay_or_to_the_site(tmp_path: Path) -> None:
     with pytest.raises(CannotDrill, match="no operator is enrolled here"):
         await _act(source, view("operator", "Overlay"), "drill", "")
     for action, choice in (("rotate", ""), ("burn", "n1")):
-        with pytest.raises(FileNotFoundError, match="site/wiki/admin.sock"):
+        with pytest.raises(FileNotFoundError, match=r"site/wiki/admin\.sock"):
             await _act(source, view("owner", "Site wiki"), action, choice)
     with pytest.raises(ValueError, match="no such action"):
         await _act(source, view("user", "Reading as ann"), "drill", "")

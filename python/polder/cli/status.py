@@ -133,7 +133,9 @@ def _findings(look: Round, root: bool) -> list[Sign]:
             found += [ending] if ending else []
     if root:
         text = "The root key is still on this machine: who takes it over could found the overlay anew"
-        found.append(Sign(Level.NOTE, text, "Copy the offline directory to a medium that you lock away, then remove it here."))
+        found.append(
+            Sign(Level.NOTE, text, "`polder authority offline --copy-to DIR --remove`, DIR on a medium that you lock away.")
+        )
     return found
 
 

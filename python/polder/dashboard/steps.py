@@ -64,7 +64,7 @@ def next_step(parts: Sequence[Facts], *, admin: bool, root_here: bool) -> str:
     if site and not site["serving"]:
         return "no servlet serves yet: `polder doctor` looks for the reason"
     if root_here:
-        return "take the root key off this machine: copy the offline directory to a medium that you lock away, then remove it"
+        return "take the root key off this machine: `polder authority offline --copy-to DIR --remove`, DIR on a medium that you lock away"
     if node and not admin:
         return "enrol yourself as an operator, to see and drill all nodes: `polder invite admin NAME`, then `polder enroll`"
     if user and not node and not site:

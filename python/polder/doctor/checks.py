@@ -121,7 +121,7 @@ def _root_key(state: StateDir) -> Iterator[Finding]:
     if here:
         what = f"{here[0]} is still on this machine"
         yield Finding(
-            "root key", False, what, f"copy {state.offline} to a medium that you lock away, check the copy, remove it here"
+            "root key", False, what, "`polder authority offline --copy-to DIR --remove`, DIR on a medium that you lock away"
         )
     else:
         yield Finding("root key", True, "not on this machine")
