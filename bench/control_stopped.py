@@ -24,8 +24,10 @@ from tests.support.overlay import Overlay, until
 from tests.support.readers import Readers, Seen
 
 from polder.lab import results
+from polder.lab.plots import DIKE, SEA
 from polder.lab.results import Claim, Measure, Result
 
+PHASES = ("before", "stopped", "after")
 NODES = ("n1", "n2", "n3", "n4", "n5")
 SITES = {"wiki": "beacon", "blog": "ring"}
 SERVLETS = 2
@@ -139,6 +141,20 @@ def claims() -> list[Claim]:
     ]  # fmt: skip
 
 
+def draw(drawn: Any, rows: Any) -> None:
+    """Pages per second and the slowest page, before, while it stood, and after."""
+    left, right = drawn.subplots(1, 2)
+    users = {"ann": ("through the stopped node", SEA), "bob": ("through any node", DIKE)}
+    for at, (user, (label, colour)) in enumerate(users.items()):
+        for axes, key, fold in ((left, "pages_per_s", sum), (right, "slowest_page_s", max)):
+            values = [fold(row[key] for row in rows if row["phase"] == phase and row["user"] == user) for phase in PHASES]
+            axes.bar([place + (at - 0.5) * 0.38 for place in range(len(PHASES))], values, 0.36, color=colour, label=label)
+            axes.set_xticks(range(len(PHASES)), PHASES)
+    left.set(title="Pages per second; none was lost", ylabel="pages/s")
+    right.set(title="Slowest page", ylabel="seconds")
+    left.legend(loc="lower right")
+
+
 def main() -> int:
     """Measure; exit status 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,7 +184,7 @@ def main() -> int:
     for claim in judged:
         print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['text']}: {claim['measured']} ({claim['target']})")
     if not quick:
-        results.write(result)
+        results.write(result, draw)
     return 0 if all(claim["holds"] for claim in judged) else 1
 
 

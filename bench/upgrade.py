@@ -24,6 +24,7 @@ from tests.support.overlay import Overlay, Process
 from tests.support.readers import Readers, Seen
 
 from polder.lab import results
+from polder.lab.plots import DIKE, SEA
 from polder.lab.results import Claim, Measure, Result
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -109,6 +110,20 @@ def claims(parts: int, rounds: int) -> list[Claim]:
     ]
 
 
+def draw(drawn: Any, rows: Any) -> None:
+    """How long each part's upgrades took, and the slowest page so far."""
+    left, right = drawn.subplots(1, 2)
+    upgrades = [row for row in rows if row["what"] == "upgrade"]
+    names = list(dict.fromkeys(row["part"] for row in upgrades))
+    for row in upgrades:
+        left.plot(row["took_s"], names.index(row["part"]), "o", color=SEA)
+    left.set_yticks(range(len(names)), names)
+    left.set(title="Until the new process serves", xlabel="seconds")
+    right.plot(range(1, len(upgrades) + 1), [row["slowest_page_s"] for row in upgrades], color=DIKE)
+    right.set(title="Slowest page so far; none was lost", xlabel="upgrades", ylabel="seconds")
+    right.set_ylim(bottom=0)
+
+
 def main() -> int:
     """Measure; exit status 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -133,7 +148,7 @@ def main() -> int:
     for claim in judged:
         print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['text']}: {claim['measured']} ({claim['target']})")
     if not quick:
-        results.write(result)
+        results.write(result, draw)
     return 0 if all(claim["holds"] for claim in judged) else 1
 
 

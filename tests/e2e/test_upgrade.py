@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket as socketlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from tests.support.frozen import frozen, states
 from tests.support.origin import Origin
 from tests.support.overlay import Overlay, Process, gone, polder, until
 from tests.support.readers import Readers
@@ -126,6 +129,49 @@ def test_the_authority_is_upgraded_and_goes_on_at_its_place(world: World, tmp_pa
     until(lambda: first.process.poll() == 0, "the end of the old authority")
     world.overlay.enrol_user("late")
     assert polder(state, "authority", "reload")["changed"] == []
+
+
+async def test_a_control_plane_that_stands_still_is_not_noticed(world: World) -> None:
+    """The node is the only access point of one reader, and a beacon; its peers take it for dead meanwhile."""
+    overlay = world.overlay
+    await asyncio.to_thread(overlay.enrol_user, "pin")
+    (overlay.state("user-pin") / "user" / "pin" / "client.toml").write_text('access_points = ["n1"]\n')
+    pinned = await asyncio.to_thread(overlay.connect, "pin")
+
+    def knowing() -> int:
+        return sum("n1" in overlay.node_status(name)["successors"] for name in ("n2", "n3"))
+
+    through_n1, others = Readers(pinned.hello["proxy"], "wiki.test"), Readers(world.proxy, "wiki.test")
+    async with through_n1.reading() as seen, others.reading() as seen_too:
+        await asyncio.gather(through_n1.moved(), others.moved())
+        pid = overlay.nodes["n1"].pid
+        with frozen(pid):
+            assert states(pid)[str(pid)] == "t"
+            await asyncio.to_thread(until, lambda: knowing() == 0, "that peers give the node up")
+            await asyncio.gather(through_n1.moved(30), others.moved(30))
+        await asyncio.to_thread(until, lambda: knowing() == 2, "n1 in the ring again")
+    assert (seen.dropped, seen_too.dropped) == (0, 0), seen.troubles + seen_too.troubles
+
+
+async def test_a_process_told_to_end_lets_open_streams_end_first(world: World) -> None:
+    await asyncio.to_thread(world.overlay.enrol_user, "last")
+    process = await asyncio.to_thread(world.overlay.connect, "last")
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect("ws://wiki.test/echo", proxy=f"http://{process.hello['proxy']}") as socket:
+            os.kill(process.pid, signal.SIGTERM)
+
+            def refuses() -> bool:
+                host, _, port = str(process.hello["proxy"]).rpartition(":")
+                with socketlib.socket() as sock:
+                    return sock.connect_ex((host, int(port))) != 0
+
+            await asyncio.to_thread(until, refuses, "a closed listener")
+            for number in range(5):
+                await socket.send_str(str(number))
+                assert await socket.receive_str(timeout=20) == f"echo {number}"
+            assert not gone(process.pid)
+        await asyncio.to_thread(until, lambda: gone(process.pid), "the end, with the last stream")
+    assert process.process.wait(5) == 0
 
 
 def test_a_forwarder_told_to_end_goes_at_once_when_nothing_is_open(world: World) -> None:
