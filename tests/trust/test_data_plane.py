@@ -11,9 +11,9 @@ import pytest_asyncio
 from polder.engine import CallFailed, Engine
 from polder.shell.clock import wall
 from polder.snapshot.schema import Call, EngineConfig, Event, IdentityMaterial, Peer, Revocations, Snapshot
-from polder.trust import Revoked, make_list
+from polder.trust import Revoked, make_issuer, make_list
 from polder.trust.keys import key_to_der
-from tests.support.identities import DAY, DOMAIN, Member, Pki
+from tests.support.identities import DAY, DOMAIN, Member, Pki, new_key
 
 PKI = Pki(now=wall() - 2 * DAY)
 N1 = PKI.member("node", "n1", life=3 * DAY)
@@ -100,3 +100,24 @@ async def test_it_refuses_whom_the_list_names(node: Make, by: str) -> None:
     with pytest.raises(CallFailed):
         await n1.call(n2)
     assert n2.calls == []
+
+
+async def test_it_believes_two_issuers_until_one_is_retired(node: Make) -> None:
+    """Certificates of both are good during a rotation; then the old one's are refused, and its live connections cut."""
+    old, second = PKI.issuer, make_issuer(PKI.root_key, PKI.root, new_key(), PKI.now, PKI.rng)
+    profile, key = N1.profile, new_key()
+    renewed = Member(profile, key, second.issue(profile, key.public_key(), PKI.now, 3 * DAY, PKI.rng))
+    n2 = node(Member(N2.profile, N2.key, second.issue(N2.profile, N2.key.public_key(), PKI.now, 3 * DAY, PKI.rng)))
+    both = Revocations(issuers=(second.chain()[0], old.chain()[0]))
+    n1, fresh = node(N1, both), node(renewed, both)
+    assert await n1.call(n2) == await fresh.call(n2) == b"hello"
+    retired = make_list(1, wall(), [], [old.key_hash])
+    snapshot = n2.snapshot
+    n2.engine.apply(Snapshot(3, DOMAIN, snapshot.roots, snapshot.identity, Revocations(1, (), retired.keys)))
+    assert n2.engine.counters()["identities_cut"] == 1, "only what the old issuer certified"
+    with pytest.raises(CallFailed):
+        await n1.engine.call(n2.name, n2.ring_id, n2.address, "echo", b"again", 5.0)
+    assert await fresh.engine.call(n2.name, n2.ring_id, n2.address, "echo", b"again", 5.0) == b"again"
+    assert await node(renewed, both).call(n2) == b"hello"
+    with pytest.raises(CallFailed):
+        await node(N1, both).call(n2)

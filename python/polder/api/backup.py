@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from polder.api.issuers import load_issuers
+from polder.api.issuers import adopt_first, load_issuers
 from polder.model import Refused, Verdict
 from polder.settings import ConfigError, StateDir, make_private, write_atomic
 from polder.settings.identity import replace_directory
@@ -118,6 +118,7 @@ def verify(contents: Contents, scratch: Path, now: float, password: str | None =
         raise Refused(Verdict.FOREIGN, "the root in the backup is another overlay's")
     ledger = Ledger(open_database(sqlite_url(scratch / LEDGER)), contents.trust_domain)
     try:
+        adopt_first(scratch, ledger, now)
         for issuer in load_issuers(scratch, ledger, contents.trust_domain, password).known():
             verify_chain(issuer.chain(), roots, contents.trust_domain, now)
     finally:
