@@ -22,8 +22,6 @@ from polder.incident.redact import Redactor
 from polder.settings import StateDir, write_atomic
 from polder.shell.clock import wall
 
-FINDINGS = 3
-
 
 @click.group()
 def incident() -> None:
@@ -57,8 +55,8 @@ def export(file: Path, reveal: bool, names_file: Path | None, state: str | None,
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--extract", type=click.Path(file_okay=False, path_type=Path), help="Also unpack it into this directory.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def show(file: Path, extract: Path | None, as_json: bool) -> int:
-    """Check FILE against its manifest and tell what is in it. Exit status 2 when it was changed, 3 when something was wrong."""
+def show(file: Path, extract: Path | None, as_json: bool) -> None:
+    """Check FILE against its manifest and tell what is in it. Exit status 2 when it was changed."""
     manifest, files = archive.read(file)
     wrong = [each for each in json.loads(files["doctor.json"]) if each["good"] is False]
     facts: dict[str, Any] = {key: manifest[key] for key in ("made", "version", "revealed", "parts")}
@@ -69,7 +67,6 @@ def show(file: Path, extract: Path | None, as_json: bool) -> int:
     lines += [f"WRONG {each['check']}: {each['what']}" for each in wrong]
     where = f"open {extract}/report.html" if extract else f"polder incident show {file} --extract DIR, then open DIR/report.html"
     answer(facts, "\n".join(["The file is as it was made.", *lines]), where, as_json=as_json)
-    return FINDINGS if wrong else 0
 
 
 async def _export(state: StateDir, file: Path, reveal: bool) -> tuple[dict[str, Any], dict[str, str]]:
