@@ -167,6 +167,7 @@ impl Engine {
             .get_or_init(|| Box::new(move |uri| counted.upgrade().map_or(0, |front| u64::from(front.tunnels_of(uri)))));
         front.apply(plan.limits.clone(), plan.forwarder.clone());
         let _ = self.plane.front.set(front.clone());
+        front.pass_traces(plan.tracing.as_ref().is_some_and(|tracing| tracing.to_origin));
         let _inside = self.handle.enter();
         self.plane.apply(World { plan, tls });
         self.open_doors(front);

@@ -102,8 +102,10 @@ impl Events for Queue {
         }
     }
 
-    fn offer(&self, call: Event) -> bool {
-        self.push(call, self.most)
+    fn offer(&self, event: Event) -> bool {
+        // Traces are the least that may be lost.
+        let most = if matches!(event, Event::Span { .. }) { self.most / 4 } else { self.most };
+        self.push(event, most)
     }
 }
 

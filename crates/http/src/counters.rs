@@ -86,6 +86,10 @@ polder_meter::counts! {
     calls_failed,
     /// Dial-out connections now, at either end.
     dialouts_open,
+    /// Spans of traces told to the control plane.
+    spans,
+    /// Spans that were dropped because the control plane was busy.
+    spans_lost,
 }
 
 polder_meter::histograms! {

@@ -5,6 +5,7 @@
 
 use crate::path::{Failed, Replay, ask_node};
 use crate::plane::{Plane, World};
+use crate::trace::{self, Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use http::{HeaderMap, Method, Request, Uri};
 use polder_types::Peer;
@@ -33,9 +34,22 @@ impl Forwarder {
         Forwarder { plane }
     }
 
-    async fn through(&self, peer: &Peer, target: &Target, replay: &mut Replay, client: &mut Source) -> Result<Tunnel, Failed> {
-        let request = connect(target).map_err(|_| Failed::Path(ProxyError::Malformed))?;
-        ask_node(&self.plane, peer, &request, replay, client, error_of).await
+    async fn through(
+        &self,
+        peer: &Peer,
+        target: &Target,
+        replay: &mut Replay,
+        client: &mut Source,
+        trace: Option<Context>,
+    ) -> Result<Tunnel, Failed> {
+        let span = self.plane.span(trace, "ask", "");
+        let trace = span.as_ref().map(Span::context).or(trace);
+        let request = connect(target, trace).map_err(|_| Failed::Path(ProxyError::Malformed))?;
+        let asked = ask_node(&self.plane, peer, &request, replay, client, error_of).await;
+        if let Some(span) = span {
+            span.end(trace::error_of(&asked));
+        }
+        asked
     }
 
     /// Access points, the one with the shortest measured round trip first, unmeasured ones in the operator's order.
@@ -46,7 +60,7 @@ impl Forwarder {
         peers
     }
 
-    async fn open(&self, target: &Target, client: &mut Source) -> Result<Tunnel, Refusal> {
+    async fn open(&self, target: &Target, client: &mut Source, trace: Option<Context>) -> Result<Tunnel, Refusal> {
         let world = self.plane.world().ok_or(NOT_READY)?;
         let limits = &world.plan.limits;
         let peers = self.ranked(&world);
@@ -66,7 +80,7 @@ impl Forwarder {
                 Some(lately) => (4 * lately + FLOOR).min(left),
                 None => per_path.min(left),
             };
-            last = match timeout(wait, self.through(peer, target, &mut replay, client)).await {
+            last = match timeout(wait, self.through(peer, target, &mut replay, client, trace)).await {
                 Ok(Ok(tunnel)) => {
                     self.plane.measures.tunnel_open_seconds.took(began.elapsed());
                     return Ok(tunnel);
@@ -95,9 +109,24 @@ impl Opener for Forwarder {
     }
 
     fn open<'a>(&'a self, who: &'a Asker, target: &'a Target, client: &'a mut Source) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
+        self.open_traced(who, target, client, None)
+    }
+
+    fn open_traced<'a>(
+        &'a self,
+        who: &'a Asker,
+        target: &'a Target,
+        client: &'a mut Source,
+        brought: Option<Context>,
+    ) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
         Box::pin(async move {
             self.admit(who, target)?;
-            Forwarder::open(self, target, client).await
+            let span = self.plane.root(brought, "forwarder");
+            let opened = Forwarder::open(self, target, client, span.as_ref().map(Span::context).or(brought)).await;
+            if let Some(span) = span {
+                span.end(opened.as_ref().err().map(|refusal| refusal.error));
+            }
+            opened
         })
     }
 }
@@ -110,9 +139,13 @@ fn matches(pattern: &str, host: &str) -> bool {
     }
 }
 
-fn connect(target: &Target) -> Result<Request<()>, http::Error> {
+fn connect(target: &Target, trace: Option<Context>) -> Result<Request<()>, http::Error> {
     let authority = polder_wire::http1::Authority { host: target.host.clone(), port: Some(target.port) };
-    Request::builder().method(Method::CONNECT).uri(authority.to_string().parse::<Uri>()?).body(())
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority.to_string().parse::<Uri>()?);
+    if let Some(trace) = trace {
+        request = request.header("traceparent", trace.traceparent());
+    }
+    request.body(())
 }
 
 fn error_of(headers: &HeaderMap) -> ProxyError {

@@ -4,6 +4,7 @@
 //! :method CONNECT   :authority wiki.example:443
 //! polder-site: wiki        polder-stage: ring;k=0 | beacon | servlet
 //! polder-hops: 31          polder-within: 1800       (milliseconds that the asker will wait)
+//! polder-trace: …          only in a sampled trace: trace and parent span
 //! polder-user: …           only to a site that asks who its users are: the access point's word, sealed to the site
 //! ```
 //!
@@ -13,6 +14,7 @@
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::pump::{End, Terms, pump};
+use crate::trace::{self, Context, Span};
 use crate::tunnel::{Sink, Source, Tunnel};
 use crate::word;
 use bytes::Bytes;
@@ -35,6 +37,7 @@ pub(crate) struct HopRequest {
     pub(crate) hops: u8,
     pub(crate) within: Duration,
     pub(crate) word: Option<Arc<str>>,
+    pub(crate) trace: Option<Context>,
 }
 
 impl HopRequest {
@@ -51,6 +54,9 @@ impl HopRequest {
         if let Some(word) = &self.word {
             request = request.header(word::FIELD, word::value(word)?);
         }
+        if let Some(trace) = &self.trace {
+            request = request.header(trace::FIELD, trace.to_string());
+        }
         request.body(())
     }
 
@@ -66,6 +72,8 @@ impl HopRequest {
             hops: one(headers, "polder-hops")?.parse().ok()?,
             within: Duration::from_millis(within),
             word: read_word(headers)?,
+            // A bad one costs the trace, not the tunnel.
+            trace: one(headers, trace::FIELD).and_then(|text| Context::parse(text.as_bytes())),
         })
     }
 }
@@ -164,6 +172,7 @@ async fn onward(
     let Some(hops) = asked.hops.min(limits.max_hops).checked_sub(1).filter(|hops| *hops > 0) else {
         return wrong("a tunnel used up its hops: the routes of some nodes form a loop; they settle", ProxyError::Loop);
     };
+    let span = plane.span(asked.trace, "hop", asked.stage);
     let ask = Ask {
         from: Some(peer.name.clone()),
         site: site.clone(),
@@ -173,9 +182,13 @@ async fn onward(
         hops,
         within: asked.within.min(Duration::from_millis(u64::from(limits.open_timeout_ms))),
         word: asked.word.into(),
+        trace: span.as_ref().map(Span::context).or(asked.trace),
     };
-    let tunnel = path::open(plane, &world, &ask, client).await?;
-    Ok((tunnel, Terms::from(limits)))
+    let opened = path::open(plane, &world, &ask, client).await;
+    if let Some(span) = span {
+        span.end(opened.as_ref().err().copied());
+    }
+    Ok((opened?, Terms::from(limits)))
 }
 
 #[cfg(test)]
@@ -193,7 +206,21 @@ mod tests {
             hops: 31,
             within: Duration::from_millis(1800),
             word: None,
+            trace: None,
         }
+    }
+
+    #[test]
+    fn a_trace_travels_and_a_bad_one_costs_only_itself() {
+        let traced = HopRequest { trace: Some(Context { trace: 7, span: 9 }), ..good() };
+        let request = traced.request().unwrap();
+        assert_eq!(read(&request), Some(traced));
+        let mut odd = request.clone();
+        odd.headers_mut().insert(trace::FIELD, HeaderValue::from_static("nonsense"));
+        assert_eq!(read(&odd), Some(good()));
+        let mut twice = request.clone();
+        twice.headers_mut().append(trace::FIELD, request.headers()[trace::FIELD].clone());
+        assert_eq!(read(&twice), Some(good()));
     }
 
     fn read(request: &Request<()>) -> Option<HopRequest> {
@@ -250,9 +277,11 @@ mod tests {
         fn any_request_survives_the_wire(
             site in "[a-z0-9._-]{1,63}", host in "[a-z0-9-]{1,20}(\\.[a-z0-9]{1,10}){0,3}",
             port in 1u16.., key: u8, hops: u8, within in 0u64..u64::MAX / 2, word in proptest::option::of("[A-Za-z0-9_-]{1,99}\\.[A-Za-z0-9_-]{1,99}"),
+            ids in proptest::option::of((1u128.., 1u64..)),
         ) {
             let (within, word) = (Duration::from_millis(within), word.map(Into::into));
-            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within, word };
+            let trace = ids.map(|(trace, span)| Context { trace, span });
+            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within, word, trace };
             prop_assert_eq!(read(&asked.request().unwrap()), Some(asked));
         }
 

@@ -25,5 +25,6 @@ pub mod registry;
 pub mod relay;
 mod tell;
 pub mod told;
+pub mod trace;
 pub mod tunnel;
 mod word;

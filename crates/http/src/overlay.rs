@@ -3,6 +3,7 @@
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::tell;
+use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use polder_plan::{Denied, Stage};
 use polder_wire::{ProxyError, Refusal};
@@ -84,6 +85,16 @@ impl Opener for Overlay {
     }
 
     fn open<'a>(&'a self, who: &'a Asker, target: &'a Target, client: &'a mut Source) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
+        self.open_traced(who, target, client, None)
+    }
+
+    fn open_traced<'a>(
+        &'a self,
+        who: &'a Asker,
+        target: &'a Target,
+        client: &'a mut Source,
+        brought: Option<Context>,
+    ) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
         Box::pin(async move {
             let world = self.plane.world().ok_or(NOT_READY)?;
             let asker = who.as_deref().ok_or(KIND)?;
@@ -91,6 +102,7 @@ impl Opener for Overlay {
             let site = site.map_err(|denied| self.denied(who, target, denied))?.clone();
             let limits = &world.plan.limits;
             let word = tell::word(&self.plane, &world, &site, asker, target, client.peer);
+            let span = self.plane.root(brought, "access point");
             let ask = Ask {
                 from: None,
                 site,
@@ -100,8 +112,12 @@ impl Opener for Overlay {
                 hops: limits.max_hops,
                 within: Duration::from_millis(u64::from(limits.open_timeout_ms)),
                 word,
+                trace: span.as_ref().map(Span::context),
             };
             let opened = path::open(&self.plane, &world, &ask, client).await;
+            if let Some(span) = span {
+                span.end(opened.as_ref().err().copied());
+            }
             if opened.is_err() {
                 self.plane.counters.tunnels_failed.up();
             }

@@ -9,6 +9,7 @@
 use crate::hop::{HopRequest, error_of};
 use crate::link::{Lane, LinkError};
 use crate::plane::{Plane, World};
+use crate::trace::{self, Context, Span};
 use crate::tunnel::{Sink, Source, Tunnel};
 use crate::word::Word;
 use crate::{deliver, dialout};
@@ -40,6 +41,7 @@ pub(crate) struct Ask {
     pub(crate) hops: u8,
     pub(crate) within: Duration,
     pub(crate) word: Word,
+    pub(crate) trace: Option<Context>,
 }
 
 /// What the client has said while no path had answered.
@@ -152,7 +154,8 @@ async fn attempt(
     replay: &mut Replay,
     client: &mut Source,
 ) -> Result<Tunnel, Failed> {
-    match hop {
+    let span = plane.span(ask.trace, if matches!(hop, Hop::Deliver) { "deliver" } else { "ask" }, "");
+    let attempted = match hop {
         Hop::Deliver => deliver(plane, ask, replay, client).await,
         Hop::Next(peer, stage) => {
             let asked = HopRequest {
@@ -163,11 +166,16 @@ async fn attempt(
                 hops: ask.hops,
                 within: wait,
                 word: ask.word.say(),
+                trace: span.as_ref().map(Span::context).or(ask.trace),
             };
             let request = asked.request().map_err(|_| Failed::Path(ProxyError::Malformed))?;
             through(plane, peer, request, replay, client).await
         }
+    };
+    if let Some(span) = span {
+        span.end(trace::error_of(&attempted));
     }
+    attempted
 }
 
 /// Through another node.

@@ -28,8 +28,8 @@ pub trait Events: Send + Sync + 'static {
     /// Queues an event; a full queue drops and counts it.
     fn emit(&self, event: Event);
 
-    /// Queues a call unless the queue is full; says whether it did.
-    fn offer(&self, call: Event) -> bool;
+    /// Queues a call or a span unless the queue is too full for it; says whether it did.
+    fn offer(&self, event: Event) -> bool;
 }
 
 /// One snapshot in force: decisions and handshake settings change together.

@@ -2,6 +2,7 @@
 //!
 //! Chunks are `Bytes`, so that what arrives as an HTTP/2 DATA frame leaves as one without a copy.
 
+use crate::trace;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use polder_types::Identity;
@@ -269,4 +270,16 @@ pub trait Opener: Send + Sync + 'static {
     /// `Limits::replay_bytes`) to be said again on another path, until a path answers. On return `client` continues
     /// behind what has been sent. Ends when a path has accepted or every path has refused.
     fn open<'a>(&'a self, who: &'a Asker, target: &'a Target, client: &'a mut Source) -> BoxFuture<'a, Result<Tunnel, Refusal>>;
+
+    /// As `open`, in the trace that the client `brought`. An opener that traces nothing leaves it out of account.
+    fn open_traced<'a>(
+        &'a self,
+        who: &'a Asker,
+        target: &'a Target,
+        client: &'a mut Source,
+        brought: Option<trace::Context>,
+    ) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
+        let _ = brought;
+        self.open(who, target, client)
+    }
 }

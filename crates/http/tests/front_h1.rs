@@ -84,6 +84,18 @@ async fn absolute_form_is_asked_of_the_origin_in_origin_form() {
 }
 
 #[tokio::test]
+async fn trace_fields_stop_here_unless_origins_shall_have_them() {
+    let front = Front::access_point();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let fields = format!("Traceparent: {parent}\r\nTraceState: a=b\r\nbaggage: user=ann\r\n{CLOSE}");
+    let heard = front.say(&get("/p", &fields)).await;
+    assert!(heard.contains("GET /p plain [] Host=wiki.test;Via=1.1 polder;"), "{heard}");
+    front.ctx.pass_traces(true);
+    let heard = front.say(&get("/p", &fields)).await;
+    assert!(heard.contains(&format!("Traceparent={parent};TraceState=a=b;baggage=user=ann;Via=1.1 polder;")), "{heard}");
+}
+
+#[tokio::test]
 async fn the_target_wins_over_host() {
     let front = Front::access_point();
     let heard = front.say(&format!("GET http://WIKI.test:80/ HTTP/1.1\r\nHost: shop.test\r\n{CLOSE}\r\n")).await;

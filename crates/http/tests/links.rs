@@ -172,6 +172,7 @@ fn bare(pki: &Pki, identity: IdentityMaterial) -> Snapshot {
         limits: limits(),
         forwarder: None,
         shortcuts: false,
+        tracing: None,
         cut: Vec::new(),
         told: None,
     }

@@ -1,7 +1,7 @@
 //! Snapshot → tables.
 
 use polder_types::{
-    Delivery, Forwarder, Limits, PathMode, Peer, PeerName, RingRoute, Rule, SCHEMA, Site, SiteName, Snapshot, Tell, Told,
+    Delivery, Forwarder, Limits, PathMode, Peer, PeerName, RingRoute, Rule, SCHEMA, Site, SiteName, Snapshot, Tell, Told, Tracing,
 };
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -58,6 +58,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Set in a user's forwarder only.
     pub forwarder: Option<Forwarder>,
+    /// Set where openings of tunnels are traced.
+    pub tracing: Option<Tracing>,
     /// Site role: servlets whose streams end at once.
     pub cut: Vec<Arc<str>>,
     /// Site role: how the origin is told who its users are.
@@ -113,6 +115,7 @@ impl Plan {
             version: snapshot.version,
             limits: snapshot.limits.clone(),
             forwarder: snapshot.forwarder.clone(),
+            tracing: snapshot.tracing.clone(),
             cut: snapshot.cut.clone(),
             told: snapshot.told.clone(),
             fresh_until: snapshot.revocations.fresh_until,

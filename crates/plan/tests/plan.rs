@@ -63,6 +63,7 @@ fn snapshot() -> Snapshot {
         limits: limits(),
         forwarder: None,
         shortcuts: false,
+        tracing: None,
         cut: Vec::new(),
         told: None,
     }

@@ -76,6 +76,25 @@ pub enum Event {
         /// Text.
         text: String,
     },
+    /// A part of a sampled trace has ended.
+    Span {
+        /// Trace id, 32 hexadecimal digits.
+        trace: String,
+        /// Span id, 16 hexadecimal digits.
+        span: String,
+        /// The parent's; empty at a root.
+        parent: String,
+        /// What it was: `access point`, `forwarder`, `hop`, `ask`, `deliver`.
+        name: String,
+        /// Stage that a hop was asked for; empty elsewhere.
+        stage: String,
+        /// Token of RFC 9209, or `given_up`; empty: it went well.
+        error: String,
+        /// Begin in microseconds of Unix time.
+        began_us: u64,
+        /// Duration in microseconds.
+        took_us: u64,
+    },
     /// Events were dropped because the queue was full.
     Lost {
         /// How many since the last such event.

@@ -16,7 +16,7 @@ pub use gre::{GreConfig, GrePeer, Prefix};
 pub use identity::{Identity, IdentityError, Kind, PeerName, RingId, SiteName};
 pub use snapshot::{
     BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, Revocations, RingRoute, Rule, ServletEntry, Site,
-    Snapshot, Tell, Telling, Told,
+    Snapshot, Tell, Telling, Told, Tracing,
 };
 
 /// Version of the MessagePack schema of [`Snapshot`], [`Event`] and [`EngineConfig`].

@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// Whether this node plays several roles for one tunnel though others could: quicker, and it shows.
     #[serde(default)]
     pub shortcuts: bool,
+    /// Set where openings of tunnels are traced.
+    #[serde(default)]
+    pub tracing: Option<Tracing>,
     /// Site role: servlets, by node name or inner address, whose streams end at once.
     #[serde(default)]
     pub cut: Vec<Arc<str>>,
@@ -237,6 +240,18 @@ pub enum Delivery {
     },
     /// The site's agent dials out to this node and takes streams on that connection.
     DialOut,
+}
+
+/// How openings of tunnels are traced.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Of a million tunnels that begin here, how many.
+    pub sample_ppm: u32,
+    /// Join the trace that a client brings, if it is sampled.
+    pub honour: bool,
+    /// Pass a client's own trace fields on to origins.
+    pub to_origin: bool,
 }
 
 /// A user's forwarder.

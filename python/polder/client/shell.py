@@ -21,6 +21,7 @@ from polder.shell.linked import Linked
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.revoked import RevokedList
+from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
 
@@ -44,6 +45,7 @@ class Client(Linked):
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(path / "admin.sock", routes)
+        self.traces = Traces(settings.traces, "forwarder", self._identity.id.name)
         self.metrics = MetricsServer(settings, path, "forwarder", self.checks, self.numbers)
 
     @property
@@ -87,6 +89,7 @@ class Client(Linked):
             members=points,
             warm=frozenset(point.name for point in points[: self._settings.warm]),
             limits=Limits(**self._settings.limits.model_dump()),
+            tracing=self.traces.tracing() if self.traces else None,
             forwarder=Forwarder(
                 access_points=tuple(point.name for point in points),
                 hosts=self.hosts,

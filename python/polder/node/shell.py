@@ -34,6 +34,7 @@ from polder.shell.linked import Linked
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.role_driver import RoleDriver
+from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
 from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
 from polder.trust import AUTHORITY, is_retired, read_identity
@@ -86,6 +87,7 @@ class Node(Linked):
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(socket, routes)
+        self.traces = Traces(settings.traces, "node", self.me.name)
         self.metrics = MetricsServer(settings, path, "node", self.checks, self.numbers, secret_roles=True)
 
     # Life
@@ -189,6 +191,7 @@ class Node(Linked):
             beacon_for=beacon_for,
             servlet_for=self.roles.ways(),
             limits=Limits(**self._settings.limits.model_dump()),
+            tracing=self.traces.tracing() if self.traces else None,
             shortcuts=self._settings.shortcuts,
         )
 

@@ -8,6 +8,7 @@ from polder.settings.base import Name, Names
 from polder.settings.limits import Limits
 from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Hosts, parse_address
+from polder.settings.traces import TraceSettings
 
 
 class ClientSettings(ProcessSettings):
@@ -31,6 +32,9 @@ class ClientSettings(ProcessSettings):
         description="Answer a browser's CONNECT before the overlay has, so that its first bytes travel with the open: one round trip "
         "less. If the site then cannot be reached, the browser sees a closed connection, where it showed no page of ours anyway. "
         "Costs nothing.",
+    )
+    traces: TraceSettings = Field(
+        default_factory=TraceSettings, description="Which openings of tunnels are traced, and where to."
     )
     limits: Limits = Field(default_factory=Limits, description="Bounds of the forwarder's engine.")
 

@@ -10,6 +10,7 @@ from polder.settings.base import Name
 from polder.settings.limits import Limits
 from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Addresses, Duration, parse_address
+from polder.settings.traces import TraceSettings
 
 
 class NodeSettings(ProcessSettings):
@@ -113,6 +114,9 @@ class NodeSettings(ProcessSettings):
         le=600,
         description="Longest drill. A minute shows deaths, repair and return; afterwards the node refuses drills for ten times as "
         "long as it suffered.",
+    )
+    traces: TraceSettings = Field(
+        default_factory=TraceSettings, description="Which openings of tunnels are traced, and where to."
     )
     limits: Limits = Field(default_factory=Limits, description="Bounds on what others may make this node hold or do.")
 

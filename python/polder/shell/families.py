@@ -27,6 +27,10 @@ FAMILIES = (
     Family("metrics_turned_away", "counter", "Connections to the metrics listener beyond its bounds."),
     Family("log_lines", "counter", "Log records by level, those held back included.", "level"),
     Family("log_lines_suppressed", "counter", "Log records held back because the same line came too often."),
+    Family("spans_exported", "counter", "Spans of traces that the collector took."),
+    Family(
+        "spans_unexported", "counter", "Spans of traces that were dropped: too many waited, or the collector did not take them."
+    ),
     # Whoever has an engine
     Family("snapshot_version", "gauge", "Version of the snapshot in force; it grows with every decision."),
     Family("snapshots_refused", "counter", "Snapshots that the data plane refused; the last good one stays in force."),

@@ -25,8 +25,9 @@ from polder.shell.health import Check
 from polder.shell.history import History
 from polder.shell.metrics import Number
 from polder.shell.tasks import Tasks
+from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts, fold
-from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal
+from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal, Span
 
 if TYPE_CHECKING:
     from polder.shell.process import Life
@@ -63,6 +64,7 @@ class Linked:
         self.history = History()
         self._born = monotonic()
         self.snapshots_refused = 0
+        self.traces: Traces | None = None
         self._pending: asyncio.TimerHandle | None = None
         self._closing = False
         self._leaving = False
@@ -102,8 +104,10 @@ class Linked:
         """Ask others for what ``sample`` tells, just before it does."""
 
     def keep_history(self) -> None:
-        """Begin to sample once a second."""
+        """Begin to sample once a second, and to send spans."""
         self.tasks.forever("history", self._sample)
+        if self.traces is not None:
+            self.tasks.forever("traces", self.traces.forever)
 
     def looking_back(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
         """The administrator's routes into the past: ``history`` (``seconds``, ``names``) and ``logs`` (``count``)."""
@@ -154,6 +158,7 @@ class Linked:
             **self.engine.histograms(),
             "snapshot_version": self.version,
             "snapshots_refused": self.snapshots_refused,
+            **(self.traces.numbers() if self.traces else {}),
             "links": {"up": links.count(True), "down": links.count(False)},
         }
 
@@ -194,6 +199,8 @@ class Linked:
         await self._let_end(deadline)
         self._closing = True
         await self.tasks.close()
+        if self.traces is not None:
+            await self.traces.close()
         if self._pending is not None:
             self._pending.cancel()
         cut = await self.engine.stop(0)
@@ -236,6 +243,9 @@ class Linked:
                 refusals.warning(event.why, extra={"what": event.what, "who": event.who, "source": event.source})
             case Log():
                 native.log(logging.getLevelNamesMapping().get(event.level.upper(), logging.INFO), event.text)
+            case Span():
+                if self.traces is not None:
+                    self.traces.take(event)
             case Lost():
                 log.warning("events were dropped: the control plane is too slow", extra={"count": event.count})
 

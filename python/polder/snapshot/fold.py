@@ -20,6 +20,7 @@ from polder.snapshot.schema import (
     Snapshot,
     Tell,
     Told,
+    Tracing,
 )
 
 
@@ -73,6 +74,7 @@ class Verdicts:
     """Site → delivery, where this node is a servlet."""
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
+    tracing: Tracing | None = None
     shortcuts: bool = False
     """Whether this node plays several roles for one tunnel though others could."""
     cut: tuple[str, ...] = ()
@@ -95,6 +97,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
         servlets=tuple(ServletEntry(site, _delivery(how)) for site, how in sorted(verdicts.servlet_for.items())),
         limits=verdicts.limits,
         forwarder=verdicts.forwarder,
+        tracing=verdicts.tracing,
         shortcuts=verdicts.shortcuts,
         cut=verdicts.cut,
         told=verdicts.told,

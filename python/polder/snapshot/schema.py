@@ -115,6 +115,17 @@ class Forwarder(Frozen, frozen=True):
     early_answer: bool = True
 
 
+class Tracing(Frozen, frozen=True):
+    """How openings of tunnels are traced: ``sample_ppm`` of a million that begin here; ``honour`` a client's own trace;
+
+    ``to_origin``: pass a client's trace fields on to origins.
+    """
+
+    sample_ppm: int
+    honour: bool = False
+    to_origin: bool = False
+
+
 class Limits(Frozen, frozen=True):
     """Bounds; units, reasons and memory costs stand at the knobs in ``polder.settings``."""
 
@@ -152,6 +163,7 @@ class Snapshot(Frozen, frozen=True):
     servlets: tuple[ServletEntry, ...] = ()
     limits: Limits = Limits()
     forwarder: Forwarder | None = None
+    tracing: Tracing | None = None
     shortcuts: bool = False
     cut: tuple[str, ...] = ()
     told: Told | None = None
@@ -227,13 +239,29 @@ class Log(Frozen, frozen=True):
     text: str
 
 
+class Span(Frozen, frozen=True):
+    """A part of a sampled trace has ended: ids in hexadecimal (``parent`` empty at a root), times in microseconds.
+
+    ``error``: RFC 9209's token, ``given_up``, or empty when it went well.
+    """
+
+    trace: str
+    span: str
+    parent: str
+    name: str
+    stage: str
+    error: str
+    began_us: int
+    took_us: int
+
+
 class Lost(Frozen, frozen=True):
     """Events dropped because the queue was full."""
 
     count: int
 
 
-Event = Call | Answer | Link | DialOutChange | Refusal | Log | Lost
+Event = Call | Answer | Link | DialOutChange | Refusal | Log | Span | Lost
 
 EVENT_KINDS: dict[str, type] = {
     "call": Call,
@@ -242,6 +270,7 @@ EVENT_KINDS: dict[str, type] = {
     "dial_out": DialOutChange,
     "refused": Refusal,
     "log": Log,
+    "span": Span,
     "lost": Lost,
 }
 

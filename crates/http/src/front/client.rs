@@ -3,6 +3,7 @@
 use super::FrontContext;
 use super::context::Permit;
 use super::reverse::Reverse;
+use crate::trace::Context;
 use crate::tunnel::{Asker, Opener, Source, Target, Tunnel};
 use polder_wire::http1::HttpError;
 use polder_wire::{Problem, ProxyError, Refusal};
@@ -24,12 +25,17 @@ impl Client {
         self.opener.admit(&self.who, target)
     }
 
-    /// Opens a tunnel within the client's limits. What `early` holds may travel along.
-    pub(crate) async fn open(&self, target: &Target, early: &mut Source) -> Result<(Tunnel, Permit), Refusal> {
+    /// Opens a tunnel within the client's limits. What `early` holds may travel along; `brought`: the trace that it asks for.
+    pub(crate) async fn open(
+        &self,
+        target: &Target,
+        early: &mut Source,
+        brought: Option<Context>,
+    ) -> Result<(Tunnel, Permit), Refusal> {
         self.admit(target)?;
         let permit = self.ctx.tunnel(&self.who, self.source)?;
         early.peer = Some(self.source);
-        let tunnel = self.opener.open(&self.who, target, early).await?;
+        let tunnel = self.opener.open_traced(&self.who, target, early, brought).await?;
         self.ctx.counters.tunnels.up();
         Ok((tunnel, permit))
     }

@@ -10,6 +10,7 @@ use polder_types::{Forwarder, Limits};
 use polder_wire::{ProxyError, Refusal};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ pub struct FrontContext {
     start: Instant,
     draining: watch::Sender<bool>,
     jitter: RandomState,
+    traces_to_origins: AtomicBool,
     report: Box<dyn Report>,
     /// Counters.
     pub counters: Counters,
@@ -45,6 +47,7 @@ impl FrontContext {
             start: Instant::now(),
             draining: watch::Sender::new(false),
             jitter: RandomState::new(),
+            traces_to_origins: AtomicBool::new(false),
             report: Box::new(report),
             counters: Counters::default(),
             measures: Measures::default(),
@@ -60,6 +63,15 @@ impl FrontContext {
         let mut gate = self.gate();
         gate.sweep(limits.handshake_rate_per_source, now);
         gate.sweep_identities(limits.tunnel_rate_per_identity, now);
+    }
+
+    /// Puts in force whether clients' own trace fields go on to origins.
+    pub fn pass_traces(&self, to_origins: bool) {
+        self.traces_to_origins.store(to_origins, Relaxed);
+    }
+
+    pub(crate) fn traces_to_origins(&self) -> bool {
+        self.traces_to_origins.load(Relaxed)
     }
 
     /// Sends every client away when it has finished what it is doing: HTTP/2 GOAWAY, HTTP/1.1 `Connection: close`.

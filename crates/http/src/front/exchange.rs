@@ -73,7 +73,7 @@ async fn connect(client: &Client, pool: &Pool, request: &Request) -> Result<Conn
         }
     }
     let mut early = Source::held(request.head.clone());
-    let (tunnel, permit) = client.open(&request.target, &mut early).await?;
+    let (tunnel, permit) = client.open(&request.target, &mut early, request.trace).await?;
     let mut conn = Conn::new(tunnel, permit);
     while let Some(rest) = early.take_front() {
         conn.sink.send(rest).await.map_err(|_| BROKE)?;

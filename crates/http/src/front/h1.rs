@@ -7,7 +7,7 @@ use super::local;
 use super::origin::Body;
 use super::out::{H1Out, Out};
 use super::pool::Pool;
-use super::request::Request;
+use super::request::{Request, one_trace};
 use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::{Bytes, BytesMut};
@@ -117,10 +117,12 @@ impl Connection<'_> {
         }
         match &head.target {
             RequestTarget::Authority(authority) => self.connect(head, authority).await,
-            RequestTarget::Absolute { authority, path } => match Request::from_h1(head, authority, path) {
-                Ok(request) => self.exchange(head, &request).await,
-                Err(refusal) => self.refuse(Some(head), refusal).await,
-            },
+            RequestTarget::Absolute { authority, path } => {
+                match Request::from_h1(head, authority, path, self.client.ctx.traces_to_origins()) {
+                    Ok(request) => self.exchange(head, &request).await,
+                    Err(refusal) => self.refuse(Some(head), refusal).await,
+                }
+            }
             RequestTarget::Origin(path) => self.local(head, path).await,
             RequestTarget::Asterisk => self.local(head, b"*").await,
         }
@@ -139,7 +141,8 @@ impl Connection<'_> {
         // Bytes that have come already, and those that come meanwhile, travel with the open.
         let inbox = std::mem::replace(&mut self.inbox, Inbox::new(Source::bytes(Bytes::new())));
         let mut source = inbox.into_source();
-        let opened = self.client.open(&target, &mut source).await;
+        let trace = one_trace(head.fields.all("traceparent"));
+        let opened = self.client.open(&target, &mut source, trace).await;
         self.inbox = Inbox::new(source);
         match opened {
             Err(refusal) if early => {

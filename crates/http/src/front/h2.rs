@@ -6,7 +6,7 @@ use super::local;
 use super::origin::Body;
 use super::out::{H2Out, Out};
 use super::pool::Pool;
-use super::request::{Parts, Request};
+use super::request::{Parts, Request, one_trace};
 use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::Bytes;
@@ -167,7 +167,7 @@ async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond
         return origin_form(client, &head, &authority, respond).await;
     }
     let fields = fields(&head);
-    let request = match for_origin(&head, &authority, &body, &fields) {
+    let request = match for_origin(&head, &authority, &body, &fields, client.ctx.traces_to_origins()) {
         Ok(request) => request,
         Err(refusal) => return refuse(client, &head, respond, refusal).await,
     };
@@ -194,6 +194,7 @@ fn for_origin(
     authority: &Authority,
     body: &RecvStream,
     fields: &[(&str, Cow<'_, [u8]>)],
+    foreign: bool,
 ) -> Result<Request, Refusal> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     // h2 takes more characters than HTTP/1 would, and paths that begin with `?` (RFC 9113 §8.3.1 forbids them).
@@ -209,15 +210,16 @@ fn for_origin(
         None => BodyLength::Chunked,
     };
     let path = path.as_bytes();
-    let parts = Parts { method: &head.method, authority, path, length, upgrade: None, version: "2" };
+    let parts = Parts { method: &head.method, authority, path, length, upgrade: None, version: "2", foreign };
     Request::new(&parts, || fields.iter().map(|(name, value)| (*name, value.as_ref())))
 }
 
 async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream, mut respond: SendResponse<Bytes>) -> StreamEnd {
     // DATA that follows at once travels with the open.
     let mut source = Source::h2(body);
+    let trace = one_trace(head.headers.get_all("traceparent").iter().map(http::HeaderValue::as_bytes));
     let opened = tokio::select! {
-        opened = client.open(target, &mut source) => opened,
+        opened = client.open(target, &mut source, trace) => opened,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return StreamEnd::Reset,
     };
     let (far, _permit) = match opened {

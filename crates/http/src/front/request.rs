@@ -1,6 +1,7 @@
 //! What is asked of an origin: a client's request, made fit for the next hop.
 
 use super::client::malformed;
+use crate::trace::{Context, FOREIGN};
 use crate::tunnel::Target;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Method;
@@ -23,6 +24,8 @@ pub(crate) struct Request {
     /// Whether saying it twice does no more than saying it once, and all of it is in `head`.
     pub(crate) replayable: bool,
     pub(crate) upgrade: bool,
+    /// The trace that the client asks for.
+    pub(crate) trace: Option<Context>,
 }
 
 /// Pieces of a request, whichever HTTP they came by.
@@ -34,14 +37,16 @@ pub(crate) struct Parts<'a> {
     pub(crate) upgrade: Option<&'a [u8]>,
     /// Of the received message, for `Via`.
     pub(crate) version: &'static str,
+    /// Whether the client's own trace fields are for the origin too.
+    pub(crate) foreign: bool,
 }
 
 impl Request {
     /// From an absolute-form HTTP/1 request.
-    pub(crate) fn from_h1(head: &RequestHead, authority: &Authority, path: &[u8]) -> Result<Request, Refusal> {
+    pub(crate) fn from_h1(head: &RequestHead, authority: &Authority, path: &[u8], foreign: bool) -> Result<Request, Refusal> {
         let version = if head.version == Version::Http11 { "1.1" } else { "1.0" };
         let upgrade = head.upgrade();
-        let parts = Parts { method: &head.method, authority, path, length: head.length, upgrade, version };
+        let parts = Parts { method: &head.method, authority, path, length: head.length, upgrade, version, foreign };
         let fields = || head.fields.iter().filter(|(name, _)| !head.fields.nominated(name));
         Request::new(&parts, fields)
     }
@@ -79,8 +84,15 @@ impl Request {
             chunked: parts.length == BodyLength::Chunked,
             replayable: idempotent && parts.length == BodyLength::Empty && parts.upgrade.is_none(),
             upgrade: parts.upgrade.is_some(),
+            trace: one_trace(fields().filter(|(name, _)| name.eq_ignore_ascii_case("traceparent")).map(|(_, value)| value)),
         })
     }
+}
+
+/// The trace that a client asks for: in exactly one good `traceparent`.
+pub(crate) fn one_trace<'f>(mut values: impl Iterator<Item = &'f [u8]>) -> Option<Context> {
+    let first = values.next()?;
+    if values.next().is_some() { None } else { Context::of_traceparent(first) }
 }
 
 fn serialise<'f>(parts: &Parts<'_>, fields: impl Iterator<Item = (&'f str, &'f [u8])>) -> Bytes {
@@ -94,7 +106,8 @@ fn serialise<'f>(parts: &Parts<'_>, fields: impl Iterator<Item = (&'f str, &'f [
     out.put_slice(authority.to_string().as_bytes());
     out.put_slice(b"\r\n");
     for (name, value) in fields {
-        if !is_framing(name) && !is_hop_by_hop(name) && !is_identity(name) {
+        let foreign = FOREIGN.iter().any(|known| name.eq_ignore_ascii_case(known));
+        if !is_framing(name) && !is_hop_by_hop(name) && !is_identity(name) && (parts.foreign || !foreign) {
             field(&mut out, name, value);
         }
     }

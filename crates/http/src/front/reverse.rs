@@ -40,7 +40,7 @@ impl Reverse {
             return Err(ELSEWHERE);
         }
         let fields = (self.fields)().ok_or(UNSIGNED)?;
-        Ok(Request::from_h1(head, &own, path)?.with(&fields))
+        Ok(Request::from_h1(head, &own, path, false)?.with(&fields))
     }
 }
 

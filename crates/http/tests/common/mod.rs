@@ -198,6 +198,7 @@ impl Node {
             limits: limits(),
             forwarder: None,
             shortcuts: false,
+            tracing: None,
             cut: Vec::new(),
             told: None,
         };
