@@ -72,7 +72,6 @@ class MetricsServer:
     async def start(self, tasks: Tasks, sockets: Inherited | None = None) -> None:
         """Listen as the settings say, as soon as that is possible; on one of ``sockets`` if it listens there already."""
         self._sockets = sockets
-        logs.SIEVE.most = self._settings.log_repeats
         tasks.forever("event loop's lag", self._lag.forever)
         await self._runner.setup()
         assert self._runner.server is not None  # setup made it

@@ -34,7 +34,7 @@ _REFRESH = 60.0
 class Client(Linked):
     """A running forwarder."""
 
-    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "limits"})
+    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "limits", "traces"})
 
     def __init__(self, path: Path, settings: ClientSettings, life: Life[ClientSettings] | None = None) -> None:
         self._path = path
@@ -76,6 +76,7 @@ class Client(Linked):
         """Put another choice of access points, hosts or listener in force; connections stay."""
         self.engine.listen((settings.listen,))
         self._settings = settings
+        super().configure(settings)
         self.apply()
 
     def verdicts(self) -> Verdicts:

@@ -50,7 +50,7 @@ _FOUND_AFTER = 3.0
 class Node(Linked):
     """A running node."""
 
-    LIVE = frozenset({"limits", "listen", "revocation_max_age", "shortcuts"})
+    LIVE = frozenset({"limits", "listen", "revocation_max_age", "shortcuts", "traces"})
 
     def __init__(self, path: Path, settings: NodeSettings, life: Life[NodeSettings] | None = None) -> None:
         self._path = path
@@ -127,6 +127,7 @@ class Node(Linked):
         """Put other limits, listeners and the like in force; connections stay, also those of a listener that closes."""
         self.engine.listen(settings.listen)
         self._settings = settings
+        super().configure(settings)
         self.apply()
 
     def descriptors(self) -> list[tuple[str, int]]:

@@ -166,6 +166,8 @@ class Linked:
 
     def configure(self, settings: Any) -> None:
         """Put other settings in force, of which only those in ``LIVE`` differ."""
+        if self.traces is not None:
+            self.traces.configure(settings.traces)
 
     def descriptors(self) -> list[tuple[str, int]]:
         """Listening sockets, by address or path; they stay ours."""

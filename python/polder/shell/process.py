@@ -140,6 +140,7 @@ class Life(Generic[S]):
             self._shell.configure(found.effective)
             self.settings = found.effective
             logs.set_level(self.settings.log_level)
+            logs.SIEVE.most = self.settings.log_repeats
             self._keep()
         except (ValueError, OSError) as error:
             log.error("the configuration was not taken; the one before stays in force", extra={"error": str(error)})
@@ -215,6 +216,7 @@ async def _live(load: Callable[[], S], predecessor: Predecessor | None, start: S
     loop = asyncio.get_running_loop()
     life = Life(load, predecessor)
     logs.setup(life.settings.log_level)
+    logs.SIEVE.most = life.settings.log_repeats
     await asyncio.to_thread(life.inherit)
     loop.add_signal_handler(signal.SIGTERM, life.end, 0)
     loop.add_signal_handler(signal.SIGINT, life.end, 130)

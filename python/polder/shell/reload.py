@@ -8,7 +8,7 @@ from typing import Any
 
 from polder.settings.process import ProcessSettings
 
-ALWAYS = frozenset({"log_level", "drain", "upgrade_drain", "upgrade_wait"})
+ALWAYS = frozenset({"log_level", "log_repeats", "drain", "upgrade_drain", "upgrade_wait"})
 """The process itself sees to these."""
 
 

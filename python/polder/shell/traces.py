@@ -46,6 +46,10 @@ class Traces:
             return None
         return Tracing(round(self._settings.sample * 1_000_000), self._settings.inbound == "honour", self._settings.to_origin)
 
+    def configure(self, settings: TraceSettings) -> None:
+        """Other settings; what waits goes to the new collector."""
+        self._settings = settings
+
     def take(self, span: Span) -> None:
         """Keep a span until it is sent; the oldest goes when there are too many."""
         if len(self._waiting) >= self._settings.queue:
