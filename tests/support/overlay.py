@@ -105,6 +105,7 @@ class Overlay:
         self.trust_domain = trust_domain
         self.processes: list[Process] = []
         self.nodes: dict[str, Process] = {}
+        self.tokens: list[str] = []
         self.url = self.pin = ""
 
     # Building
@@ -120,7 +121,8 @@ class Overlay:
     def token(self, kind: str, name: str, *options: str) -> str:
         """A fresh token."""
         answer = polder(self.state("authority"), "invite", kind, name, *options)
-        return str(answer["token"])
+        self.tokens.append(str(answer["token"]))
+        return self.tokens[-1]
 
     def enrol_node(self, name: str, drop_in: str = "") -> Path:
         """Enrol a node; ``drop_in`` is more of node.toml. Returns its state directory."""
