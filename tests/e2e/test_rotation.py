@@ -11,7 +11,7 @@ import pytest
 
 from polder.api.admin import ask
 from tests.support.origin import PIECE, Origin
-from tests.support.overlay import Overlay, until
+from tests.support.overlay import Overlay, polder, until
 
 NODES = ("n1", "n2", "n3", "n4")
 MODES = {"wiki": "beacon", "blog": "ring", "shop": "direct"}
@@ -81,6 +81,15 @@ async def test_rotation_breaks_no_stream_in_any_path_mode(overlay: tuple[Overlay
     await asyncio.gather(*(hold(made, site, proxy) for site in MODES))
     for site in MODES:
         await asyncio.to_thread(until, lambda site=site: _idle(made, site), f"{site} without streams")  # type: ignore[misc]
+
+
+def test_the_owner_sees_how_many_know_and_begins_anew(overlay: tuple[Overlay, str]) -> None:
+    made, _ = overlay
+    state = made.state("site-wiki")
+    exposure = polder(state, "site", "status", "wiki")["exposure"]
+    assert 1 < exposure["nodes"] <= len(NODES) and exposure["max"] == 32 and "dials out" in exposure["secret"]
+    assert polder(state, "site", "moved", "wiki")["since"] >= exposure["since"]
+    assert polder(state, "site", "status", "wiki")["exposure"]["nodes"] <= exposure["nodes"]
 
 
 async def test_burning_cuts_what_is_open(overlay: tuple[Overlay, str]) -> None:

@@ -58,7 +58,7 @@ pub enum Event {
     },
     /// Something was refused that the operator should see: a foreign certificate, a self-chosen ring id, a denied user.
     Refused {
-        /// `certificate`, `identity`, `access`, `limit`, `target`, `hop`.
+        /// `certificate`, `identity`, `access`, `limit`, `target`, `hop`, `user`.
         what: String,
         /// Human text: whose fault and how to mend it. Never a secret.
         why: String,
