@@ -20,20 +20,20 @@ ROTATIONS = 4
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Overlay, str]]:
-    """Four nodes, a site in each path mode that rotates every second with hardly any grace; ann's proxy."""
+    """Four nodes, a site in each path mode that rotates every second with hardly any grace, one at rest; ann's proxy."""
     origin, made = Origin().start(), Overlay(tmp_path_factory.mktemp("rotation"))
     try:
         made.found()
         for name in NODES:
             made.enrol_node(name)
             made.run_node(name)
-        for site, mode in MODES.items():
+        for site, mode in {**MODES, "home": "beacon"}.items():
             made.enrol_site(site, f"{site}.test")
-            lines = f'servlets = 1\nmode = "{mode}"\nrotation = "1s"\ngrace = "1s"\n'
+            lines = f'servlets = 1\nmode = "{mode}"\n' + ('rotation = "1s"\ngrace = "1s"\n' if site in MODES else "")
             made.run_site(site, f'name = "{site}"\norigin = "http://{origin.address}"\nallow = ["user:ann"]\n{lines}')
         made.enrol_user("ann")
         made.wait_ring(len(NODES))
-        for site in MODES:
+        for site in (*MODES, "home"):
             made.wait_site(site)
         yield made, made.connect("ann").hello["proxy"]
     finally:
@@ -94,16 +94,16 @@ def test_the_owner_sees_how_many_know_and_begins_anew(overlay: tuple[Overlay, st
 
 async def test_burning_cuts_what_is_open(overlay: tuple[Overlay, str]) -> None:
     made, proxy = overlay
-    await asyncio.to_thread(until, lambda: _reads("http://wiki.test/", proxy), "the site")
-    async with aiohttp.ClientSession() as session, session.ws_connect("http://wiki.test/echo", proxy=f"http://{proxy}") as socket:
+    await asyncio.to_thread(until, lambda: _reads("http://home.test/", proxy), "the site")
+    async with aiohttp.ClientSession() as session, session.ws_connect("http://home.test/echo", proxy=f"http://{proxy}") as socket:
         await socket.send_str("x")
         assert await socket.receive_str(timeout=30) == "echo x"
-        place = made.state("site-wiki") / "site" / "wiki" / "admin.sock"
-        for name in (await status(made, "wiki"))["servlets"]:
+        place = made.state("site-home") / "site" / "home" / "admin.sock"
+        for name in (await status(made, "home"))["servlets"]:
             await ask(place, "burn", {"servlet": name})
         message = await socket.receive(timeout=30)
         assert message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
-    await asyncio.to_thread(until, lambda: _reads("http://wiki.test/", proxy), "the site over other servlets")
+    await asyncio.to_thread(until, lambda: _reads("http://home.test/", proxy), "the site over other servlets")
 
 
 def _idle(overlay: Overlay, site: str) -> bool:
