@@ -152,7 +152,8 @@ def draw(drawn: Any, rows: Any) -> None:
             axes.set_xticks(range(len(PHASES)), PHASES)
     left.set(title="Pages per second; none was lost", ylabel="pages/s")
     right.set(title="Slowest page", ylabel="seconds")
-    left.legend(loc="lower right")
+    left.set_ylim(top=1.2 * left.get_ylim()[1])
+    left.legend(loc="upper center", ncols=2)
 
 
 def main() -> int:

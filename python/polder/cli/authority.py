@@ -162,14 +162,14 @@ def reload(state: str | None, as_json: bool) -> int:
     A file with a mistake is refused (exit status 2) and the old settings stay. Exit status 3: something that changed waits for
     `polder authority upgrade`.
     """
-    return running.reload(find_state(state).authority, "authority", as_json=as_json)
+    return running.reload(find_state(state).authority / "admin.sock", "authority", as_json=as_json)
 
 
 @authority.command()
 @common
 def upgrade(state: str | None, as_json: bool) -> None:
     """Have the program that is installed now take over from the running authority; no request is refused meanwhile."""
-    running.upgrade(find_state(state).authority, as_json=as_json)
+    running.upgrade(find_state(state).authority / "admin.sock", as_json=as_json)
 
 
 authority.add_command(offline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import click
 
@@ -12,6 +13,7 @@ from polder.cli.answer import common, find_state
 from polder.cli.running import LEVELS
 from polder.node.drill import wait_silent
 from polder.node.shell import Node, start
+from polder.settings.base import ConfigError
 from polder.settings.load import load
 from polder.settings.node import NodeSettings
 from polder.settings.state import StateDir
@@ -54,7 +56,7 @@ def reload(state: str | None, as_json: bool) -> int:
     A file with a mistake is refused (exit status 2) and the old settings stay. Exit status 3: something that changed waits for
     `polder node upgrade`. `systemctl reload` and SIGHUP do the same.
     """
-    return running.reload(find_state(state).only("node", None), "node", as_json=as_json)
+    return running.reload(_socket(state), "node", as_json=as_json)
 
 
 @node.command()
@@ -65,4 +67,14 @@ def upgrade(state: str | None, as_json: bool) -> None:
     The new process gets the listening sockets and what the node knows; the old one lets its open streams end (upgrade_drain). If
     the new one does not become ready, the old one goes on. SIGUSR2 does the same.
     """
-    running.upgrade(find_state(state).only("node", None), as_json=as_json)
+    running.upgrade(_socket(state), as_json=as_json)
+
+
+def _socket(state: str | None) -> Path:
+    """Where the running node answers its administrator; a configuration that cannot be read must not hide it."""
+    path = find_state(state).only("node", None)
+    try:
+        given = load(NodeSettings, path / "node.toml", os.environ).admin_socket
+    except ConfigError:
+        given = None
+    return Path(given) if given else path / "admin.sock"

@@ -29,7 +29,7 @@ def reload(user: str | None, state: str | None, as_json: bool) -> int:
 
     A file with a mistake is refused (exit status 2) and the old settings stay.
     """
-    return running.reload(find_state(state).only("user", user), "client", as_json=as_json)
+    return running.reload(find_state(state).only("user", user) / "admin.sock", "client", as_json=as_json)
 
 
 @client.command()
@@ -37,7 +37,7 @@ def reload(user: str | None, state: str | None, as_json: bool) -> int:
 @common
 def upgrade(user: str | None, state: str | None, as_json: bool) -> None:
     """Have the program that is installed now take over from the running forwarder; nothing is interrupted."""
-    running.upgrade(find_state(state).only("user", user), as_json=as_json)
+    running.upgrade(find_state(state).only("user", user) / "admin.sock", as_json=as_json)
 
 
 @client.command()

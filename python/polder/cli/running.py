@@ -22,9 +22,9 @@ def log_level(level: str | None) -> dict[str, Any]:
     return {"log_level": level} if level else {}
 
 
-def reload(directory: Path, what: str, *, as_json: bool) -> int:
-    """Have the process of ``directory`` read its configuration again. Exit status 3 when some of it waits for an upgrade."""
-    told = asyncio.run(ask(directory / "admin.sock", "reload", {}))
+def reload(socket: Path, what: str, *, as_json: bool) -> int:
+    """Have the process behind ``socket`` read its configuration again. Exit status 3 when some of it waits for an upgrade."""
+    told = asyncio.run(ask(socket, "reload", {}))
     changed, waiting = told["changed"], told["needs_upgrade"]
     lines = [f"In force: {', '.join(changed)}." if changed else "Nothing that can change while it runs has changed."]
     if waiting:
@@ -33,14 +33,12 @@ def reload(directory: Path, what: str, *, as_json: bool) -> int:
     return 3 if waiting else 0
 
 
-def upgrade(directory: Path, *, as_json: bool) -> None:
-    """Have the program on disk take over from the process of ``directory``."""
+def upgrade(socket: Path, *, as_json: bool) -> None:
+    """Have the program on disk take over from the process behind ``socket``."""
     try:
-        told = asyncio.run(ask(directory / "admin.sock", "upgrade", {}, _UPGRADE_S))
+        told = asyncio.run(ask(socket, "upgrade", {}, _UPGRADE_S))
     except TimeoutError as error:
-        raise OSError(
-            errno.ETIMEDOUT, f"{directory}: the process does not answer; `polder status` says whether it runs"
-        ) from error
+        raise OSError(errno.ETIMEDOUT, f"{socket}: the process does not answer; `polder status` says whether it runs") from error
     drain = f"{told['drain_s']:g} s" if told["drain_s"] else "as long as they like"
     text = f"Process {told['pid']} has taken over from {told['before']}, whose open streams have {drain} to end."
     answer(told, text, "polder status", as_json=as_json)

@@ -59,7 +59,7 @@ def reload(name: str | None, state: str | None, as_json: bool) -> int:
     A file with a mistake is refused (exit status 2) and the old settings stay. Exit status 3: something that changed waits for
     `polder site upgrade`.
     """
-    return running.reload(_directory(state, name), "site", as_json=as_json)
+    return running.reload(_directory(state, name) / "admin.sock", "site", as_json=as_json)
 
 
 @site.command()
@@ -71,7 +71,7 @@ def upgrade(name: str | None, state: str | None, as_json: bool) -> None:
 
     The new process goes on with the same servlets; the old one lets its open streams end (upgrade_drain).
     """
-    running.upgrade(_directory(state, name), as_json=as_json)
+    running.upgrade(_directory(state, name) / "admin.sock", as_json=as_json)
 
 
 @site.command()
