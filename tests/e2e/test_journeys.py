@@ -82,7 +82,7 @@ def test_who_was_revoked_comes_back_with_another_key(said: Said) -> None:
 @pytest.mark.lab
 def test_the_runbook_can_be_followed(said: Said) -> None:
     assert "goes back in 1m" in answer(said, 7, "polder filter export wiki --format plan")
-    assert "incident.tar.gz" in answer(said, 7, "polder incident show")
+    assert "attack.tar.gz" in answer(said, 7, "polder incident show")
 
 
 def test_every_block_of_commands_says_where_it_is_typed() -> None:
