@@ -80,7 +80,6 @@ async def live(overlay: Overlay, forwarder: Process, wanted: int, limit: float) 
         while min((counts := await renewals(overlay)).values()) < wanted:
             assert time.monotonic() - began < limit, counts
             await asyncio.sleep(0.5)
-        await readers.moved()
         phase("ended")
     facts = {"pages": seen.pages, "retried": seen.retried, "failed": seen.failed, "slowest_s": round(seen.slowest, 2)}
     facts |= {"echoes": seen.echoes, "sockets_broken": seen.sockets_broken, "downloads_broken": seen.downloads_broken}

@@ -227,7 +227,7 @@ def run(nodes: int) -> Result:
             overlay.run_site("wiki", f'name = "wiki"\norigin = "http://{origin.address}"\nallow = ["anyone"]\n')
             for name in ("eve", "ann"):
                 overlay.enrol_user(name)
-            until(lambda: all(int(overlay.node_status(name)["members"]) >= nodes for name in names), "the ring", patience=300)
+            until(lambda: all(overlay.node_status(name)["joined"] for name in names), "the ring", patience=300)
             overlay.wait_site("wiki")
             rows = asyncio.run(measure(overlay, names))
         finally:

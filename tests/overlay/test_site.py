@@ -475,3 +475,13 @@ class Sites(RuleBasedStateMachine):
 
 TestSites = Sites.TestCase
 TestSites.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_renewed_certificate_signs_every_appointment_again() -> None:
+    """In the same epoch, at once, and valid for longer than before: the old signature ends with the old certificate."""
+    one = settled()
+    before = {call.to.name: appointment_in(call) for call in answer(one, NOW + 60.0) if call.to is not None}
+    one.renewed(NOW + 61.0)
+    after = {call.to.name: appointment_in(call) for call in answer(one, NOW + 61.0) if call.to is not None}
+    assert set(after) == {name for name, stage in one.stages().items() if stage is Stage.SERVING} == set(before)
+    assert all(after[name].epoch == before[name].epoch and after[name].not_after > before[name].not_after for name in after)

@@ -274,6 +274,12 @@ class SiteRole:
             self._place(member, now)
         return True
 
+    def renewed(self, now: float) -> None:
+        """The site's certificate was renewed: appointments that carry the old one end with it, so each is signed anew and told."""
+        for place in self._places.values():
+            if place.signed is not None and place.stage is not Stage.DRAINING:
+                place.signed, place.call_at = None, now
+
     def burn(self, name: str, now: float) -> bool:
         """A servlet is in the enemy's hands: out of the filter at once, out of the beacons by signed word, never drawn again."""
         self._burned.add(name)

@@ -225,6 +225,9 @@ class Site(Linked):
         took = await self._publish_once()
         await asyncio.sleep(_PUBLISH_EVERY if took else 1.0)
 
+    async def _publish_again(self) -> None:
+        await self._publish_once()
+
     async def _publish_once(self) -> int:
         pool = list(self._pool)
         body = Sync(None, (self.record()[1],))
@@ -358,7 +361,11 @@ class Site(Linked):
     def _on_renewed(self, identity: IdentityDir, revocations: Signed) -> None:
         self._identity = identity
         self._heed(revocations)
-        self._record = None  # a record carries the chain that signed it
+        # A signature is believed as long as the certificate beside it: everything is said again with the new one.
+        self._record = None
+        self._role.renewed(wall())
+        self._driver.pump()
+        self.tasks.once("publish", self._publish_again())
         self.dirty()
 
     # For the owner
