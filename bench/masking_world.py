@@ -26,6 +26,7 @@ from polder.model import Kind, PathMode
 from polder.settings import NodeSettings, StateDir
 from polder.settings.site import SiteSettings
 from polder.shell.clock import chance, wall
+from polder.shell.process import Life
 from polder.site.shell import Site, start
 from polder.trust.tokens import Grant
 
@@ -135,7 +136,7 @@ async def _run(wanted: dict[str, dict[str, str]], url: str, pin: str, state: Pat
         _, path = await enrol_here(StateDir(state / name), url, pin, wanted["tokens"][name])
         port = free_port() if name.startswith(DEAD) else listener.getsockname()[1]
         settings = SiteSettings(name=name, origin=f"http://127.0.0.1:{port}", allow=("group:staff",), mode=PathMode(mode))
-        agents.append(await start(path, settings))
+        agents.append(await start(path, Life.alone(settings)))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await asyncio.gather(*(agent.close(0.5) for agent in agents))

@@ -75,8 +75,15 @@ def test_attack_and_rehearsal(said: Said) -> None:
 
 @pytest.mark.lab
 def test_who_was_revoked_comes_back_with_another_key(said: Said) -> None:
-    assert "revocation epoch 1" in answer(said, 6, "polder revoke user ann")
+    assert "epoch 1" in answer(said, 6, "polder revoke user ann")
     assert "Enrolled as spiffe://overlay.example.org/user/ann" in answer(said, 6, "polder enroll")
+
+
+@pytest.mark.lab
+def test_issuer_and_backup_can_be_tried(said: Said) -> None:
+    assert "Next:" in answer(said, 6, "polder rotate issuer --plan")
+    assert "Next:" in answer(said, 6, "polder rotate issuer --abort")
+    assert "authority.backup" in answer(said, 6, "polder restore")
 
 
 @pytest.mark.lab

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RUN_ON = ("polder authority serve", "polder node run", "polder site run", "polder connect", "polder host-helper", "polder watch")
+RUN_ON = ("polder authority serve", "polder node run", "polder site run", "polder connect", "polder host-helper")
 """Commands that do not end by themselves."""
 
 _BLOCK = re.compile(r"^ *```sh ([a-z-]+)\n(.*?)^ *```$", re.M | re.S)
