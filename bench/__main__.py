@@ -12,6 +12,7 @@ PROGRAMS = {
     "gre": ("bench.gre", "what a GRE tunnel of Polder's own endpoint carries"),
     "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
     "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
+    "node-kill": ("bench.node_kill", "nodes die or hang under a steady page load"),
     "rotation": ("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s"),
     "control-stopped": ("bench.control_stopped", "the control plane of a node stands still for ten minutes"),
     "revocation": ("bench.revocation", "a reader with open tunnels on eight nodes is revoked; then the authority goes away"),

@@ -73,6 +73,9 @@ fn limits() -> Limits {
         body_rate_floor: 1,
         streams_per_client: 50,
         reset_rate_per_client: 5,
+        silence_ms: 1500,
+        retry_percent: 20,
+        retry_burst: 50,
     }
 }
 

@@ -57,8 +57,16 @@ def test_the_owners_of_all_keys_are_looked_up_at_once_and_refreshed() -> None:
     one.handle_timeout(due)
     (again,) = out(one)
     assert isinstance(again, FindOwner)
-    one.found(again.request_id, (owner_of(again.ring_key),), due)
+    one.found(again.request_id, (owner_of(again.ring_key), node("heir")), due)
     assert not one.take_change(), "the same owner is no change"
+
+
+def test_who_would_own_a_key_next_is_known_as_well() -> None:
+    one = role()
+    one.set_sites([site()], NOW)
+    settle(one, NOW)
+    ways = one.ways(NOW)["wiki"]
+    assert ways.heirs == (node("heir"),) and node("heir") not in ways.beacons
 
 
 def test_access_points_spread_the_load_over_the_beacons() -> None:
@@ -190,7 +198,8 @@ def test_in_mode_direct_servlets_are_asked_for_and_forgotten() -> None:
     one.unreachable("n1", now + 1)
     assert one.ways(now + 1)["wiki"].servlets == (node("n2"),)
     one.set_sites([site(mode=PathMode.BEACON)], now + 1)
-    assert one.ways(now + 1)["wiki"] == Ways(one.ways(now + 1)["wiki"].beacons, ())
+    ways = one.ways(now + 1)["wiki"]
+    assert ways == Ways(ways.beacons, (), (node("heir"),))
 
 
 def test_servlets_that_nobody_confirms_fall_out_of_the_table() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -295,3 +296,16 @@ class Beacons(RuleBasedStateMachine):
 
 TestBeacons = Beacons.TestCase
 TestBeacons.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_heirs_are_named_to_servlets_and_take_the_owners_word() -> None:
+    heirs = (node("h1"), node("h2"))
+    owner = BeaconTable(pki().verifier(), EpochSecrets([SECRET]), lambda _key: True, Random(1), heirs=lambda: heirs)
+    assert owner.advertise(advertise(appointment()), caller("n1"), NOW).heirs == heirs
+    heir = beacon_table(owns=False)
+    to_heir = msgspec.structs.replace(advertise(appointment()), heir=True)
+    assert heir.advertise(to_heir, caller("n1"), NOW).heirs == (), "heirs have none"
+    assert heir.entries(NOW) == {"wiki": (node("n1"),)}
+    with pytest.raises(Refused) as info:
+        heir.advertise(msgspec.structs.replace(to_heir, ring_key=b"\0" * 16), caller("n1"), NOW)
+    assert info.value.verdict is Verdict.WRONG_PLACE, "not a beacon key at all"

@@ -358,3 +358,41 @@ def test_a_way_does_not_stand_for_ever_nor_after_burning_and_a_new_appointment_t
     role.handle_timeout(NOW + 34)
     role.appoint(appoint(appointment(epoch=6)), site_caller("wiki"), NOW + 35)
     assert role.standing() == role.deliveries() == {"wiki": DELIVERY}
+
+
+def test_heirs_are_told_and_leave_with_the_beacons() -> None:
+    role = servlet_role()
+    heir = node("h1")
+    first, *others = serving(role)
+    role.answered(first.request_id, node("b0"), Advertised(30.0, (heir,)), NOW)
+    (told,) = calls(role)
+    assert (told.to, told.method) == (heir, "advertise")
+    assert isinstance(told.body, Advertise) and told.body.heir and told.body.ring_key == key_of()
+    role.answered(told.request_id, heir, Advertised(30.0), NOW)
+    assert role.appoint(appoint(appointment()), site_caller("wiki"), NOW).beacons == 1, "an heir is no beacon"
+    for call in others:
+        role.failed(call.request_id, 0, "no answer", NOW)
+    role.set_ready("wiki", False, NOW)
+    assert {(call.to, call.method) for call in calls(role)} == {(node("b0"), "withdraw"), (heir, "withdraw")}
+
+
+def test_an_heir_that_answers_too_late_is_taken_back() -> None:
+    role = servlet_role()
+    first = serving(role)[0]
+    role.answered(first.request_id, node("b0"), Advertised(30.0, (node("h1"),)), NOW)
+    (told,) = calls(role)
+    role.set_ready("wiki", False, NOW)
+    calls(role)
+    role.answered(told.request_id, node("h1"), Advertised(30.0), NOW)
+    assert [(call.to, call.method) for call in calls(role)] == [(node("h1"), "withdraw")]
+
+
+def test_a_dead_beacons_key_is_advertised_anew_at_once() -> None:
+    role = servlet_role()
+    for index, call in enumerate(serving(role)):
+        role.answered(call.request_id, node(f"b{index}"), Advertised(30.0), NOW)
+    role.unreachable("b1", NOW)
+    due = role.poll_timeout()
+    assert due is not None and due <= NOW + 1
+    role.handle_timeout(due)
+    assert [call.ring_key for call in calls(role)] == [int.from_bytes(key_of(index=1), "big")]

@@ -224,6 +224,38 @@ def test_silence_of_a_servlet_brings_another_and_a_new_epoch() -> None:
     assert one.serving() == 2
 
 
+def test_a_servlet_whose_link_breaks_is_asked_at_once_and_replaced() -> None:
+    one = settled(SiteConfig(servlets=2, rotate_every=None))
+    name = one.admitted()[0].member.name
+    one.unreachable(name, NOW + 1)
+    assert one.poll_timeout() == NOW + 1
+    one.handle_timeout(NOW + 1)
+    (call,) = [call for call in calls(one) if call.to is not None and call.to.name == name]
+    one.failed(call.request_id, 0, "refused", NOW + 1)
+    one.handle_timeout(NOW + 1)
+    assert one.stages()[name] is Stage.DRAINING
+    assert len([stage for stage in one.stages().values() if stage is not Stage.DRAINING]) == 2
+
+
+def test_a_servlet_that_answers_after_its_link_broke_stays() -> None:
+    one = settled(SiteConfig(servlets=2, rotate_every=None))
+    name = one.admitted()[0].member.name
+    one.unreachable(name, NOW + 1)
+    one.handle_timeout(NOW + 1)
+    (call,) = [call for call in calls(one) if call.to is not None and call.to.name == name]
+    assert call.to is not None
+    one.answered(call.request_id, call.to, Appointed(True, 3), NOW + 1)
+    assert one.stages()[name] is Stage.SERVING
+
+
+def test_who_did_not_answer_is_drawn_last() -> None:
+    one = role(SiteConfig(servlets=2, rotate_every=None), names="")
+    for name in ("n1", "n2", "n3"):
+        one.unreachable(name, NOW)
+    one.set_pool([node(f"n{i}") for i in range(1, 6)], NOW + 1)
+    assert {a.member.name for a in one.admitted()} == {"n4", "n5"}
+
+
 def test_two_lost_heartbeats_are_no_death() -> None:
     one = settled()
     now, asked = NOW, dict.fromkeys((a.member.name for a in one.admitted()), 0)

@@ -18,6 +18,8 @@ from typing import Any
 from polder.api.admin import ask
 
 POLDER = [sys.executable, "-m", "polder.cli.main"]
+FAST = 'stabilise = "200ms"\nadvertise_every = "1s"\n'
+"""A node's periods in tests."""
 PATIENCE = 60.0
 """Seconds after which something that must happen has not; nothing waits so long when all is well."""
 
@@ -124,14 +126,16 @@ class Overlay:
         self.tokens.append(str(answer["token"]))
         return self.tokens[-1]
 
-    def enrol_node(self, name: str, drop_in: str = "") -> Path:
-        """Enrol a node; ``drop_in`` is more of node.toml. Returns its state directory."""
+    def enrol_node(self, name: str, drop_in: str = "", *, plain: bool = False) -> Path:
+        """Enrol a node; ``drop_in`` is more of node.toml; ``plain``: with all periods as users have them. Returns its state
+        directory.
+        """
         state = self.state(name)
         listen = f"127.0.0.1:{free_port()}"
         token = self.token("node", name)
         polder(state, "join", self.url, "--pin", self.pin, "--token-file", "-", "--listen", listen, stdin=token)
         (state / "node" / "conf.d").mkdir()
-        (state / "node" / "conf.d" / "test.toml").write_text(f'stabilise = "200ms"\nadvertise_every = "1s"\n{drop_in}')
+        (state / "node" / "conf.d" / "test.toml").write_text(("" if plain else FAST) + drop_in)
         return state
 
     def run_node(self, name: str) -> Process:

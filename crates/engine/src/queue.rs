@@ -1,12 +1,15 @@
 //! The bounded queue of events, and the descriptor that wakes asyncio.
 
 use polder_http::plane::Events;
-use polder_types::{Event, encode};
+use polder_types::{Event, Kind, encode};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
+
+/// The method of ring maintenance.
+const RING: &str = "ring";
 
 /// Events on their way to Python. One byte waits in the descriptor while the queue is not empty; no native thread ever
 /// touches the interpreter.
@@ -19,10 +22,26 @@ pub struct Queue {
 
 #[derive(Default)]
 struct Inner {
+    /// Answers, and calls of the ring: taken first, so that no flood of other calls and events makes a node look dead.
+    urgent: VecDeque<Event>,
     events: VecDeque<Event>,
     armed: bool,
     lost: u64,
     dropped: u64,
+}
+
+impl Inner {
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.events.is_empty()
+    }
+}
+
+fn is_urgent(event: &Event) -> bool {
+    match event {
+        Event::Answer { .. } => true,
+        Event::Call { kind, method, .. } => *kind == Kind::Node && method == RING,
+        _ => false,
+    }
 }
 
 impl Queue {
@@ -46,12 +65,15 @@ impl Queue {
         if inner.lost > 0 && max > 0 {
             batch.push(encode(&Event::Lost { count: std::mem::take(&mut inner.lost) }));
         }
-        while batch.len() < max
-            && let Some(event) = inner.events.pop_front()
-        {
+        while batch.len() < max {
+            let Some(event) = inner.urgent.pop_front() else { break };
             batch.push(encode(&event));
         }
-        if inner.events.is_empty() && inner.armed {
+        while batch.len() < max {
+            let Some(event) = inner.events.pop_front() else { break };
+            batch.push(encode(&event));
+        }
+        if inner.is_empty() && inner.armed {
             inner.armed = false;
             let _ = (&self.wake).read(&mut [0; 8]);
         }
@@ -70,10 +92,13 @@ impl Queue {
 
     fn push(&self, event: Event, most: usize) -> bool {
         let mut inner = self.lock();
-        if inner.events.len() >= most {
+        if inner.urgent.len() + inner.events.len() >= most {
             return false;
         }
-        inner.events.push_back(event);
+        match is_urgent(&event) {
+            true => inner.urgent.push_back(event),
+            false => inner.events.push_back(event),
+        }
         if !inner.armed {
             inner.armed = true;
             let _ = (&self.ring).write(&[1]);
@@ -102,9 +127,13 @@ impl Events for Queue {
         }
     }
 
+    /// An eighth of the places is the ring's; traces are the least that may be lost.
     fn offer(&self, event: Event) -> bool {
-        // Traces are the least that may be lost.
-        let most = if matches!(event, Event::Span { .. }) { self.most / 4 } else { self.most };
+        let most = match &event {
+            Event::Span { .. } => self.most / 4,
+            urgent if is_urgent(urgent) => self.most,
+            _ => self.most - self.most / 8,
+        };
         self.push(event, most)
     }
 }
@@ -150,7 +179,23 @@ mod tests {
         queue.emit(Event::Answer { id: 7, status: 200, body: vec![] });
         let events: Vec<Event> = queue.drain(10).iter().map(|e| decode(e).unwrap()).collect();
         assert!(matches!(events[0], Event::Lost { count: 3 }));
-        assert!(matches!(events[5], Event::Answer { id: 7, .. }));
+        assert!(matches!(events[1], Event::Answer { id: 7, .. }), "who waits for it is told first");
         assert_eq!((events.len(), queue.dropped()), (6, 3));
+    }
+
+    fn call(kind: Kind, method: &str) -> Event {
+        let (name, source, method) = ("n".into(), "127.0.0.1".into(), method.into());
+        Event::Call { id: 1, kind, name, ring_id: None, source, method, body: vec![] }
+    }
+
+    #[test]
+    fn a_flood_of_other_calls_does_not_delay_the_ring() {
+        let queue = Queue::new(64).unwrap();
+        let flood = (0..100).filter(|_| queue.offer(call(Kind::Site, "sync"))).count();
+        assert_eq!(flood, 56, "an eighth is kept");
+        assert!(!queue.offer(call(Kind::Admin, "ring")), "nodes alone maintain the ring");
+        assert!(queue.offer(call(Kind::Node, "ring")));
+        let first: Event = decode(&queue.drain(1)[0]).unwrap();
+        assert!(matches!(first, Event::Call { kind: Kind::Node, .. }));
     }
 }

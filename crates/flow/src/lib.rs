@@ -3,10 +3,12 @@
 mod bucket;
 mod gate;
 mod rate;
+mod retry;
 
 pub use bucket::Bucket;
 pub use gate::{Bounds, Gate, Over, SourceKey};
 pub use rate::MinRate;
+pub use retry::RetryBudget;
 
 /// Milliseconds since a start that the caller chose; it never goes back.
 pub type Millis = u64;

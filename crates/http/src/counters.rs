@@ -44,6 +44,14 @@ polder_meter::counts! {
     tunnels_failed,
     /// Candidates given up for the next one.
     failovers,
+    /// Candidates asked beside one that was late.
+    hedges,
+    /// Tunnels that took another path after theirs had broken before the site's first byte.
+    replays,
+    /// Candidates not asked again, or beside another, because the site's budget was used up.
+    retries_refused,
+    /// Links whose peer gave no sign of life for a moment.
+    links_silent,
     /// Bytes carried away from users.
     bytes_up,
     /// Bytes carried to users.

@@ -1,6 +1,7 @@
 //! One attempt to make a connection to a node.
 
-use crate::link::{Dialled, Lane, LinkError, Live};
+use crate::hearing::Hearing;
+use crate::link::{Lane, LinkError, Live};
 use crate::plane::{Plane, World};
 use crate::{dialout, relay};
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 /// Largest DATA frame we take: four TLS records.
@@ -25,6 +27,15 @@ const RESETS: usize = 4096;
 
 /// What small DATA frames that wait may cost, by h2's count of 256 bytes each: a million of them before the link is closed.
 const SMALL_FRAMES: usize = 256 << 20;
+
+/// What dialling yields.
+pub(crate) struct Dialled {
+    pub(crate) live: Live,
+    pub(crate) peer: Identity,
+    pub(crate) pings: Option<PingPong>,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) rtt: Duration,
+}
 
 /// Dials, shakes hands, and waits for the first PING's answer.
 pub(crate) async fn dial(plane: &Arc<Plane>, expected: &Expected, address: SocketAddr, lane: Lane) -> Result<Dialled, LinkError> {
@@ -62,6 +73,7 @@ async fn handshake(
 
 /// We open the streams.
 async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identity) -> Result<Dialled, LinkError> {
+    let (stream, heard) = Hearing::new(stream);
     let (send, mut connection) = client(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
@@ -69,17 +81,18 @@ async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identi
     });
     still_believed(plane, &peer)?;
     let rtt = first_ping(&mut pings).await?;
-    Ok(Dialled { live: Live::new(Some(send)), peer, pings, task, rtt })
+    Ok(Dialled { live: Live::new(Some(send), heard), peer, pings, task, rtt })
 }
 
 /// The servlet opens the streams (dial-out): TLS client, HTTP/2 server.
 async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identity) -> Result<Dialled, LinkError> {
+    let (stream, heard) = Hearing::new(stream);
     let mut connection = server(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let here = plane.clone();
     let servlet = peer.name.clone();
     let (wanted, mut unwanted) = oneshot::channel::<()>();
-    let live = Live::serving(wanted);
+    let live = Live::serving(wanted, heard);
     let used_up = live.used_up.clone();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
         let _open = here.counters.dialouts_open.hold();

@@ -3,19 +3,18 @@
 //! The access point that answers fastest is asked first; another is asked when it does not answer in time or cannot. What the
 //! client says meanwhile is kept and said again, so that the browser notices nothing.
 
-use crate::path::{Failed, Replay, ask_node};
-use crate::plane::{Plane, World};
-use crate::trace::{self, Context, Span};
+use crate::path;
+use crate::plane::Plane;
+use crate::race::{Guide, Way};
+use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use http::{HeaderMap, Method, Request, Uri};
-use polder_types::Peer;
+use polder_plan::Stage;
+use polder_types::SiteName;
 use polder_wire::{ProxyError, Refusal, parse_proxy_status};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
 
-/// Added to every estimate: a lost packet costs TCP at least 200 ms.
-const FLOOR: Duration = Duration::from_millis(500);
 /// Round trip assumed of an access point that has not been measured: behind all that have.
 const UNMEASURED: Duration = Duration::from_secs(3600);
 
@@ -34,66 +33,74 @@ impl Forwarder {
         Forwarder { plane }
     }
 
-    async fn through(
-        &self,
-        peer: &Peer,
-        target: &Target,
-        replay: &mut Replay,
-        client: &mut Source,
-        trace: Option<Context>,
-    ) -> Result<Tunnel, Failed> {
-        let span = self.plane.span(trace, "ask", "");
-        let trace = span.as_ref().map(Span::context).or(trace);
-        let request = connect(target, trace).map_err(|_| Failed::Path(ProxyError::Malformed))?;
-        let asked = ask_node(&self.plane, peer, &request, replay, client, error_of).await;
-        if let Some(span) = span {
-            span.end(trace::error_of(&asked));
-        }
-        asked
-    }
-
-    /// Access points, the one with the shortest measured round trip first, unmeasured ones in the operator's order.
-    fn ranked(&self, world: &World) -> Vec<Arc<Peer>> {
-        let names = world.plan.forwarder.iter().flat_map(|forwarder| &forwarder.access_points);
-        let mut peers: Vec<_> = names.filter_map(|name| world.plan.peer(name).cloned()).collect();
-        peers.sort_by_cached_key(|peer| self.plane.links.rtt(peer).unwrap_or(UNMEASURED));
-        peers
-    }
-
     async fn open(&self, target: &Target, client: &mut Source, trace: Option<Context>) -> Result<Tunnel, Refusal> {
         let world = self.plane.world().ok_or(NOT_READY)?;
-        let limits = &world.plan.limits;
-        let peers = self.ranked(&world);
-        let per_path = Duration::from_millis(u64::from(limits.open_timeout_ms));
-        // One more time than one path may take: the first may be dead without saying so.
-        let began = Instant::now();
-        let until = began + 2 * per_path;
-        let mut replay = Replay::new(limits.replay_bytes);
-        let mut last = ProxyError::Unavailable;
-        for (index, peer) in peers.iter().enumerate() {
-            let left = until.saturating_duration_since(Instant::now());
-            if index > 0 {
-                self.plane.counters.failovers.up();
+        // Longer than an access point tries for the longest path: the first may be dead without saying so.
+        let within = Duration::from_millis(u64::from(world.plan.limits.open_timeout_ms)) * 8;
+        let entry = Entry { host: target.host.clone(), target: target.clone(), within, trace };
+        let opened = path::open(&self.plane, Arc::new(entry), client).await;
+        opened.map_err(|error| {
+            if !is_final(error) && error != ProxyError::Terminated {
+                self.plane.counters.tunnels_failed.up();
             }
-            let wait = match self.plane.links.open_time(peer) {
-                _ if index + 1 == peers.len() => left,
-                Some(lately) => (4 * lately + FLOOR).min(left),
-                None => per_path.min(left),
-            };
-            last = match timeout(wait, self.through(peer, target, &mut replay, client, trace)).await {
-                Ok(Ok(tunnel)) => {
-                    self.plane.measures.tunnel_open_seconds.took(began.elapsed());
-                    return Ok(tunnel);
-                }
-                Ok(Err(Failed::Client)) => return Err(refusal(ProxyError::Terminated)),
-                Ok(Err(Failed::Path(error))) if is_final(error) => return Err(refusal(error)),
-                Ok(Err(Failed::Path(error))) => error,
-                Ok(Err(Failed::Link)) => ProxyError::Terminated,
-                Err(_) => ProxyError::Timeout,
-            };
-        }
-        self.plane.counters.tunnels_failed.up();
-        Err(refusal(last))
+            refusal(error)
+        })
+    }
+}
+
+/// What is asked of access points.
+struct Entry {
+    host: Arc<str>,
+    target: Target,
+    within: Duration,
+    trace: Option<Context>,
+}
+
+impl Guide for Entry {
+    /// The one with the shortest measured round trip first, unmeasured and silent ones in the operator's order.
+    fn ways(&self, plane: &Arc<Plane>) -> Vec<Way> {
+        let Some(world) = plane.world() else { return Vec::new() };
+        let names = world.plan.forwarder.iter().flat_map(|forwarder| &forwarder.access_points);
+        let mut peers: Vec<_> = names.filter_map(|name| world.plan.peer(name).cloned()).collect();
+        peers.sort_by_cached_key(|peer| plane.links.rtt(peer).unwrap_or(UNMEASURED));
+        peers.into_iter().map(|peer| Way::Node(peer, Stage::Entry)).collect()
+    }
+
+    fn request(&self, _way: &Way, _within: Duration, trace: Option<Context>) -> Result<Request<()>, http::Error> {
+        connect(&self.target, trace)
+    }
+
+    fn trace(&self) -> Option<Context> {
+        self.trace
+    }
+
+    fn word(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    fn error_of(&self, headers: &HeaderMap) -> ProxyError {
+        error_of(headers)
+    }
+
+    fn is_final(&self, error: ProxyError) -> bool {
+        is_final(error)
+    }
+
+    /// Access points do.
+    fn persists(&self) -> bool {
+        false
+    }
+
+    fn site(&self) -> &SiteName {
+        &self.host
+    }
+
+    fn port(&self) -> u16 {
+        self.target.port
+    }
+
+    fn within(&self) -> Duration {
+        self.within
     }
 }
 
@@ -154,7 +161,7 @@ fn error_of(headers: &HeaderMap) -> ProxyError {
 
 /// Whether no other access point will say otherwise. One that has not yet heard of a new site prohibits it; another may know.
 fn is_final(error: ProxyError) -> bool {
-    matches!(error, ProxyError::Denied | ProxyError::Refused | ProxyError::Malformed | ProxyError::Loop)
+    matches!(error, ProxyError::Denied | ProxyError::Malformed | ProxyError::Loop | ProxyError::Refused)
 }
 
 fn refusal(error: ProxyError) -> Refusal {
@@ -162,10 +169,10 @@ fn refusal(error: ProxyError) -> Refusal {
         ProxyError::Denied => "The site's owner has not admitted you. A retry does not help; ask the owner.",
         ProxyError::Prohibited => "No site registered this name and port with the overlay. Check the address.",
         ProxyError::Limit => "You have too many connections open, or open them too fast. Wait a moment.",
+        ProxyError::Refused => "The site was reached, and takes no connections: it may be down. Try again later.",
         ProxyError::Timeout => "No access point answered in time. Check your network, then try again.",
         ProxyError::Terminated => "The connection broke before the site answered. Try again.",
         ProxyError::Malformed | ProxyError::Loop => "The access point does not understand the request. Update Polder.",
-        ProxyError::Refused => "The site was reached, and takes no connections: it may be down. Try again later.",
         ProxyError::Unavailable | ProxyError::Internal => "No access point could reach the site. Try again in a moment.",
     };
     Refusal::new(error, detail)

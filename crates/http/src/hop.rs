@@ -160,7 +160,7 @@ async fn onward(
     };
     if !world.plan.is_fresh(unix_now()) {
         plane.counters.refused_stale.up();
-        return Err(ProxyError::Unavailable);
+        return Err(ProxyError::Limit);
     }
     // The access point has checked the user; that the target is a registered one every node checks for itself.
     let Some(site) = world.plan.find(&asked.host, asked.port).filter(|site| *site.name == asked.site) else {
@@ -172,19 +172,22 @@ async fn onward(
     let Some(hops) = asked.hops.min(limits.max_hops).checked_sub(1).filter(|hops| *hops > 0) else {
         return wrong("a tunnel used up its hops: the routes of some nodes form a loop; they settle", ProxyError::Loop);
     };
+    if hops == 1 && site.delivery.is_none() {
+        return Err(ProxyError::Loop); // it may go no farther, and does not end here
+    }
     let span = plane.span(asked.trace, "hop", asked.stage);
     let ask = Ask {
         from: Some(peer.name.clone()),
-        site: site.clone(),
+        site: site.name.clone(),
         host: asked.host,
         port: asked.port,
         stage: asked.stage,
         hops,
-        within: asked.within.min(Duration::from_millis(u64::from(limits.open_timeout_ms))),
+        within: asked.within.min(site.patience(asked.stage, limits)),
         word: asked.word.into(),
         trace: span.as_ref().map(Span::context).or(asked.trace),
     };
-    let opened = path::open(plane, &world, &ask, client).await;
+    let opened = path::open(plane, Arc::new(ask), client).await;
     if let Some(span) = span {
         span.end(opened.as_ref().err().copied());
     }

@@ -2,8 +2,9 @@
 //!
 //! Theory of operation (`docs/design/tunnels.md`). A [`plane::Plane`] holds what one process shares: the snapshot in force,
 //! links to nodes, live connections by identity, counters. Nodes keep links to each other: mutual TLS 1.3 with HTTP/2 inside.
-//! A tunnel is one CONNECT stream per hop; at every hop [`path`] takes the next candidates from the snapshot's tables, opens
-//! the first that answers while the client's first bytes travel along, and [`pump`] carries until the end.
+//! A tunnel is one CONNECT stream per hop; at every hop [`path`] takes the next candidates from the snapshot's tables, `race`
+//! opens the first that answers while the client's first bytes travel along, `mend` replaces a path that breaks before the
+//! site's first byte, and [`pump`] carries until the end.
 
 pub mod carried;
 pub mod control;
@@ -11,16 +12,23 @@ pub mod counters;
 pub mod deliver;
 mod dial;
 pub mod dialout;
+mod early;
+mod estimate;
 pub mod forwarder;
 pub mod front;
+mod hearing;
 pub mod hop;
+mod keeper;
 pub mod link;
+mod memory;
+mod mend;
 mod origin;
 pub mod overlay;
 pub mod path;
 pub mod peer;
 pub mod plane;
 pub mod pump;
+mod race;
 pub mod registry;
 pub mod relay;
 mod tell;

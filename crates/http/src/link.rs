@@ -8,33 +8,25 @@
 //! Tunnels and control calls use lanes of their own, that is, TCP connections of their own: a full send queue, an exhausted
 //! HTTP/2 window or the stream limit of the bulk lane never delays ring maintenance (trap 49).
 
-use crate::dial;
-use crate::plane::{Plane, World, unix_now};
+use crate::estimate::Estimate;
+use crate::keeper::{BACKOFF_MAX, keep};
+use crate::plane::{Plane, World};
 use bytes::Bytes;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
 use http::Request;
+use polder_plan::Stage;
 use polder_tls::Expected;
-use polder_types::{Event, Identity, Peer, Role};
+use polder_types::{Event, Peer, Role};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, timeout};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-/// Between PINGs on an idle link.
-const PING_EVERY: Duration = Duration::from_secs(5);
-/// A link whose PING stays unanswered so long is dead.
-const PING_WAIT: Duration = Duration::from_secs(10);
-/// First pause after a failed dial; doubles.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause after a failed dial. Somebody who wants a stream does not wait for it.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A node is not dialled more often than this, however many want it.
-const DIAL_GAP: Duration = Duration::from_millis(100);
 /// A link that is not warm is given up after so long without use.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -67,49 +59,89 @@ pub(crate) struct Live {
     pub(crate) used_up: Arc<Notify>,
     /// A connection on which we serve: when this is dropped, it ends with its last stream.
     _serving: Option<oneshot::Sender<()>>,
+    /// Somebody waits longer than usual: the keeper asks for a sign of life.
+    pub(crate) late: Notify,
+    /// Whether the peer, asked for a sign of life, has given none yet.
+    pub(crate) silent: watch::Sender<bool>,
+    heard: Arc<AtomicU64>,
 }
 
 impl Live {
-    pub(crate) fn new(send: Option<SendRequest<Bytes>>) -> Self {
-        Live { send, used_up: Arc::default(), _serving: None }
+    /// `heard`: counts what came from the peer.
+    pub(crate) fn new(send: Option<SendRequest<Bytes>>, heard: Arc<AtomicU64>) -> Self {
+        let (used_up, late, silent) = (Arc::default(), Notify::new(), watch::Sender::new(false));
+        Live { send, used_up, _serving: None, late, silent, heard }
     }
 
-    pub(crate) fn serving(wanted: oneshot::Sender<()>) -> Self {
-        Live { send: None, used_up: Arc::default(), _serving: Some(wanted) }
+    /// As [`Live::new`], for a connection on which we serve.
+    pub(crate) fn serving(wanted: oneshot::Sender<()>, heard: Arc<AtomicU64>) -> Self {
+        Live { _serving: Some(wanted), ..Live::new(None, heard) }
     }
-}
 
-/// What dialling yields.
-pub(crate) struct Dialled {
-    pub(crate) live: Live,
-    pub(crate) peer: Identity,
-    pub(crate) pings: Option<PingPong>,
-    pub(crate) task: JoinHandle<()>,
-    pub(crate) rtt: Duration,
+    /// Grows with everything that comes from the peer.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    /// Ends when the peer gives no sign of life.
+    pub(crate) async fn falls_silent(&self) {
+        if self.silent.subscribe().wait_for(|silent| *silent).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 #[derive(Clone)]
-enum State {
+pub(crate) enum State {
     Idle,
     Up(Arc<Live>),
     Down(LinkError, Instant),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    expected: Expected,
-    address: SocketAddr,
-    lane: Lane,
+pub(crate) struct Key {
+    pub(crate) expected: Expected,
+    pub(crate) address: SocketAddr,
+    pub(crate) lane: Lane,
 }
 
-struct Slot {
-    key: Key,
-    warm: AtomicBool,
+/// What is asked of a peer takes its own time: the rest of the way is long or short.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leg {
+    Ring,
+    Beacon,
+    Servlet,
+    AccessPoint,
+}
+
+impl From<Stage> for Leg {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Entry => Leg::AccessPoint,
+            Stage::Ring(_) => Leg::Ring,
+            Stage::Beacon => Leg::Beacon,
+            Stage::Servlet => Leg::Servlet,
+        }
+    }
+}
+
+/// What was measured of tunnels through a peer, by [`Leg`].
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    /// From asking to the answer that the path stands.
+    pub(crate) open: [Estimate; 4],
+    /// From then, or from the client's first byte if that is later, to the site's first byte.
+    pub(crate) first: [Estimate; 4],
+}
+
+pub(crate) struct Slot {
+    pub(crate) key: Key,
+    pub(crate) warm: AtomicBool,
     /// Dials that have failed, and the state.
     state: watch::Sender<(u64, State)>,
-    want: Notify,
-    rtt_us: AtomicU64,
-    open_us: AtomicU64,
+    pub(crate) want: Notify,
+    pub(crate) rtt_us: AtomicU64,
+    measured: Arc<Measured>,
     used: Mutex<Instant>,
     keeper: Mutex<Option<AbortHandle>>,
     retired: AtomicBool,
@@ -147,6 +179,19 @@ impl Links {
         request: Request<()>,
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), LinkError> {
+        let opened = self.open_on(plane, peer, lane, request, end).await;
+        opened.map(|(response, stream, _)| (response, stream))
+    }
+
+    /// As [`Links::open_stream`]; tells which connection took it.
+    pub(crate) async fn open_on(
+        &self,
+        plane: &Arc<Plane>,
+        peer: &Peer,
+        lane: Lane,
+        request: Request<()>,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, Arc<Live>), LinkError> {
         loop {
             let slot = self.slot(plane, peer, lane);
             *slot.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -157,7 +202,10 @@ impl Links {
             };
             let send = live.send.clone().ok_or_else(|| LinkError::new("this lane opens no streams"))?;
             match send.ready().await {
-                Ok(mut send) => return send.send_request(request, end).map_err(LinkError::new),
+                Ok(mut send) => {
+                    let (response, stream) = send.send_request(request, end).map_err(LinkError::new)?;
+                    return Ok((response, stream, live));
+                }
                 // The peer is going (GOAWAY) or gone: what runs may end, new streams need a new connection.
                 Err(_) => slot.let_go(&live),
             }
@@ -178,31 +226,20 @@ impl Links {
         }
     }
 
-    /// Whether the bulk lane to `peer` is up.
+    /// Whether the bulk lane to `peer` is up, and the peer not silent when asked for a sign of life.
     pub fn is_up(&self, peer: &Peer) -> bool {
-        self.find(peer, Lane::Bulk).is_some_and(|slot| matches!(slot.state.borrow().1, State::Up(_)))
+        self.find(peer, Lane::Bulk).is_some_and(|slot| slot.is_well())
     }
 
-    /// Last measured round trip to `peer` over the bulk lane; `None` when it is not up.
+    /// Last measured round trip to `peer` over the bulk lane; `None` when it is not up, or silent.
     pub fn rtt(&self, peer: &Peer) -> Option<Duration> {
         let slot = self.find(peer, Lane::Bulk)?;
-        let up = matches!(slot.state.borrow().1, State::Up(_));
-        up.then(|| Duration::from_micros(slot.rtt_us.load(Relaxed)))
+        slot.is_well().then(|| Duration::from_micros(slot.rtt_us.load(Relaxed)))
     }
 
-    /// How long opening a tunnel through `peer` lately took (smoothed); `None` before the first.
-    pub(crate) fn open_time(&self, peer: &Peer) -> Option<Duration> {
-        let slot = self.find(peer, Lane::Bulk)?;
-        Some(slot.open_us.load(Relaxed)).filter(|us| *us > 0).map(Duration::from_micros)
-    }
-
-    /// Learns from one opening.
-    pub(crate) fn note_open_time(&self, peer: &Peer, took: Duration) {
-        if let Some(slot) = self.find(peer, Lane::Bulk) {
-            let (old, new) = (slot.open_us.load(Relaxed), u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
-            // Weight 1/8 as TCP's smoothed round trip (RFC 6298 §2).
-            slot.open_us.store(if old == 0 { new } else { old - old / 8 + new / 8 }, Relaxed);
-        }
+    /// What is known of tunnels through `peer`; `None` while nobody wanted a link to it.
+    pub(crate) fn measured(&self, peer: &Peer) -> Option<Arc<Measured>> {
+        self.find(peer, Lane::Bulk).map(|slot| slot.measured.clone())
     }
 
     /// What `status` shows.
@@ -299,7 +336,7 @@ impl Slot {
             state: watch::Sender::new((0, State::Idle)),
             want: Notify::new(),
             rtt_us: AtomicU64::new(0),
-            open_us: AtomicU64::new(0),
+            measured: Arc::default(),
             used: Mutex::new(Instant::now()),
             keeper: Mutex::new(None),
             retired: AtomicBool::new(false),
@@ -316,6 +353,15 @@ impl Slot {
             keeper.abort();
         }
         self.fail(LinkError::new("the link was replaced; try again"));
+    }
+
+    fn is_well(&self) -> bool {
+        matches!(&self.state.borrow().1, State::Up(live) if !*live.silent.borrow())
+    }
+
+    /// Whether somebody wanted something of it within `span`.
+    pub(crate) fn used_within(&self, span: Duration) -> bool {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < span
     }
 
     /// Waits until the link is up, asking the keeper to dial; an attempt that ends without success ends the wait.
@@ -346,108 +392,16 @@ impl Slot {
         }
     }
 
-    fn set(&self, state: State) {
+    pub(crate) fn set(&self, state: State) {
         self.state.send_modify(|s| s.1 = state);
     }
 
-    fn tell_down(&self, plane: &Plane, reason: &LinkError) {
+    pub(crate) fn tell_down(&self, plane: &Plane, reason: &LinkError) {
         let (name, reason) = (self.key.expected.name.to_string(), reason.0.to_string());
         plane.emit(Event::Link { name, up: false, rtt_us: 0, reason });
     }
 
-    fn fail(&self, why: LinkError) {
+    pub(crate) fn fail(&self, why: LinkError) {
         self.state.send_modify(|s| *s = (s.0 + 1, State::Down(why, Instant::now())));
     }
-}
-
-/// The keeper of one slot.
-async fn keep(plane: Arc<Plane>, slot: Arc<Slot>) {
-    let mut failures = 0u32;
-    slot.want.notified().await;
-    loop {
-        let began = Instant::now();
-        match dial::dial(&plane, &slot.key.expected, slot.key.address, slot.key.lane).await {
-            Ok(dialled) => {
-                failures = 0;
-                plane.counters.links_dialled.up();
-                plane.measures.link_dial_seconds.took(began.elapsed());
-                plane.measures.link_rtt_seconds.took(dialled.rtt);
-                let reason = watch_over(&plane, &slot, dialled).await;
-                slot.set(State::Idle); // an end is no failed dial: who waits now waits for the next
-                slot.tell_down(&plane, &reason);
-            }
-            Err(why) => {
-                failures = failures.saturating_add(1);
-                plane.counters.links_failed.up();
-                if failures == 1 {
-                    slot.tell_down(&plane, &why);
-                }
-                slot.fail(why);
-            }
-        }
-        if slot.key.lane == Lane::DialOut && *plane.draining().borrow() {
-            return; // whoever comes after us has dialled, or nobody shall be sent here
-        }
-        tokio::time::sleep_until(began + DIAL_GAP.mul_f64(jitter())).await;
-        if slot.warm.load(Relaxed) {
-            let pause = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX).mul_f64(jitter());
-            let _ = timeout(pause, slot.want.notified()).await;
-        } else {
-            slot.want.notified().await;
-        }
-    }
-}
-
-/// Announces a link, measures it, and returns why it ended. A link is replaced some time before the peer's certificate ends.
-async fn watch_over(plane: &Arc<Plane>, slot: &Slot, dialled: Dialled) -> LinkError {
-    let Dialled { live, peer, mut pings, mut task, rtt } = dialled;
-    let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-    slot.rtt_us.store(micros(rtt), Relaxed);
-    let live = Arc::new(live);
-    let due = renewal_due(peer.not_after, unix_now());
-    slot.set(State::Up(live.clone()));
-    plane.emit(Event::Link { name: peer.name.to_string(), up: true, rtt_us: micros(rtt), reason: String::new() });
-    let _open = plane.counters.links_open.hold();
-    loop {
-        tokio::select! {
-            _ = &mut task => return LinkError::new("the connection ended"),
-            () = live.used_up.notified() => {
-                slot.want.notify_one();
-                return LinkError::new("the peer takes no more streams on this connection");
-            }
-            () = tokio::time::sleep(PING_EVERY.mul_f64(jitter())) => {}
-        }
-        if unix_now() >= due {
-            return LinkError::new("the peer's certificate ends soon: the link is renewed");
-        }
-        let Some(pings) = &mut pings else { continue };
-        let sent = Instant::now();
-        tokio::select! {
-            _ = &mut task => return LinkError::new("the connection ended"),
-            pong = timeout(PING_WAIT, pings.ping(Ping::opaque())) => match pong {
-                Ok(Ok(_)) => {
-                    slot.rtt_us.store(micros(sent.elapsed()), Relaxed);
-                    plane.measures.link_rtt_seconds.took(sent.elapsed());
-                }
-                Ok(Err(e)) => return LinkError::new(e),
-                Err(_) => {
-                    task.abort();
-                    return LinkError::new("the peer does not answer: it or the network in between is down");
-                }
-            },
-        }
-    }
-}
-
-/// When to replace a link whose peer showed a certificate that ends at `not_after`: a minute before, or a sixth of what was
-/// left, whatever is less; the peer has renewed by then (at two thirds of the whole). Unix seconds.
-fn renewal_due(not_after: i64, now: i64) -> i64 {
-    not_after - ((not_after - now) / 6).clamp(0, 60)
-}
-
-/// A factor between 0.75 and 1.25, so that nodes do not act in step. Not secret: the hasher's keys are chance enough.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let chance = RandomState::new().hash_one(0u8) >> 32;
-    0.75 + (chance as f64) / f64::from(u32::MAX) / 2.0
 }

@@ -8,7 +8,6 @@ use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use polder_plan::{Denied, Stage};
 use polder_wire::{ProxyError, Refusal};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Opens tunnels through the overlay.
 pub struct Overlay {
@@ -105,16 +104,16 @@ impl Opener for Overlay {
             let span = self.plane.root(brought, "access point");
             let ask = Ask {
                 from: None,
-                site,
+                site: site.name.clone(),
                 host: target.host.to_string(),
                 port: target.port,
                 stage: Stage::Entry,
                 hops: limits.max_hops,
-                within: Duration::from_millis(u64::from(limits.open_timeout_ms)),
+                within: site.patience(Stage::Entry, limits),
                 word,
                 trace: span.as_ref().map(Span::context),
             };
-            let opened = path::open(&self.plane, &world, &ask, client).await;
+            let opened = path::open(&self.plane, Arc::new(ask), client).await;
             if let Some(span) = span {
                 span.end(opened.as_ref().err().copied());
             }

@@ -6,6 +6,7 @@ use crate::counters::{Counters, Measures};
 use crate::dialout::DialOuts;
 use crate::front::FrontContext;
 use crate::link::Links;
+use crate::memory::Paths;
 use crate::pump::Meter;
 use crate::registry::Registry;
 use crate::tell::Sealers;
@@ -80,7 +81,10 @@ pub struct Plane {
     pub front: OnceLock<Arc<FrontContext>>,
     /// Control calls that wait.
     pub calls: Calls,
+    /// What is remembered of each site's paths.
+    pub(crate) paths: Paths,
     draining: watch::Sender<bool>,
+    stirred: watch::Sender<()>,
     told: Mutex<Bucket>,
     born: Instant,
     events: Arc<dyn Events>,
@@ -114,7 +118,9 @@ impl Plane {
             hearing: Hearing::default(),
             front: OnceLock::new(),
             calls,
+            paths: Paths::default(),
             draining: watch::Sender::new(false),
+            stirred: watch::Sender::new(()),
             told: Mutex::new(Bucket::full(TOLD, 0)),
             born: Instant::now(),
             events,
@@ -139,6 +145,23 @@ impl Plane {
         self.cut_unworthy(&world);
         let renewed = before.is_some_and(|before| !before.tls.same_identity(&world.tls));
         self.links.reconcile(self, &world, renewed);
+        self.paths.forget(self.now());
+        self.stir();
+    }
+
+    /// Something changed that may help who found no way: a snapshot, a link that came up.
+    pub(crate) fn stir(&self) {
+        self.stirred.send_replace(());
+    }
+
+    /// Tells of every [`Plane::stir`] from now on.
+    pub(crate) fn stirred(&self) -> watch::Receiver<()> {
+        self.stirred.subscribe()
+    }
+
+    /// Milliseconds since this plane began.
+    pub(crate) fn now(&self) -> polder_flow::Millis {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Cuts live connections whose identity is revoked, or a user's or site's that has expired and was not renewed.
@@ -183,8 +206,7 @@ impl Plane {
     /// Tells the operator of a refusal, [`TOLD`] times a second at most: whoever is refused a thousand times shall not keep
     /// Python busy. The counters tell of all.
     pub fn refused(&self, what: &str, why: impl Into<String>, who: impl Into<String>, source: Option<IpAddr>) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if !self.told.lock().unwrap_or_else(PoisonError::into_inner).take(TOLD, now) {
+        if !self.told.lock().unwrap_or_else(PoisonError::into_inner).take(TOLD, self.now()) {
             return self.counters.refusals_untold.up();
         }
         let source = source.map(|ip| ip.to_string()).unwrap_or_default();

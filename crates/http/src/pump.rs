@@ -5,8 +5,9 @@
 //! that half of a link's window could be theirs, and then those that have waited longer than `stall`.
 
 use crate::counters::{Count, Measures};
-use crate::tunnel::{Sink, Source, Tunnel};
+use crate::tunnel::{Sink, Source, Tunnel, h2_error};
 use bytes::Bytes;
+use h2::Reason;
 use polder_types::Limits;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -100,22 +101,28 @@ impl Shared<'_> {
 /// `idle` after its last byte: looking at a flag then is cheaper than a timer per chunk.
 pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<'_>) -> End {
     let shared = Shared { terms, meter, began: Instant::now(), moved: AtomicBool::new(true), carried: AtomicU64::new(0) };
-    let end = {
+    let (end, reason) = {
         let both = async {
             let outward = carry(&mut near.source, &mut far.sink, Way::Up, &shared);
             let homeward = carry(&mut far.source, &mut near.sink, Way::Down, &shared);
-            if tokio::try_join!(outward, homeward).is_ok() { End::Finished } else { End::Broken }
+            // Whose fault: who reads from the site, or writes to it, met the site's side.
+            let outward = async { outward.await.map_err(|Broke { source, why }| (!source).then(|| blame(&why)).flatten()) };
+            let homeward = async { homeward.await.map_err(|Broke { source, why }| source.then(|| blame(&why)).flatten()) };
+            match tokio::try_join!(outward, homeward) {
+                Ok(_) => (End::Finished, None),
+                Err(reason) => (End::Broken, reason),
+            }
         };
         let silence = async {
             while shared.moved.swap(false, Relaxed) {
                 tokio::time::sleep(terms.idle).await;
             }
-            End::Idle
+            (End::Idle, None)
         };
         tokio::select! { biased; end = both => end, end = silence => end }
     };
     if end != End::Finished {
-        near.sink.reset();
+        near.sink.reset_with(reason.unwrap_or(Reason::CANCEL));
         far.sink.reset();
     }
     meter.measures.tunnel_duration_seconds.took(shared.began.elapsed());
@@ -123,9 +130,27 @@ pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<
     end
 }
 
+/// Why a direction broke.
+struct Broke {
+    /// Reading, not writing.
+    source: bool,
+    why: io::Error,
+}
+
+/// `CONNECT_ERROR` when it was the site itself that broke the connection (RFC 9113 §8.5): no other path would change that.
+fn blame(why: &io::Error) -> Option<Reason> {
+    let own = match h2_error(why) {
+        Some(error) => error.reason() == Some(Reason::CONNECT_ERROR),
+        None => matches!(why.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) && why.raw_os_error().is_some(),
+    };
+    own.then_some(Reason::CONNECT_ERROR)
+}
+
 /// One direction. Flushes only when the source has nothing more at once, so that a run of chunks leaves as one.
-async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'_>) -> io::Result<()> {
+async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'_>) -> Result<(), Broke> {
     let (terms, waiting) = (&shared.terms, shared.meter.waiting);
+    let read = |why| Broke { source: true, why };
+    let wrote = |why| Broke { source: false, why };
     let mut first = true;
     loop {
         let chunk = poll_fn(|cx| match source.poll_next(cx) {
@@ -133,25 +158,25 @@ async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'
             Poll::Ready(chunk) => Poll::Ready(Some(chunk)),
         });
         let chunk = match chunk.await {
-            Some(chunk) => chunk,
+            Some(chunk) => chunk.transpose().map_err(read)?,
             None => {
-                patiently(sink.flush(), terms, waiting).await?;
+                patiently(sink.flush(), terms, waiting).await.map_err(wrote)?;
                 // The peer may give up on what it is sent while it has nothing to say itself.
                 poll_fn(|cx| match source.poll_next(cx) {
-                    Poll::Pending => sink.poll_reset(cx).map(|reset| Some(Err(reset))),
-                    ready => ready,
+                    Poll::Pending => sink.poll_reset(cx).map(|reset| Err(wrote(reset))),
+                    Poll::Ready(chunk) => Poll::Ready(chunk.transpose().map_err(read)),
                 })
-                .await
+                .await?
             }
         };
         match chunk {
             Some(chunk) => {
-                let chunk: Bytes = chunk?;
+                let chunk: Bytes = chunk;
                 shared.count(way, chunk.len() as u64, first);
                 first = false;
-                patiently(sink.feed(chunk), terms, waiting).await?;
+                patiently(sink.feed(chunk), terms, waiting).await.map_err(wrote)?;
             }
-            None => return sink.finish().await,
+            None => return sink.finish().await.map_err(wrote),
         }
     }
 }

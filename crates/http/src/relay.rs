@@ -115,14 +115,14 @@ pub(crate) async fn serve_stream(
     }
     let Some(held) = plane.carried.hold(&servlet) else {
         plane.counters.tunnels_cut.up();
-        return hop::refuse(respond, ProxyError::Unavailable);
+        return hop::refuse(respond, ProxyError::Limit); // other servlets are asked, this one not again
     };
     let Some(world) = plane.world() else { return hop::refuse(respond, ProxyError::Unavailable) };
     let target = request.uri().authority().and_then(|a| Some((a.host().to_ascii_lowercase(), a.port_u16()?)));
     let target = target.filter(|(host, port)| is_own(&world, host, *port));
     let Some((host, port, origin)) = target.and_then(|(host, port)| Some((host, port, origin::at(&plane, port, false)?))) else {
         plane.counters.refused_target.up();
-        return hop::refuse(respond, ProxyError::Unavailable);
+        return hop::refuse(respond, ProxyError::Refused);
     };
     let mut user = None;
     if world.plan.told.is_some() {

@@ -5,7 +5,6 @@
 //! [`Event::Span`]. Nothing of it is ever in an answer: users and sites cannot get at spans. Whoever traces nothing passes
 //! the context on.
 
-use crate::path::Failed;
 use crate::plane::Plane;
 use polder_types::Event;
 use polder_wire::ProxyError;
@@ -141,15 +140,6 @@ impl Plane {
         let parent = parent?;
         self.world()?.plan.tracing.as_ref()?;
         Some(Span::new(self, parent.trace, parent.span, name, stage.to_string()))
-    }
-}
-
-/// The error of an attempt, for its span.
-pub(crate) fn error_of<T>(attempt: &Result<T, Failed>) -> Option<ProxyError> {
-    match attempt {
-        Ok(_) => None,
-        Err(Failed::Path(error)) => Some(*error),
-        Err(Failed::Client | Failed::Link) => Some(ProxyError::Terminated),
     }
 }
 

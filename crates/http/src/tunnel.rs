@@ -2,6 +2,7 @@
 //!
 //! Chunks are `Bytes`, so that what arrives as an HTTP/2 DATA frame leaves as one without a copy.
 
+use crate::mend::{Heard, Mend, Said};
 use crate::trace;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -33,6 +34,7 @@ pub struct Source {
 enum Rest {
     Io(Box<dyn AsyncRead + Send + Unpin>),
     H2(RecvStream),
+    Mending(Arc<Mend>),
     Held,
     Ended,
 }
@@ -46,6 +48,11 @@ impl Source {
     /// DATA frames of an HTTP/2 stream. Flow-control capacity is released as chunks are taken.
     pub fn h2(stream: RecvStream) -> Self {
         Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::H2(stream) }
+    }
+
+    /// A path that may yet be replaced.
+    pub(crate) fn mending(mend: Arc<Mend>) -> Self {
+        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::Mending(mend) }
     }
 
     /// Fixed bytes, then the end.
@@ -83,6 +90,18 @@ impl Source {
 
     /// As [`Source::next`]. A waiting source holds no buffer.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+        if let Rest::Mending(mend) = &self.rest {
+            match ready!(mend.poll_hear(cx)) {
+                Heard::From(source) => {
+                    self.front.extend(source.front);
+                    self.rest = source.rest;
+                }
+                Heard::Broken(error) => {
+                    self.rest = Rest::Ended;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
         if let Some(chunk) = self.front.pop_front() {
             if self.front.is_empty() {
                 self.front = VecDeque::new();
@@ -106,7 +125,7 @@ impl Source {
                     None => break None,
                 }
             },
-            Rest::Held => return Poll::Pending,
+            Rest::Held | Rest::Mending(_) => return Poll::Pending,
             Rest::Ended => None,
         };
         if result.is_none() {
@@ -128,6 +147,9 @@ pub enum Sink {
     Tcp(TcpSink),
     /// An HTTP/2 stream.
     H2(SendStream<Bytes>),
+    /// A path that may yet be replaced.
+    #[allow(private_interfaces)]
+    Mending(Arc<Mend>),
 }
 
 /// The writing half of a TCP connection.
@@ -169,7 +191,14 @@ impl Sink {
 
     /// Sends a chunk that may wait in a buffer until [`Sink::flush`]. Not cancel safe.
     pub async fn feed(&mut self, mut chunk: Bytes) -> std::io::Result<()> {
+        if let Sink::Mending(mend) = self {
+            match poll_fn(|cx| mend.poll_say(cx, &chunk)).await? {
+                Said::Yes => return Ok(()),
+                Said::To(sink) => *self = sink,
+            }
+        }
         match self {
+            Sink::Mending(_) => Err(std::io::ErrorKind::BrokenPipe.into()),
             Sink::Io(writer) => writer.write_all(&chunk).await,
             Sink::Tcp(sink) => sink.half()?.write_all(&chunk).await,
             Sink::H2(stream) => {
@@ -192,13 +221,20 @@ impl Sink {
     pub async fn flush(&mut self) -> std::io::Result<()> {
         match self {
             Sink::Io(writer) => writer.flush().await,
-            Sink::Tcp(_) | Sink::H2(_) => Ok(()),
+            Sink::Tcp(_) | Sink::H2(_) | Sink::Mending(_) => Ok(()),
         }
     }
 
     /// Ends this direction in good order.
     pub async fn finish(&mut self) -> std::io::Result<()> {
+        if let Sink::Mending(mend) = self {
+            match poll_fn(|cx| mend.poll_finish(cx)).await? {
+                Said::Yes => return Ok(()),
+                Said::To(sink) => *self = sink,
+            }
+        }
         match self {
+            Sink::Mending(_) => Err(std::io::ErrorKind::BrokenPipe.into()),
             Sink::Io(writer) => writer.shutdown().await,
             Sink::Tcp(sink) => {
                 sink.half()?.shutdown().await?;
@@ -214,23 +250,40 @@ impl Sink {
 
     /// Ends this direction so that the other side notices that it was cut.
     pub fn reset(&mut self) {
+        self.reset_with(h2::Reason::CANCEL);
+    }
+
+    /// As [`Sink::reset`]; over HTTP/2 with a reason.
+    pub(crate) fn reset_with(&mut self, reason: h2::Reason) {
         match self {
             Sink::Io(_) => {} // under TLS the missing close_notify says it
             Sink::Tcp(sink) => drop(TcpSink { half: sink.half.take() }),
-            Sink::H2(stream) => stream.send_reset(h2::Reason::CANCEL),
+            Sink::H2(stream) => stream.send_reset(reason),
+            Sink::Mending(mend) => mend.reset(reason),
         }
     }
 
     /// Ready with an error once the peer has refused to be sent more; only HTTP/2 can tell.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        if let Sink::Mending(mend) = self {
+            match ready!(mend.poll_settled(cx)) {
+                Ok(sink) => *self = sink,
+                Err(error) => return Poll::Ready(error),
+            }
+        }
         match self {
             Sink::H2(stream) => match ready!(stream.poll_reset(cx)) {
                 Ok(reason) => Poll::Ready(std::io::Error::other(h2::Error::from(reason))),
                 Err(e) => Poll::Ready(std::io::Error::other(e)),
             },
-            Sink::Io(_) | Sink::Tcp(_) => Poll::Pending,
+            Sink::Io(_) | Sink::Tcp(_) | Sink::Mending(_) => Poll::Pending,
         }
     }
+}
+
+/// The HTTP/2 error in an error of a [`Source`] or [`Sink`].
+pub(crate) fn h2_error(error: &std::io::Error) -> Option<&h2::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Both directions.

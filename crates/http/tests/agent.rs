@@ -30,9 +30,9 @@ async fn dial_out_carries_streams_to_the_origin_and_only_there() {
     });
     assert!(nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.is_err(), "no agent yet");
     let agent = agent(&pki, &nodes[0], origin).await;
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("hello")).await.unwrap();
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET hello")).await.unwrap();
     tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"hello");
+    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET hello");
     let other = Target { host: "wiki.test".into(), port: 8443 };
     let overlay = polder_http::overlay::Overlay::new(nodes[0].plane.clone());
     let opened = overlay.open(&Some(Arc::new(user("ann"))), &other, &mut says("x")).await;

@@ -234,14 +234,14 @@ async fn a_dead_servlet_is_masked_and_early_bytes_are_said_again() {
     for node in &nodes[2..] {
         node.apply(|s| s.servlets = vec![tcp(origin)]);
     }
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("one")).await.unwrap();
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET one")).await.unwrap();
     tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"one");
+    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET one");
     assert_eq!(nodes[2].plane.counters.tunnels.get(), 1);
     nodes[2].die();
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("two")).await.unwrap();
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET two")).await.unwrap();
     tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"two");
+    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET two");
     assert_eq!(nodes[3].plane.counters.tunnels.get(), 1);
 }
 
@@ -253,9 +253,9 @@ async fn a_link_that_has_just_died_fails_no_tunnel() {
     nodes[0].apply(|s| s.sites = vec![Site { servlets: vec!["servlet".into()], ..site(PathMode::Direct) }]);
     nodes[1].apply(|s| s.servlets = vec![tcp(origin)]);
     for turn in 1..=20 {
-        let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("again")).await.unwrap();
+        let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET again")).await.unwrap();
         tunnel.sink.finish().await.unwrap();
-        assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"again", "turn {turn}");
+        assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET again", "turn {turn}");
         nodes[1].plane.registry.cut(|_| true); // the only candidate is alive, its link is not
     }
 }
@@ -273,9 +273,9 @@ async fn a_node_that_accepts_and_never_answers_is_given_up_for_the_next() {
         s.sites = vec![Site { servlets: vec!["silent".into(), "good".into()], ..site(PathMode::Direct) }];
     });
     nodes[1].apply(|s| s.servlets = vec![tcp(origin)]);
-    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("x")).await.unwrap();
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET x")).await.unwrap();
     tunnel.sink.finish().await.unwrap();
-    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"x");
+    assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET x");
     assert_eq!(nodes[0].plane.counters.failovers.get(), 1);
 }
 

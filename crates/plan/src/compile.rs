@@ -161,6 +161,7 @@ fn check_limits(limits: &Limits) -> Result<(), PlanError> {
         ("idle_timeout_ms", limits.idle_timeout_ms),
         ("streams_per_link", limits.streams_per_link),
         ("max_hops", u32::from(limits.max_hops)),
+        ("silence_ms", limits.silence_ms),
     ];
     for (name, value) in fields {
         if value == 0 {

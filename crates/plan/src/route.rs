@@ -1,10 +1,11 @@
 //! Where a tunnel goes next.
 
 use crate::SitePlan;
-use polder_types::{PathMode, Peer};
+use polder_types::{Limits, PathMode, Peer};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the tunnel has reached: at each stage another role's table decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,19 @@ impl SitePlan {
             }
         }
         hops
+    }
+
+    /// How long an opener at `stage` may wait: `open_timeout_ms` for each leg of the way that is left. On the ring that is
+    /// as many as ½·log2 of a thousand nodes; further hops take their time from those that answer sooner.
+    pub fn patience(&self, stage: Stage, limits: &Limits) -> Duration {
+        let legs = match (stage, self.mode) {
+            (Stage::Servlet, _) => 1,
+            (Stage::Beacon, _) => 2,
+            (Stage::Entry, PathMode::Beacon | PathMode::Direct) => 3,
+            (Stage::Ring(_), _) => 6,
+            (Stage::Entry, PathMode::Ring) => 7,
+        };
+        legs * Duration::from_millis(u64::from(limits.open_timeout_ms))
     }
 
     fn to_servlets(&self, hops: &mut Vec<Hop>) {

@@ -26,6 +26,9 @@ fn limits() -> Limits {
         body_rate_floor: 0,
         streams_per_client: 1,
         reset_rate_per_client: 1,
+        silence_ms: 1500,
+        retry_percent: 20,
+        retry_burst: 50,
     }
 }
 

@@ -318,6 +318,15 @@ pub struct Limits {
     /// Streams per second that a user's connection may open and reset at once (burst: twice that), before GOAWAY.
     #[serde(default = "reset_rate_per_client")]
     pub reset_rate_per_client: u32,
+    /// Milliseconds that a peer, asked for a sign of life, may say nothing before its link is given up.
+    #[serde(default = "silence_ms")]
+    pub silence_ms: u32,
+    /// Repetitions after refusals and beside late candidates, in percent of a site's tunnels.
+    #[serde(default = "retry_percent")]
+    pub retry_percent: u32,
+    /// Repetitions per site that may come at once; a tenth of them comes back each second.
+    #[serde(default = "retry_burst")]
+    pub retry_burst: u32,
 }
 
 const fn keepalive_timeout_ms() -> u32 {
@@ -333,5 +342,14 @@ const fn streams_per_client() -> u32 {
     256
 }
 const fn reset_rate_per_client() -> u32 {
+    50
+}
+const fn silence_ms() -> u32 {
+    1500
+}
+const fn retry_percent() -> u32 {
+    20
+}
+const fn retry_burst() -> u32 {
     50
 }

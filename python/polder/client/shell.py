@@ -23,7 +23,7 @@ from polder.shell.process import Life
 from polder.shell.revoked import RevokedList
 from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
-from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits
+from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits, Link
 
 log = logging.getLogger("polder.client")
 
@@ -41,6 +41,7 @@ class Client(Linked):
         self._settings = settings
         self._identity = IdentityDir.load(path)
         self._revoked = RevokedList(self._identity, wall())
+        self._down: frozenset[str] = frozenset()
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
@@ -82,13 +83,16 @@ class Client(Linked):
     def verdicts(self) -> Verdicts:
         """Identity, access points and hosts."""
         points = self._access_points()
+        # As many as wanted that are well; those that are down are kept too, so that they are noticed when they come back.
+        well = [point.name for point in points if point.name not in self._down]
+        warm = {*well[: self._settings.warm], *(point.name for point in points[: self._settings.warm])}
         return Verdicts(
             trust_domain=self._identity.id.trust_domain,
             roots=self._identity.roots,
             identity=IdentityMaterial(self._identity.chain, self._identity.key),
             revocations=self._revoked.listed,
             members=points,
-            warm=frozenset(point.name for point in points[: self._settings.warm]),
+            warm=frozenset(warm),
             limits=Limits(**self._settings.limits.model_dump()),
             tracing=self.traces.tracing() if self.traces else None,
             forwarder=Forwarder(
@@ -98,6 +102,13 @@ class Client(Linked):
                 early_answer=self._settings.early_answer,
             ),
         )
+
+    def on_link(self, link: Link) -> None:
+        """An access point came or went: another is kept connected in its place."""
+        down = self._down - {link.name} if link.up else self._down | {link.name}
+        if down != self._down:
+            self._down = down
+            self.dirty()
 
     def _access_points(self) -> tuple[Member, ...]:
         """The wished ones in the wished order, or all; none that is revoked."""

@@ -106,7 +106,8 @@ class Dismiss(Frozen, frozen=True):
 class Advertise(Frozen, frozen=True):
     """Servlet → owner of a beacon key, method ``advertise``.
 
-    ``member`` is the servlet itself; ``ring_key`` is one of the site's beacon keys in ``key_epoch``.
+    ``member`` is the servlet itself; ``ring_key`` is one of the site's beacon keys in ``key_epoch``. ``heir``: to a node behind
+    the owner, which would own the key after its death.
     """
 
     appointment: Signed
@@ -114,12 +115,17 @@ class Advertise(Frozen, frozen=True):
     ring_key: RingKey
     key_epoch: int
     withdrawals: tuple[Signed, ...] = ()
+    heir: bool = False
 
 
 class Advertised(Frozen, frozen=True):
-    """Answer to ``advertise``: the entry lives for ``lifetime`` seconds unless refreshed."""
+    """Answer to ``advertise``: the entry lives for ``lifetime`` seconds unless refreshed.
+
+    ``heirs``: the nodes behind the owner of the key, nearest first, which are to be told too.
+    """
 
     lifetime: float
+    heirs: tuple[Member, ...] = ()
 
 
 class Withdraw(Frozen, frozen=True):

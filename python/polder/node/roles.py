@@ -47,9 +47,10 @@ class Roles:
         authority = frozenset({SpiffeId(domain, Kind.ADMIN, AUTHORITY)})
         every = settings.advertise_every
         self.directory = Directory(self.verifier, self._hosts_of, authority, rng, sync_every=every)
-        self.beacons = BeaconTable(self.verifier, self.secrets, self._owns, rng, period=every)
+        self._heirs = settings.heirs
+        self.beacons = BeaconTable(self.verifier, self.secrets, self._owns, rng, heirs=self._behind, period=every)
         self.servlet = ServletRole(me, self.verifier, self.secrets, rng, period=every, local_origins=settings.local_origins)
-        self.access = AccessPointRole(self.secrets, rng, refresh=min(30.0, 3 * every))
+        self.access = AccessPointRole(self.secrets, rng, refresh=min(30.0, 3 * every), heirs=settings.heirs)
         self._router: Router | None = None
 
     def attach(self, router: Router) -> None:
@@ -134,7 +135,7 @@ class Roles:
                 for index, key in enumerate(self.secrets.keys(name, now)):
                     hops = router.next_hops(int.from_bytes(key, "big"))
                     ring.append((index, hops.next, hops.alternatives))
-            beacons, servlets = (known.beacons, known.servlets) if known else ((), ())
+            beacons, servlets = ((*known.beacons, *known.heirs), known.servlets) if known else ((), ())
             views.append(SiteView(record, beacons, servlets, tuple(ring)))
         return tuple(views)
 
@@ -160,6 +161,9 @@ class Roles:
 
     def _owns(self, key: int) -> bool:
         return self._router is not None and self._router.owns(key)
+
+    def _behind(self) -> tuple[Member, ...]:
+        return self._router.successors()[: self._heirs] if self._router is not None else ()
 
     def _hosts_of(self, signed: Signed, now: float) -> Iterable[str]:
         return self.verifier.identity(signed.chain, now).hosts

@@ -203,6 +203,7 @@ class Node(Linked):
         if not link.up:
             log.info("a link went down", extra={"peer": link.name, "reason": link.reason})
             self.roles.access.unreachable(link.name, wall())
+            self.roles.servlet.unreachable(link.name, wall())
             self._driver.pump()
 
     def on_dial_out(self, change: DialOutChange) -> None:

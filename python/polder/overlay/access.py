@@ -15,6 +15,7 @@ import msgspec
 
 from polder.model import Member, PathMode, SiteRecord
 from polder.model.overlay_messages import ServletsAnswer, ServletsQuery
+from polder.overlay.beacon import HEIRS
 from polder.overlay.calls import CallOut, FindOwner
 from polder.overlay.secrets import EpochSecrets, enough
 
@@ -31,11 +32,13 @@ _Slot = tuple[str, int, int]
 class Ways:
     """What the data plane is told of one site.
 
-    ``beacons``: one for each key whose owner is known, in this node's order; ``servlets``: learnt, in mode ``direct``.
+    ``beacons``: one for each key whose owner is known, in this node's order; ``servlets``: learnt, in mode ``direct``; ``heirs``:
+    the nodes behind the beacons, which know what those know and are asked when all of them are dead.
     """
 
     beacons: tuple[Member, ...]
     servlets: tuple[Member, ...]
+    heirs: tuple[Member, ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class _Lookup:
     key: bytes
     due: float
     owner: Member | None = None
+    heirs: tuple[Member, ...] = ()
     running: bool = False
 
 
@@ -52,6 +56,7 @@ class _Direct:
     servlets: tuple[Member, ...] = ()
     expires: float = 0.0
     running: bool = False
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -69,7 +74,8 @@ AccessImage = dict[str, _Site]
 class AccessPointRole:
     """``now`` in Unix seconds."""
 
-    def __init__(self, secrets: EpochSecrets, rng: Random, *, refresh: float = REFRESH) -> None:
+    def __init__(self, secrets: EpochSecrets, rng: Random, *, refresh: float = REFRESH, heirs: int = HEIRS) -> None:
+        self._heirs = heirs
         self._secrets = secrets
         self._rng = rng
         self._refresh = refresh
@@ -178,8 +184,9 @@ class AccessPointRole:
         lookup = self._lookup(request_id)
         if lookup is not None and members:
             lookup.due = now + self._refresh * (0.75 + self._rng.random() / 2)
-            if lookup.owner != members[0]:
-                lookup.owner = members[0]
+            heirs = members[1 : 1 + self._heirs]
+            if (lookup.owner, lookup.heirs) != (members[0], heirs):
+                lookup.owner, lookup.heirs = members[0], heirs
                 self._changed = True
                 self._prepare(name, self._sites[name], now)
 
@@ -189,7 +196,7 @@ class AccessPointRole:
         if site is None or site.direct is None or not isinstance(answer, ServletsAnswer):
             return
         direct = site.direct
-        direct.running = False
+        direct.running = direct.failed = False
         direct.expires = now + answer.ttl
         direct.due = now + answer.ttl * (0.5 + self._rng.random() / 4)
         if direct.servlets != answer.servlets:
@@ -203,8 +210,9 @@ class AccessPointRole:
             lookup.due = now + RETRY * (0.5 + self._rng.random())
         site = self._sites.get(self._queries.pop(request_id, ""))
         if site is not None and site.direct is not None:
-            site.direct.running = False
-            site.direct.due = now + RETRY * (0.5 + self._rng.random())
+            # The first failure may be a beacon that has just died: another is asked at once.
+            soon = RETRY * (0.5 + self._rng.random()) if site.direct.failed else 0.0
+            site.direct.running, site.direct.failed, site.direct.due = False, True, now + soon
 
     # Inside
 
@@ -216,7 +224,9 @@ class AccessPointRole:
         count = self._secrets.count
         owners = [lookup.owner for (of, _), lookup in sorted(site.lookups.items()) if of == epoch]
         beacons = [owner for owner in owners[site.first : count] + owners[: site.first] + owners[count:] if owner]
-        return Ways(tuple(beacons), site.direct.servlets if site.direct and site.direct.expires > now else ())
+        servlets = site.direct.servlets if site.direct and site.direct.expires > now else ()
+        behind = [heir for (of, _), lookup in sorted(site.lookups.items()) if of == epoch for heir in lookup.heirs]
+        return Ways(tuple(beacons), servlets, tuple(dict.fromkeys(heir for heir in behind if heir not in beacons)))
 
     def _prepare(self, name: str, site: _Site, now: float) -> None:
         """One lookup for each beacon key that counts now or soon."""
@@ -235,7 +245,10 @@ class AccessPointRole:
         if direct.servlets and direct.expires <= now:
             direct.servlets = ()
             self._changed = True
-        beacons = self._ways(site, self._epoch(now), now).beacons
+        ways = self._ways(site, self._epoch(now), now)
+        beacons = ways.beacons
+        if direct.failed:  # all beacons may have died together
+            beacons += ways.heirs
         if direct.due <= now and not direct.running and beacons:
             direct.running = True
             request = self._number()

@@ -39,6 +39,12 @@ GRACE = 1.5 * PERIOD
 DIRECT_TTL = 30.0
 """Seconds for which an access point in mode ``direct`` may know a servlet (trap 2): as long as the entry itself would live."""
 
+HEIRS = 1
+"""Nodes behind each beacon that are told too. B beacons and one heir of each are B + 1 different nodes at least: B of them may die
+at one moment."""
+
+MAX_HEIRS = 8
+
 MAX_SITES = 16_384
 MAX_SERVLETS = 32
 MAX_WITHDRAWALS = 32
@@ -68,7 +74,9 @@ BeaconImage = dict[str, _Site]
 
 
 class BeaconTable:
-    """``owns``: whether this node owns a ring key now (``Router.owns``). ``now`` in Unix seconds."""
+    """``owns``: whether this node owns a ring key now (``Router.owns``). ``heirs``: the nodes behind this one that servlets are to
+    tell too. ``now`` in Unix seconds.
+    """
 
     def __init__(
         self,
@@ -77,9 +85,11 @@ class BeaconTable:
         owns: Callable[[int], bool],
         rng: Random,
         *,
+        heirs: Callable[[], tuple[Member, ...]] = tuple,
         period: float = PERIOD,
     ) -> None:
         self.lifetime = PERIODS * period
+        self._heirs = heirs
         self.grace = 1.5 * period
         self._verifier = verifier
         self._secrets = secrets
@@ -97,7 +107,7 @@ class BeaconTable:
         appointment = opened(body.appointment, Appointment)
         check_servlet(appointment, caller.name, caller.ring_id)
         check_times(appointment, now)
-        self._check_place(appointment.site, body.ring_key, body.key_epoch, now)
+        self._check_place(appointment.site, body, now)
         site = self._sites.get(appointment.site)
         self._check_fresh(site, appointment.site, caller.name, appointment.epoch, appointment.not_after)
         check_signer(body.appointment, appointment.site, self._verifier, now)
@@ -112,7 +122,7 @@ class BeaconTable:
                 entry.expires = min(entry.expires, now + self.grace)
         site.forget_at = max(site.forget_at, now + MAX_LIFE)
         self._keep(site, body.member, appointment.epoch, float(appointment.not_after), now)
-        return Advertised(min(self.lifetime, appointment.not_after - now))
+        return Advertised(min(self.lifetime, appointment.not_after - now), () if body.heir else self._heirs()[:MAX_HEIRS])
 
     def withdraw(self, body: Withdraw, caller: Caller, now: float) -> Done:
         """A servlet takes itself off, or brings the site's signed word about another one. Raises ``Refused``."""
@@ -180,13 +190,14 @@ class BeaconTable:
 
     # Checks and changes
 
-    def _check_place(self, site: str, ring_key: bytes, key_epoch: int, now: float) -> None:
-        secret = next((s for s in self._secrets.in_force(now) if s.epoch == key_epoch), None)
+    def _check_place(self, site: str, body: Advertise, now: float) -> None:
+        """An heir takes the owner's word for its place: who is told only knows what the site has signed."""
+        secret = next((s for s in self._secrets.in_force(now) if s.epoch == body.key_epoch), None)
         if secret is None:
-            raise Refused(Verdict.UNKNOWN, f"epoch {key_epoch} of the beacon keys is not in force here", retry=True)
-        if ring_key not in self._secrets.all_keys(secret, site):
+            raise Refused(Verdict.UNKNOWN, f"epoch {body.key_epoch} of the beacon keys is not in force here", retry=True)
+        if body.ring_key not in self._secrets.all_keys(secret, site):
             raise Refused(Verdict.WRONG_PLACE, f"that is not a beacon key of {site}")
-        if not self._owns(int.from_bytes(ring_key, "big")):
+        if not body.heir and not self._owns(int.from_bytes(body.ring_key, "big")):
             raise Refused(Verdict.WRONG_PLACE, "this node does not own that beacon key: look it up again", retry=True)
 
     @staticmethod

@@ -32,7 +32,7 @@ from polder.model.overlay_messages import (
     Transport,
     Withdraw,
 )
-from polder.overlay.beacon import MAX_WITHDRAWALS, PERIOD
+from polder.overlay.beacon import MAX_HEIRS, MAX_WITHDRAWALS, PERIOD
 from polder.overlay.calls import CallOut
 from polder.overlay.checks import check_servlet, check_signer, check_site, check_times, opened
 from polder.overlay.secrets import EpochSecrets, enough
@@ -59,6 +59,8 @@ class _Holding:
     due: dict[Slot, float] = field(default_factory=dict)
     taken: dict[Slot, tuple[Member, int, float]] = field(default_factory=dict)
     """Who took the advertisement, of which epoch, until when it lives there."""
+    heirs: dict[bytes, tuple[Member, int, float]] = field(default_factory=dict)
+    """The same of beacons' heirs, by ring id."""
 
 
 ServletImage = dict[str, _Holding]
@@ -91,6 +93,7 @@ class ServletRole:
         self._standing: dict[str, tuple[Delivery, int, float]] = {}
         self._calls: deque[CallOut] = deque()
         self._pending: dict[int, tuple[str, Slot, int]] = {}
+        self._telling: dict[int, tuple[str, int]] = {}
         self._next_id = 0
         self._changed = False
 
@@ -138,6 +141,13 @@ class ServletRole:
             self._schedule(held, now)
         else:
             self._withdraw(held)
+
+    def unreachable(self, name: str, now: float) -> None:
+        """A link to a node failed: if it was a beacon, somebody else is one now, and is told soon."""
+        for held in self._held.values():
+            for slot, (by, _, _) in held.taken.items():
+                if by.name == name and slot in held.due:
+                    held.due[slot] = min(held.due[slot], now + RETRY / 2 * self._rng.random())
 
     def deliveries(self) -> Mapping[str, Delivery]:
         """Site → how to reach it; with those that drain."""
@@ -204,7 +214,10 @@ class ServletRole:
         return self._calls.popleft() if self._calls else None
 
     def answered(self, request_id: int, by: Member, answer: msgspec.Struct, now: float) -> None:
-        """A beacon took it."""
+        """A beacon took it, or an heir."""
+        if request_id in self._telling:
+            self._told(request_id, by, answer, now)
+            return
         site, slot, epoch = self._pending.pop(request_id, ("", (0, b""), 0))
         held = self._held.get(site)
         if held is None or not isinstance(answer, Advertised):
@@ -214,12 +227,15 @@ class ServletRole:
         self._schedule(held, now)
         if held.gone_at is not None or not held.ready or epoch < held.appointment.epoch:
             self._call(by, None, "withdraw", Withdraw(site, epoch))
-        elif before is not None and before[0].ring_id not in {taken[0].ring_id for taken in held.taken.values()}:
+            return
+        if before is not None and before[0].ring_id not in {taken[0].ring_id for taken in held.taken.values()}:
             # The key has a new owner. The old one, if it lives, should not send people here for longer than it must.
             self._call(before[0], None, "withdraw", Withdraw(site, epoch))
+        self._tell_heirs(held, slot, answer.heirs)
 
     def failed(self, request_id: int, status: int, why: str, now: float) -> None:
         """A beacon did not, or would not: soon again, while the other beacons serve."""
+        self._telling.pop(request_id, None)
         site, slot, _ = self._pending.pop(request_id, ("", (0, b""), 0))
         held = self._held.get(site)
         if held is not None and slot in held.due:
@@ -252,13 +268,15 @@ class ServletRole:
         self._withdraw(held)
 
     def _withdraw(self, held: _Holding) -> None:
-        for by, epoch, _ in held.taken.values():
+        for by, epoch, _ in (*held.taken.values(), *held.heirs.values()):
             self._call(by, None, "withdraw", Withdraw(held.appointment.site, epoch))
         held.taken.clear()
+        held.heirs.clear()
 
     def _schedule(self, held: _Holding, now: float) -> None:
         """One due time for each beacon key that counts now."""
         held.taken = {slot: taken for slot, taken in held.taken.items() if taken[2] > now}
+        held.heirs = {ring_id: taken for ring_id, taken in held.heirs.items() if taken[2] > now}
         slots: list[Slot] = []
         for secret in self._secrets.in_force(now):
             keys = [(secret.epoch, key) for key in self._secrets.all_keys(secret, held.appointment.site)]
@@ -274,6 +292,26 @@ class ServletRole:
         body = Advertise(held.signed, self.me, key, key_epoch, held.withdrawals)
         request = self._call(None, int.from_bytes(key, "big"), "advertise", body)
         self._pending[request] = (site, slot, held.appointment.epoch)
+
+    def _tell_heirs(self, held: _Holding, slot: Slot, heirs: tuple[Member, ...]) -> None:
+        """A beacon may die at any moment: whoever owns its key then knows already."""
+        key_epoch, key = slot
+        owners = {by.ring_id for by, _, _ in held.taken.values()}
+        for heir in heirs[:MAX_HEIRS]:
+            if heir.ring_id not in owners:
+                body = Advertise(held.signed, self.me, key, key_epoch, held.withdrawals, heir=True)
+                request = self._call(heir, None, "advertise", body)
+                self._telling[request] = (held.appointment.site, held.appointment.epoch)
+
+    def _told(self, request_id: int, by: Member, answer: msgspec.Struct, now: float) -> None:
+        site, epoch = self._telling.pop(request_id)
+        held = self._held.get(site)
+        if held is None or not isinstance(answer, Advertised):
+            return
+        if held.gone_at is not None or not held.ready or epoch < held.appointment.epoch:
+            self._call(by, None, "withdraw", Withdraw(site, epoch))
+        else:
+            held.heirs[by.ring_id] = (by, epoch, now + answer.lifetime)
 
     def _call(self, to: Member | None, ring_key: int | None, method: str, body: msgspec.Struct) -> int:
         self._next_id += 1

@@ -33,6 +33,9 @@ from polder.overlay.beacon import GRACE, MAX_WITHDRAWALS
 from polder.overlay.calls import CallOut
 from polder.overlay.checks import MAX_LIFE, SKEW
 
+SHY = 30.0
+"""Seconds for which a node that did not answer is drawn only where there is no other."""
+
 LOOK_AHEAD = 2.0
 """Seconds before its end that a rule in the filter is prolonged: filters count whole seconds."""
 
@@ -161,6 +164,7 @@ class SiteRole:
         self._rng = rng
         self._carried = carried
         self._cut: set[str] = set()
+        self._shy: dict[str, float] = {}
         self._pool: dict[str, Member] = {}
         self._burned: set[str] = set()
         self._withdrawals: list[tuple[float, Signed]] = []
@@ -259,12 +263,20 @@ class SiteRole:
         """The way in is another one now, and only the servlets in place know it: exposure is counted anew."""
         self.exposed = set(self._places)
 
+    def unreachable(self, name: str, now: float) -> None:
+        """A link to a node failed. If it is a servlet it is asked at once, and this one more failure counts as death."""
+        self._shy[name] = now + SHY
+        place = self._places.get(name)
+        if place is not None and place.stage in {Stage.APPOINTING, Stage.SERVING}:
+            place.failures = max(place.failures, self.config.failures - 1)
+            place.call_at = now
+
     def rotate(self, now: float) -> bool:
         """Draw fresh servlets; the old go when the new serve. ``False``: a rotation is under way, or there is nobody else."""
         if any(p.stage in {Stage.ADMITTING, Stage.APPOINTING} for p in self._places.values()):
             return False
         old = [place for place in self._places.values() if place.stage is Stage.SERVING and not place.outgoing]
-        fresh = self._draw(self.config.servlets, revive=True)
+        fresh = self._draw(self.config.servlets, now, revive=True)
         if not fresh:
             return False
         for place in old[: len(fresh)]:
@@ -329,6 +341,7 @@ class SiteRole:
         if place is None or not isinstance(answer, Appointed) or place.stage is Stage.DRAINING:
             return
         place.failures = 0
+        self._shy.pop(place.member.name, None)
         carries = answer.ready and answer.beacons > 0
         if carries and place.stage is Stage.APPOINTING and place.epoch == self.epoch:
             self._move(place, Stage.SERVING)
@@ -345,6 +358,7 @@ class SiteRole:
         place.call_at = now + self.config.retry * (1 + self._rng.random())
         if place.failures >= self.config.failures:
             self._events.append(Moved(place.member.name, "dead"))
+            self._shy[place.member.name] = now + SHY
             self._drain(place, now)
             self._new_epoch(now)
             self._fill(now)
@@ -358,7 +372,7 @@ class SiteRole:
         missing = self.config.servlets - len(kept)
         if missing <= 0 or not self._pool:
             return
-        drawn = self._draw(missing, revive=False) or ([] if kept else self._draw_beyond())
+        drawn = self._draw(missing, now, revive=False) or ([] if kept else self._draw_beyond())
         for member in drawn:
             self._place(member, now)
         if not self.epoch:
@@ -366,8 +380,10 @@ class SiteRole:
         if self._rotate_at is None:
             self._plan_rotation(now)
 
-    def _draw(self, count: int, *, revive: bool) -> list[Member]:
-        """Nodes at random, neither burned nor in place; ``revive``: those that drain as well, where there are no others."""
+    def _draw(self, count: int, now: float, *, revive: bool) -> list[Member]:
+        """Nodes at random, neither burned nor in place, those that answer first; ``revive``: where there are no others, those
+        that drain as well.
+        """
         able = [name for name in self._pool if name not in self._burned]
         room = self.config.exposure_max - len(self.exposed)
         if self.config.exposure_max and room < count:
@@ -376,7 +392,11 @@ class SiteRole:
             able = [name for name in able if name in self.exposed] + taken
         fresh = [name for name in able if name not in self._places]
         drain = [name for name in able if name in self._places and self._places[name].stage is Stage.DRAINING and revive]
-        chosen = self._rng.sample(fresh, min(count, len(fresh)))
+        self._shy = {name: until for name, until in self._shy.items() if until > now}
+        well = [name for name in fresh if name not in self._shy]
+        chosen = self._rng.sample(well, min(count, len(well)))
+        shy = [name for name in fresh if name in self._shy]
+        chosen += self._rng.sample(shy, min(count - len(chosen), len(shy)))
         chosen += self._rng.sample(drain, min(count - len(chosen), len(drain)))
         return [self._pool[name] for name in chosen]
 

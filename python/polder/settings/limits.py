@@ -56,7 +56,8 @@ class Limits(Settings):
         2000,
         ge=50,
         le=60_000,
-        description="Wait for one hop's answer before another is tried. Six times the longest wide-area round trip (330 ms).",
+        description="Time for one leg of a path to be opened, before the opener gives up: six times the longest wide-area round trip "
+        "(330 ms). A path has two to seven legs. Others are tried much sooner, by what was measured.",
     )
     header_timeout_ms: Millis = Field(
         10_000,
@@ -131,4 +132,25 @@ class Limits(Settings):
         le=100_000,
         description="Streams per second that a user's HTTP/2 connection may open and reset (burst: twice that) before it is sent "
         "away: leaving a page of 100 images passes, rapid reset does not.",
+    )
+    silence_ms: Millis = Field(
+        1500,
+        ge=100,
+        le=60_000,
+        description="How long a peer that was asked for a sign of life may say nothing before its link is given up with its tunnels; "
+        "anything that comes from it counts. Shorter hides hung nodes sooner, longer forgives a network that stutters.",
+    )
+    retry_percent: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Repetitions after refusals, and beside candidates that are late, in percent of a site's tunnels: the most by which "
+        "masking failures may multiply the load on a site that fails, at each node of a path. 40 bytes per site.",
+    )
+    retry_burst: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="Repetitions per site that may come at once; a tenth of them comes back each second. As many tunnels as are "
+        "opened in the seconds in which a failure is found out. No memory.",
     )

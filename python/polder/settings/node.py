@@ -59,6 +59,13 @@ class NodeSettings(ProcessSettings):
         le=16,
         description="Beacon keys B per site: the site is reachable while one of B owners lives. All nodes must agree.",
     )
+    heirs: int = Field(
+        1,
+        ge=0,
+        le=8,
+        description="Nodes behind each beacon that learn a site's servlets too, so that nothing has to be found out when beacons die. "
+        "With 1, any B nodes may die at one moment. Each is one more node that knows the servlets.",
+    )
     advertise_every: Duration = Field(
         10.0,
         ge=0.2,

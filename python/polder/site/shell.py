@@ -138,8 +138,11 @@ class Site(Linked):
                     await self._linked.wait()
 
     def on_link(self, link: Link) -> None:
-        """A servlet is dialled, or was lost."""
+        """A servlet is dialled, or was lost: that one is asked at once."""
         self._linked.set()
+        if not link.up:
+            self._role.unreachable(link.name, wall())
+            self._driver.pump()
 
     def configure(self, settings: SiteSettings) -> None:
         """Put other rules, hosts, rotation and the like in force; the record is published anew."""

@@ -147,6 +147,9 @@ class Limits(Frozen, frozen=True):
     body_rate_floor: int = 256
     streams_per_client: int = 256
     reset_rate_per_client: int = 50
+    silence_ms: int = 1500
+    retry_percent: int = 20
+    retry_burst: int = 50
 
 
 class Snapshot(Frozen, frozen=True):

@@ -18,7 +18,7 @@ polder_meter::counts! {
     exchanges,
     /// Exchanges that found an open tunnel to use again.
     reused,
-    /// Exchanges said again on another tunnel because the first broke before it answered.
+    /// Exchanges said again on another tunnel because the first broke before anything of an answer had left.
     retried,
     /// Bytes from clients.
     bytes_up,

@@ -29,6 +29,7 @@ pub(crate) async fn exchange(client: &Client, pool: &Pool, request: &Request, mu
     if let Err(refusal) = client.admit(&request.target) {
         return Ended::Refused(refusal);
     }
+    let keeps = out.keeps();
     for attempt in 1..=ATTEMPTS {
         let connected = tokio::select! {
             connected = connect(client, pool, request) => connected,
@@ -51,9 +52,11 @@ pub(crate) async fn exchange(client: &Client, pool: &Pool, request: &Request, mu
         if out.begun() {
             return Ended::Cut;
         }
-        // RFC 9110 §9.2.2: only what may be said twice is said again, and only while nothing was answered.
-        if matches!(fault, Fault::NoAnswer) && request.replayable && attempt < ATTEMPTS {
+        // RFC 9110 §9.2.2: only what may be said twice is said again, and only while nothing of an answer has left.
+        let broke = matches!(fault, Fault::NoAnswer | Fault::Origin(HttpError::Truncated));
+        if broke && request.replayable && attempt < ATTEMPTS {
             client.ctx.counters.retried.up();
+            out.forget(keeps);
             continue;
         }
         return refusal(client, &fault);

@@ -66,7 +66,7 @@ impl Body<'_> {
 
 /// How a conversation failed.
 pub(crate) enum Fault {
-    /// The origin broke before the first byte of its answer.
+    /// The origin broke before the head of its answer was whole.
     NoAnswer,
     /// The origin broke later, or answered what is not HTTP.
     Origin(HttpError),
@@ -186,8 +186,7 @@ async fn hear(client: &Client, inbox: &mut Inbox, request: &Request, out: &mut O
         };
         let head = match answer {
             Err(_) => return Err(Fault::Late),
-            Ok(Ok(None)) | Ok(Err(ReadError::Io(_))) if interims == 0 && inbox.is_empty() => return Err(Fault::NoAnswer),
-            Ok(Ok(None) | Err(ReadError::Io(_))) => return Err(Fault::Origin(HttpError::Truncated)),
+            Ok(Ok(None) | Err(ReadError::Io(_) | ReadError::Http(HttpError::Truncated))) => return Err(Fault::NoAnswer),
             Ok(Err(ReadError::Http(error))) => return Err(Fault::Origin(error)),
             Ok(Ok(Some(head))) => head,
         };

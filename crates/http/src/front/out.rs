@@ -51,6 +51,19 @@ impl Out<'_> {
         }
     }
 
+    /// Whether the connection goes on after the answer, as far as the client is concerned.
+    pub(crate) fn keeps(&self) -> bool {
+        matches!(self, Out::H1(out) if out.keep)
+    }
+
+    /// Makes way for another answer; only before any of this one has left. `keeps`: as it was before.
+    pub(crate) fn forget(&mut self, keeps: bool) {
+        if let Out::H1(out) = self {
+            out.pending.clear();
+            (out.chunked, out.keep) = (false, keeps);
+        }
+    }
+
     /// Ends when the client has given up on this answer; only HTTP/2 can tell.
     pub(crate) async fn gone(&mut self) {
         match self {

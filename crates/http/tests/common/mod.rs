@@ -158,6 +158,9 @@ pub fn limits() -> Limits {
         body_rate_floor: 256,
         streams_per_client: 256,
         reset_rate_per_client: 1000,
+        silence_ms: 1500,
+        retry_percent: 20,
+        retry_burst: 50,
     }
 }
 
@@ -333,8 +336,8 @@ pub async fn echo(mut socket: TcpStream) {
 
 /// Sends `count` bytes as soon as the client has said anything, then ends.
 pub async fn pour(mut socket: TcpStream, count: usize) {
-    let mut first = [0; 1];
-    if socket.read_exact(&mut first).await.is_err() {
+    // What is not read when it closes would make the end a reset.
+    if !matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {
         return;
     }
     let chunk = vec![7u8; 64 * 1024];
