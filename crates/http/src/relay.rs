@@ -130,7 +130,7 @@ pub(crate) async fn serve_stream(
         let here = |user: &TunnelUser| user.word.host == host && user.word.port == port;
         match hear(&plane, &world, word.as_deref(), here) {
             Some(heard) => user = Some(heard),
-            None => return hop::refuse(respond, ProxyError::Unavailable),
+            None => return hop::refuse(respond, ProxyError::Limit),
         }
     }
     drop(world);
