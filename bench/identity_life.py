@@ -81,12 +81,15 @@ async def live(overlay: Overlay, forwarder: Process, wanted: int, limit: float) 
             assert time.monotonic() - began < limit, counts
             await asyncio.sleep(0.5)
         phase("ended")
-    facts = {"pages": seen.pages, "retried": seen.retried, "failed": seen.failed, "slowest_s": round(seen.slowest, 2)}
-    facts |= {"echoes": seen.echoes, "sockets_broken": seen.sockets_broken, "downloads_broken": seen.downloads_broken}
+    lasted = time.monotonic() - began
+    rates = {"pages_per_s": round(seen.pages / lasted, 2), "echoes_per_s": round(seen.echoes / lasted, 2)}
+    facts = rates | {"pages": seen.pages, "retried": seen.retried, "failed": seen.failed, "slowest_s": round(seen.slowest, 2)}
+    facts |= {"echoes": seen.echoes, "sockets_broken": seen.sockets_broken}
+    facts |= {"downloads": seen.downloads, "downloads_broken": seen.downloads_broken}
     return [
         *phases,
         *({"part": "renewals", "who": who, "renewals": count} for who, count in counts.items()),
-        {"part": "reading", "seconds": round(time.monotonic() - began, 1), **facts, "troubles": seen.troubles[:5]},
+        {"part": "reading", "seconds": round(lasted, 1), **facts, "troubles": seen.troubles[:5]},
     ]
 
 
@@ -97,6 +100,10 @@ CLAIMS = (
         "== 0",
         Measure("failed", {"part": "reading"}),
     ),
+    # Nothing fails where nothing is asked: the reading must have gone on.
+    Claim("identity-life.pages", "pages a second, of 4 asked", ">= 3.6", Measure("pages_per_s", {"part": "reading"})),
+    Claim("identity-life.echoes", "echoes a second over the one WebSocket", ">= 3", Measure("echoes_per_s", {"part": "reading"})),
+    Claim("identity-life.loads", "downloads that came whole", ">= 10", Measure("downloads", {"part": "reading"})),
     Claim("identity-life.sockets", "WebSockets that broke", "== 0", Measure("sockets_broken", {"part": "reading"})),
     Claim("identity-life.downloads", "downloads that broke", "== 0", Measure("downloads_broken", {"part": "reading"})),
     Claim(

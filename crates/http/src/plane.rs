@@ -169,14 +169,13 @@ impl Plane {
         let now = unix_now();
         // A node's certificate is replaced long before it ends and its links carry the tunnels of many: they are renewed by
         // their dialler (`link`), not cut.
-        let unworthy =
-            |identity: &Identity, until: i64| world.tls.is_revoked(identity) || (identity.kind != Kind::Node && until < now);
+        let unworthy = |latest: &Identity| world.tls.is_revoked(latest) || (latest.kind != Kind::Node && latest.not_after < now);
         let told = |identity: &Identity| {
             if let Some(tunnels) = self.front_tunnels.get().filter(|_| identity.kind == Kind::User) {
                 self.counters.identities_tunnels_cut.add(tunnels(&identity.uri));
             }
         };
-        let cut = self.registry.cut_if(unworthy, told);
+        let cut = self.registry.cut(unworthy, told);
         self.counters.identities_cut.add(cut);
     }
 

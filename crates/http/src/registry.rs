@@ -1,7 +1,8 @@
 //! Live connections by identity, so that a revocation cuts them.
 //!
 //! A connection is believed for as long as the newest certificate that its holder has shown here since: whoever renews and
-//! comes again, with the same key and the same groups, proves that he is still wanted, and his older connections stay.
+//! comes again, with the same key and the same groups, proves that he is still wanted, and his older connections stay, past
+//! the end of the certificate that they were opened with and past the retirement of its issuer.
 
 use polder_types::Identity;
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ type Holder = (Arc<str>, [u8; 32], Vec<Arc<str>>);
 struct Table {
     numbers: u64,
     live: HashMap<u64, (Arc<Identity>, AbortHandle)>,
-    /// Latest end of validity that a holder has shown, and his live connections.
-    holders: HashMap<Holder, (i64, usize)>,
+    /// The latest to end of a holder's certificates, and the number of his live connections.
+    holders: HashMap<Holder, (Arc<Identity>, usize)>,
 }
 
 /// Live connections.
@@ -66,8 +67,10 @@ impl Registry {
         let mut table = lock(&self.table);
         table.numbers += 1;
         let id = table.numbers;
-        let (latest, count) = table.holders.entry(holder(&identity)).or_insert((identity.not_after, 0));
-        *latest = identity.not_after.max(*latest);
+        let (latest, count) = table.holders.entry(holder(&identity)).or_insert_with(|| (identity.clone(), 0));
+        if identity.not_after > latest.not_after {
+            *latest = identity.clone();
+        }
         *count += 1;
         table.live.insert(id, (identity, task.abort_handle()));
         drop(table);
@@ -75,20 +78,14 @@ impl Registry {
         task
     }
 
-    /// Ends every connection whose identity is `unworthy`; returns how many.
-    pub fn cut(&self, unworthy: impl Fn(&Identity) -> bool) -> u64 {
-        self.cut_if(|identity, _| unworthy(identity), |_| {})
-    }
-
-    /// Ends every connection that is `unworthy`, judged by its identity and the end of the latest certificate that its holder
-    /// has shown; `told` hears each such identity once, before its connections end. Returns how many ended.
-    pub fn cut_if(&self, unworthy: impl Fn(&Identity, i64) -> bool, told: impl Fn(&Identity)) -> u64 {
+    /// Ends every connection that is `unworthy`, judged by the latest identity that its holder has shown; `told` hears each such
+    /// identity once, before its connections end. Returns how many ended.
+    pub fn cut(&self, unworthy: impl Fn(&Identity) -> bool, told: impl Fn(&Identity)) -> u64 {
         let table = lock(&self.table);
         let mut cut = Vec::new();
         let mut who = HashMap::new();
         for (identity, task) in table.live.values() {
-            let until = table.holders.get(&holder(identity)).map_or(identity.not_after, |(latest, _)| *latest);
-            if unworthy(identity, until) {
+            if unworthy(table.holders.get(&holder(identity)).map_or(identity, |(latest, _)| latest)) {
                 cut.push(task.clone());
                 who.insert(identity.uri.clone(), identity.clone());
             }
@@ -118,6 +115,10 @@ mod tests {
     use std::future::pending;
 
     fn ann(not_after: i64, groups: &[&str], key: u8) -> Arc<Identity> {
+        by(None, not_after, groups, key)
+    }
+
+    fn by(issuer: Option<[u8; 32]>, not_after: i64, groups: &[&str], key: u8) -> Arc<Identity> {
         Arc::new(Identity {
             kind: Kind::User,
             name: "ann".into(),
@@ -126,7 +127,7 @@ mod tests {
             groups: groups.iter().map(|group| (*group).into()).collect(),
             key_hash: [key; 32],
             not_after,
-            issuer: None,
+            issuer,
         })
     }
 
@@ -134,14 +135,14 @@ mod tests {
     async fn a_renewed_holder_keeps_older_connections() {
         let registry = Registry::default();
         let old = registry.spawn(ann(100, &["staff"], 1), pending());
-        let expired = |now: i64| move |_: &Identity, until: i64| until < now;
-        assert_eq!(registry.cut_if(expired(100), |_| {}), 0);
+        let expired = |now: i64| move |latest: &Identity| latest.not_after < now;
+        assert_eq!(registry.cut(expired(100), |_| {}), 0);
         let new = registry.spawn(ann(200, &["staff"], 1), pending());
-        assert_eq!(registry.cut_if(expired(150), |_| {}), 0, "the newer handshake speaks for the older connection");
+        assert_eq!(registry.cut(expired(150), |_| {}), 0, "the newer handshake speaks for the older connection");
         new.abort();
         assert!(new.await.unwrap_err().is_cancelled());
-        assert_eq!(registry.cut_if(expired(150), |_| {}), 0, "also when that connection has ended");
-        assert_eq!(registry.cut_if(expired(201), |_| {}), 1);
+        assert_eq!(registry.cut(expired(150), |_| {}), 0, "also when that connection has ended");
+        assert_eq!(registry.cut(expired(201), |_| {}), 1);
         assert!(old.await.unwrap_err().is_cancelled());
         assert!(registry.is_empty() && lock(&registry.table).holders.is_empty());
     }
@@ -153,9 +154,23 @@ mod tests {
         let _fewer = registry.spawn(ann(200, &["staff"], 1), pending());
         let _other = registry.spawn(ann(200, &["staff", "root"], 2), pending());
         let told = RefCell::new(Vec::new());
-        assert_eq!(registry.cut_if(|_, until| until < 150, |who| told.borrow_mut().push(who.not_after)), 1);
+        assert_eq!(registry.cut(|latest| latest.not_after < 150, |who| told.borrow_mut().push(who.not_after)), 1);
         assert_eq!(*told.borrow(), [100]);
         tokio::task::yield_now().await;
-        assert_eq!(registry.cut(|_| true), 2);
+        assert_eq!(registry.cut(|_| true, |_| {}), 2);
+    }
+
+    #[tokio::test]
+    async fn a_holder_whose_certificate_came_anew_outlives_his_former_issuer() {
+        let (registry, retired) = (Registry::default(), [7; 32]);
+        let revoked = |latest: &Identity| latest.issuer == Some(retired);
+        let _moved = registry.spawn(by(Some(retired), 100, &["staff"], 1), pending());
+        let _again = registry.spawn(by(Some([8; 32]), 200, &["staff"], 1), pending());
+        let _stays = registry.spawn(by(Some(retired), 100, &["staff"], 2), pending());
+        assert_eq!(registry.cut(revoked, |_| {}), 1, "only whoever has nothing of the new issuer");
+        tokio::task::yield_now().await;
+        assert_eq!(registry.len(), 2);
+        let _stolen = registry.spawn(by(Some(retired), 300, &["staff"], 1), pending());
+        assert_eq!(registry.cut(revoked, |_| {}), 3, "a later word of the retired issuer counts against its holder");
     }
 }

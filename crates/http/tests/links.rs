@@ -256,7 +256,7 @@ async fn a_link_that_has_just_died_fails_no_tunnel() {
         let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET again")).await.unwrap();
         tunnel.sink.finish().await.unwrap();
         assert_eq!(drain(&mut tunnel.source).await.unwrap(), b"GET again", "turn {turn}");
-        nodes[1].plane.registry.cut(|_| true); // the only candidate is alive, its link is not
+        nodes[1].plane.registry.cut(|_| true, |_| {}); // the only candidate is alive, its link is not
     }
 }
 
@@ -287,7 +287,7 @@ async fn warm_links_come_up_by_themselves_and_again_after_death() {
     came_up(&nodes[0], 1).await;
     assert!(nodes[0].plane.links.is_up(&nodes[1].peer));
     assert!(nodes[0].plane.links.rtt(&nodes[1].peer).unwrap() > Duration::ZERO);
-    nodes[1].plane.registry.cut(|_| true);
+    nodes[1].plane.registry.cut(|_| true, |_| {});
     came_up(&nodes[0], 2).await;
 }
 

@@ -142,10 +142,10 @@ async fn read_until(tunnel: &mut Tunnel, enough: impl Fn(&[u8]) -> bool) -> Vec<
 async fn the_origin_gets_a_proxy_header_over_both_ways() {
     for inner in [false, true] {
         let scene = Scene::new(Telling::ProxyV2, origin(echo).await, inner).await;
-        let mut tunnel = scene.open("hello").await;
-        let heard = read_until(&mut tunnel, |heard| heard.ends_with(b"hello")).await;
+        let mut tunnel = scene.open("GET hello").await;
+        let heard = read_until(&mut tunnel, |heard| heard.ends_with(b"GET hello")).await;
         let (header, length) = Proxy2::decode(&heard).unwrap().unwrap();
-        assert_eq!(&heard[length..], b"hello", "and nothing else");
+        assert_eq!(&heard[length..], b"GET hello", "and nothing else");
         assert_eq!(header.only(proxy2::AUTHORITY), Some(&b"wiki.test"[..]));
         assert_eq!(header.only(proxy2::USER), Some(format!("spiffe://{DOMAIN}/user/ann").as_bytes()));
         assert_eq!(header.only(proxy2::GROUPS), Some(&b"staff,night shift"[..]));

@@ -279,7 +279,9 @@ class Linked:
             error = Refused(Verdict.MALFORMED, str(error))
         if isinstance(error, Refused):
             if error.verdict is not Verdict.BUSY:
-                refusals.warning(str(error), extra=extras | {"verdict": str(error.verdict)})
+                # Whom a retry may help came in good faith, at a moment too early or late: its name would tell its role.
+                who = {"what": call.method} if error.retry else extras
+                refusals.warning(str(error), extra=who | {"verdict": str(error.verdict)})
             self.engine.reply(call.id, status_of(error), str(error).encode())
         else:
             log.error("a call's handler failed", extra=extras, exc_info=error)

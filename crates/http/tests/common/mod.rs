@@ -233,7 +233,7 @@ impl Node {
     /// The process dies: nothing listens, every connection is cut.
     pub fn die(&self) {
         self.doors.lock().unwrap().iter().for_each(|door| door.abort());
-        self.plane.registry.cut(|_| true);
+        self.plane.registry.cut(|_| true, |_| {});
     }
 }
 
