@@ -26,7 +26,7 @@ class TraceSettings(Settings):
         0.01,
         ge=0,
         le=1,
-        description="Share of the tunnels that begin here to be traced. Each costs some 30 µs at every hop and 400 bytes for each span.",
+        description="Share of the tunnels that begin here to be traced. Each costs every hop an event, a span and a share of an export.",
     )
     inbound: Literal["restart", "honour"] = Field(
         "restart",
