@@ -64,7 +64,9 @@ def token_hash(text: str) -> bytes:
     except (binascii.Error, ValueError):
         raise malformed from None
     secret, check = raw[:TOKEN_BYTES], raw[TOKEN_BYTES:]
-    if len(secret) != TOKEN_BYTES or check != _check(secret):
+    # The last letter has bits that carry nothing: only its one right spelling counts.
+    canonical = base64.urlsafe_b64encode(raw).decode().rstrip("=") == encoded
+    if len(secret) != TOKEN_BYTES or check != _check(secret) or not canonical:
         raise malformed
     return hashlib.sha256(secret).digest()
 
