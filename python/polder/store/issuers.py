@@ -134,8 +134,8 @@ class IssuerTable:
         c, r = tables.certificates.c, tables.revocations.c
         gone = select(r.uri).where(r.uri.is_not(None), r.lifted_epoch.is_(None))
         valid = (c.issuer == key_hash, c.not_after > now, c.uri.not_in(gone))
-        newest = select(c.key_hash, func.max(c.not_after).label("end")).group_by(c.key_hash).subquery()
-        last = (c.key_hash == newest.c.key_hash) & (c.not_after == newest.c.end)
+        newest = select(c.key_hash, func.max(c.issued_at).label("end")).group_by(c.key_hash).subquery()
+        last = (c.key_hash == newest.c.key_hash) & (c.issued_at == newest.c.end)
         with transaction(self._engine) as db:
             count = db.scalar(select(func.count()).select_from(tables.certificates).where(*valid)) or 0
             uris = db.scalars(select(c.uri).join(newest, last).where(*valid).distinct().order_by(c.uri)).all()
