@@ -66,6 +66,7 @@ def _protect(overlay: Overlay) -> None:
     SEEN["hidden"] = polder(hidden, "protect", f"http://127.0.0.1:{inner_port}", "--allow", "anyone")
     SEEN["doctor_bare"] = ask(bare, "doctor")[1]
     overlay.run("site-hidden", "site", "run", "hidden")
+    until(lambda: polder(hidden, "site", "status", "hidden")["serving"] > 0, "a servlet serves")
     SEEN["doctor_hidden"] = ask(hidden, "doctor")[1]
 
 

@@ -71,7 +71,7 @@ def test_a_rotation_goes_filter_ready_advertise_drain_withdraw() -> None:
     assert one.rotate(NOW + 10)
     new = {a.member.name for a in one.admitted()} - old
     assert len(new) == 2 and {one.stages()[name] for name in new} == {Stage.ADMITTING}
-    assert not one.rotate(NOW + 10), "one rotation at a time"
+    assert {a.member.name for a in one.admitted()} == old | new
     # 1. the filter, 2. ready, 3. advertised; until then the old ones serve as before, in their old epoch
     assert all(appointment_in(call).epoch == first_epoch for call in answer(one, NOW + 20))
     one.filter_applied(one.filter_version, NOW + 20)
@@ -91,6 +91,25 @@ def test_a_rotation_goes_filter_ready_advertise_drain_withdraw() -> None:
     answer(one, NOW + 67)
     assert {a.member.name for a in one.admitted()} == new and one.filter_version > version
     assert one.exposed == old | new
+
+
+def test_a_rotation_asked_for_during_another_begins_when_that_ends() -> None:
+    one = settled(SiteConfig(servlets=1, rotate_every=None), names="n1 n2 n3 n4")
+    assert one.rotate(NOW + 10)
+    epoch, places = one.epoch, one.stages()
+    assert one.rotate(NOW + 10)
+    one.handle_timeout(NOW + 11)
+    assert (one.epoch, one.stages()) == (epoch, places), "one at a time"
+    due = one.poll_timeout()
+    assert due is None or due > NOW + 11, "and nobody is kept busy by the wait"
+    one.filter_applied(one.filter_version, NOW + 12)
+    answer(one, NOW + 12)
+    assert one.poll_timeout() is not None
+    one.handle_timeout(NOW + 13)
+    assert one.epoch > epoch and Stage.ADMITTING in one.stages().values()
+    one.filter_applied(one.filter_version, NOW + 14)
+    answer(one, NOW + 14)
+    assert one.rotate_at is None, "once"
 
 
 def test_rotation_needs_somebody_else() -> None:

@@ -19,7 +19,7 @@ advertise itself back in. Epochs grow with the clock, so a site that lost its me
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -31,10 +31,8 @@ from polder.model import Appointment, Member, Signed
 from polder.model.overlay_messages import Appoint, Appointed, Delivery, Dismiss, Withdrawal
 from polder.overlay.beacon import GRACE, MAX_WITHDRAWALS
 from polder.overlay.calls import CallOut
+from polder.overlay.candidates import Candidates
 from polder.overlay.checks import MAX_LIFE, SKEW
-
-SHY = 30.0
-"""Seconds for which a node that did not answer is drawn only where there is no other."""
 
 LOOK_AHEAD = 2.0
 """Seconds before its end that a rule in the filter is prolonged: filters count whole seconds."""
@@ -157,16 +155,12 @@ class SiteRole:
         self.epoch = last_epoch
         self.filter_version = 0
         """Grows with every change of ``admitted``; the shell confirms by ``filter_applied``."""
-        self.exposed = set(exposed)
-        """Every node that ever knew the present way in."""
         self._signer = signer
         self._deliver = deliver
         self._rng = rng
         self._carried = carried
         self._cut: set[str] = set()
-        self._shy: dict[str, float] = {}
-        self._pool: dict[str, Member] = {}
-        self._burned: set[str] = set()
+        self._candidates = Candidates(rng, exposed)
         self._withdrawals: list[tuple[float, Signed]] = []
         self._places: dict[str, _Place] = {}
         self._applied = 0
@@ -177,6 +171,11 @@ class SiteRole:
         self._next_id = 0
 
     # What the shell asks
+
+    @property
+    def exposed(self) -> set[str]:
+        """Every node that ever knew the present way in."""
+        return self._candidates.exposed
 
     def admitted(self) -> tuple[Admitted, ...]:
         """Whom the filter must let pass, now."""
@@ -205,9 +204,9 @@ class SiteRole:
         return SiteImage(
             self.epoch,
             self.filter_version,
-            self.exposed,
-            self._pool,
-            self._burned,
+            self._candidates.exposed,
+            self._candidates.pool,
+            self._candidates.burned,
             self._withdrawals,
             self._places,
             self._rotate_at,
@@ -218,8 +217,9 @@ class SiteRole:
         """Go on with an ``image``: the same servlets, in their stages; calls that were under way are made again."""
         self.epoch = max(self.epoch, image.epoch)
         self.filter_version = image.filter_version
-        self.exposed = image.exposed
-        self._pool, self._burned, self._cut = image.pool, image.burned, image.cut
+        known = self._candidates
+        known.exposed, known.pool, known.burned = image.exposed, image.pool, image.burned
+        self._cut = image.cut
         self._withdrawals, self._places, self._rotate_at = image.withdrawals, image.places, image.rotate_at
         for place in self._places.values():
             place.calling = False
@@ -241,9 +241,9 @@ class SiteRole:
 
     def set_pool(self, members: Iterable[Member], now: float) -> None:
         """The nodes that may be servlets. Addresses of those in place are corrected."""
-        self._pool = {member.name: member for member in members}
+        self._candidates.pool = {member.name: member for member in members}
         for place in self._places.values():
-            fresh = self._pool.get(place.member.name)
+            fresh = self._candidates.pool.get(place.member.name)
             if fresh is not None and fresh.ring_id == place.member.ring_id and fresh != place.member:
                 place.member = fresh
                 self._filter_changed()
@@ -261,22 +261,27 @@ class SiteRole:
 
     def moved(self) -> None:
         """The way in is another one now, and only the servlets in place know it: exposure is counted anew."""
-        self.exposed = set(self._places)
+        self._candidates.exposed = set(self._places)
 
     def unreachable(self, name: str, now: float) -> None:
         """A link to a node failed. If it is a servlet it is asked at once, and this one more failure counts as death."""
-        self._shy[name] = now + SHY
+        self._candidates.silent(name, now)
         place = self._places.get(name)
         if place is not None and place.stage in {Stage.APPOINTING, Stage.SERVING}:
             place.failures = max(place.failures, self.config.failures - 1)
             place.call_at = now
 
     def rotate(self, now: float) -> bool:
-        """Draw fresh servlets; the old go when the new serve. ``False``: a rotation is under way, or there is nobody else."""
-        if any(p.stage in {Stage.ADMITTING, Stage.APPOINTING} for p in self._places.values()):
-            return False
+        """Draw fresh servlets; the old go when the new serve. ``False``: there is nobody else.
+
+        One rotation at a time: asked for while servlets are on their way in, it begins when those serve.
+        """
+        if self._settling():
+            self._rotate_at = now
+            return True
         old = [place for place in self._places.values() if place.stage is Stage.SERVING and not place.outgoing]
-        fresh = self._draw(self.config.servlets, now, revive=True)
+        drain = [name for name, place in self._places.items() if place.stage is Stage.DRAINING]
+        fresh = self._draw(self.config.servlets, now, again=drain)
         if not fresh:
             return False
         for place in old[: len(fresh)]:
@@ -294,7 +299,7 @@ class SiteRole:
 
     def burn(self, name: str, now: float) -> bool:
         """A servlet is in the enemy's hands: out of the filter at once, out of the beacons by signed word, never drawn again."""
-        self._burned.add(name)
+        self._candidates.burned.add(name)
         self._cut.add(name)
         place = self._places.pop(name, None)
         if place is None:
@@ -319,7 +324,7 @@ class SiteRole:
                 self._drain(place, now)
             elif place.call_at is not None and place.call_at <= now and not place.calling:
                 self._appoint(place, now)
-        if self._rotate_at is not None and self._rotate_at <= now:
+        if self._rotate_at is not None and self._rotate_at <= now and not self._settling():
             self.rotate(now)
             self._plan_rotation(now)
         self._fill(now)
@@ -329,7 +334,9 @@ class SiteRole:
         times = [place.leave_at for place in self._places.values()]
         times += [self._look_at(place) for place in self._places.values() if place.end_at is not None]
         times += [place.call_at for place in self._places.values() if not place.calling]
-        return min((t for t in [*times, self._rotate_at] if t is not None), default=None)
+        if not self._settling():
+            times.append(self._rotate_at)
+        return min((t for t in times if t is not None), default=None)
 
     def poll_call(self) -> CallOut | None:
         """The next call to make, until ``None``."""
@@ -341,7 +348,7 @@ class SiteRole:
         if place is None or not isinstance(answer, Appointed) or place.stage is Stage.DRAINING:
             return
         place.failures = 0
-        self._shy.pop(place.member.name, None)
+        self._candidates.answered(place.member.name)
         carries = answer.ready and answer.beacons > 0
         if carries and place.stage is Stage.APPOINTING and place.epoch == self.epoch:
             self._move(place, Stage.SERVING)
@@ -358,7 +365,7 @@ class SiteRole:
         place.call_at = now + self.config.retry * (1 + self._rng.random())
         if place.failures >= self.config.failures:
             self._events.append(Moved(place.member.name, "dead"))
-            self._shy[place.member.name] = now + SHY
+            self._candidates.silent(place.member.name, now)
             self._drain(place, now)
             self._new_epoch(now)
             self._fill(now)
@@ -370,9 +377,9 @@ class SiteRole:
         """As many places as wanted."""
         kept = [p for p in self._places.values() if p.stage is not Stage.DRAINING and not p.outgoing]
         missing = self.config.servlets - len(kept)
-        if missing <= 0 or not self._pool:
+        if missing <= 0 or not self._candidates.pool:
             return
-        drawn = self._draw(missing, now, revive=False) or ([] if kept else self._draw_beyond())
+        drawn = self._draw(missing, now) or ([] if kept else self._draw_beyond())
         for member in drawn:
             self._place(member, now)
         if not self.epoch:
@@ -380,34 +387,14 @@ class SiteRole:
         if self._rotate_at is None:
             self._plan_rotation(now)
 
-    def _draw(self, count: int, now: float, *, revive: bool) -> list[Member]:
-        """Nodes at random, neither burned nor in place, those that answer first; ``revive``: where there are no others, those
-        that drain as well.
-        """
-        able = [name for name in self._pool if name not in self._burned]
-        room = self.config.exposure_max - len(self.exposed)
-        if self.config.exposure_max and room < count:
-            strangers = [name for name in able if name not in self.exposed]
-            taken = self._rng.sample(strangers, min(max(room, 0), len(strangers)))
-            able = [name for name in able if name in self.exposed] + taken
-        fresh = [name for name in able if name not in self._places]
-        drain = [name for name in able if name in self._places and self._places[name].stage is Stage.DRAINING and revive]
-        self._shy = {name: until for name, until in self._shy.items() if until > now}
-        well = [name for name in fresh if name not in self._shy]
-        chosen = self._rng.sample(well, min(count, len(well)))
-        shy = [name for name in fresh if name in self._shy]
-        chosen += self._rng.sample(shy, min(count - len(chosen), len(shy)))
-        chosen += self._rng.sample(drain, min(count - len(chosen), len(drain)))
-        return [self._pool[name] for name in chosen]
+    def _draw(self, count: int, now: float, again: Collection[str] = ()) -> list[Member]:
+        return self._candidates.draw(count, now, self.config.exposure_max, self._places.keys(), again)
 
     def _draw_beyond(self) -> list[Member]:
-        """Nobody who knows the way in is left: one more must learn it, for a site that nobody can reach needs no secret."""
-        strangers = [name for name in self._pool if name not in self._burned and name not in self._places]
-        if not self.config.exposure_max or not strangers:
-            return []
-        name = self._rng.choice(strangers)
-        self._events.append(Moved(name, "overexposed"))
-        return [self._pool[name]]
+        """For nobody who knows the way in is left."""
+        drawn = self._candidates.draw_beyond(self._places.keys()) if self.config.exposure_max else []
+        self._events.extend(Moved(member.name, "overexposed") for member in drawn)
+        return drawn
 
     def _place(self, member: Member, now: float) -> None:
         self.exposed.add(member.name)
@@ -488,9 +475,13 @@ class SiteRole:
             place.calling = False
         return place
 
+    def _settling(self) -> bool:
+        """Whether servlets are on their way in."""
+        return any(place.stage in {Stage.ADMITTING, Stage.APPOINTING} for place in self._places.values())
+
     def _plan_rotation(self, now: float) -> None:
-        if self.config.rotate_every is not None:
-            self._rotate_at = now + self.config.rotate_every * (0.75 + self._rng.random() / 2)
+        every = self.config.rotate_every
+        self._rotate_at = None if every is None else now + every * (0.75 + self._rng.random() / 2)
 
     def _move(self, place: _Place, stage: Stage) -> None:
         place.stage = stage

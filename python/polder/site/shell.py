@@ -431,7 +431,7 @@ class Site(Linked):
         begun = self._role.rotate(wall())
         self._driver.pump()
         if not begun:
-            raise ValueError("a rotation is under way already, or there is no other node to draw")
+            raise ValueError("there is no other node to draw: each is a servlet already, was burned, or is beyond exposure_max")
         return {"epoch": self._role.epoch}
 
     def _exposure(self) -> dict[str, Any]:
