@@ -1,46 +1,78 @@
-"""``make bench``: every measurement in turn. ``--quick`` asks each for its shorter form; names run those only."""
+"""``make bench``: the measurements with their peers, in turn. ``--long``: the experiments with failures; names run those only.
+
+``--quick`` asks each program for its shorter form, and leaves the recorded results alone: its own go to ``build/bench-quick``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    """What is run, what it shows, and whether it belongs to the long experiments."""
+
+    module: str
+    what: str
+    long: bool = False
+
 
 PROGRAMS = {
-    "ring": ("bench.ring_hops", "lookup hops, and the ring's five properties under churn"),
-    "gre": ("bench.gre", "what a GRE tunnel of Polder's own endpoint carries"),
-    "spoof": ("bench.spoof", "spoofed packets at the perimeter"),
-    "tunnels": ("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
-    "node-kill": ("bench.node_kill", "nodes die or hang under a steady page load"),
-    "rotation": ("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s"),
-    "control-stopped": ("bench.control_stopped", "the control plane of a node stands still for ten minutes"),
-    "revocation": ("bench.revocation", "a reader with open tunnels on eight nodes is revoked; then the authority goes away"),
-    "identity-life": ("bench.identity_life", "three renewals of everybody and a rotation of the issuer under reading"),
-    "crash-points": ("bench.crash_points", "SIGKILL of authority and node at a thousand random moments"),
-    "upgrade": ("bench.upgrade", "every process is reloaded and upgraded again and again under load"),
-    "scan": ("bench.scan", "what an outsider finds: open ports, open relays"),
-    "masking": ("bench.masking", "whether users or strangers can tell beacons and servlets from other nodes"),
-    "chains": ("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel (needs scripts/bench-packages)"),
-    "hops": ("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
+    "tunnels": Program("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
+    "hops": Program("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
+    "chains": Program("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel"),
+    "requests": Program("bench.requests", "requests per second through one access point, beside nginx, HAProxy and squid"),
+    "idle": Program("bench.idle", "memory of 10,000 idle tunnels through one node, beside the peers"),
+    "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
+    "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),
+    "spoof": Program("bench.spoof", "spoofed packets at the perimeter", long=True),
+    "scan": Program("bench.scan", "what an outsider finds: open ports, open relays", long=True),
+    "node-kill": Program("bench.node_kill", "nodes die or hang under a steady page load", long=True),
+    "rotation": Program("bench.rotation", "a download and a WebSocket while servlets rotate every 5 s", long=True),
+    "revocation": Program(
+        "bench.revocation", "a reader with tunnels on eight nodes is revoked; the authority goes away", long=True
+    ),
+    "identity-life": Program("bench.identity_life", "three renewals of everybody, a rotation of the issuer, readers", long=True),
+    "upgrade": Program("bench.upgrade", "every process is reloaded and upgraded again and again under load", long=True),
+    "masking": Program("bench.masking", "whether anybody can tell beacons and servlets from other nodes", long=True),
+    "control-stopped": Program("bench.control_stopped", "a node's control plane stands still for ten minutes", long=True),
+    "crash-points": Program("bench.crash_points", "SIGKILL of authority and node at a thousand moments", long=True),
 }
+
+
+def chosen(names: list[str], *, long: bool) -> list[str]:
+    """The programs to run: those named, or all of one kind."""
+    return names or [name for name, program in PROGRAMS.items() if program.long == long]
 
 
 def main() -> int:
     """Run them; exit status 1 if one failed, after all have run."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], help="which; default: all")
+    listed = "".join(f"\n  {name:16} {program.what}{' (long)' if program.long else ''}" for name, program in PROGRAMS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=f"{__doc__}{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], help="which; default: those with peers", metavar="NAME")
+    parser.add_argument("--long", action="store_true", help="the long experiments with failures instead")
     parser.add_argument("--quick", action="store_true", help="the shorter form of each")
     arguments = parser.parse_args()
-    failed = []
-    for name in arguments.names or PROGRAMS:
-        module, what = PROGRAMS[name]
-        print(f"== {name}: {what}", flush=True)
+    environment = dict(os.environ)
+    if arguments.quick:
+        environment.setdefault("POLDER_RESULTS", str(Path("build/bench-quick").resolve()))
+    failed, whole = [], time.monotonic()
+    for name in chosen(arguments.names, long=arguments.long):
+        program = PROGRAMS[name]
+        print(f"== {name}: {program.what}", flush=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", module, *(["--quick"] if arguments.quick else [])]
-        if subprocess.run(command, check=False).returncode != 0:
+        command = [sys.executable, "-m", program.module, *(["--quick"] if arguments.quick else [])]
+        if subprocess.run(command, env=environment, check=False).returncode != 0:
             failed.append(name)
         print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"== all: {(time.monotonic() - whole) / 60:.1f} minutes", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

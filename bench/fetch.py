@@ -58,8 +58,8 @@ def _some(stream: ssl.SSLSocket) -> bytes:
     return data
 
 
-def open_stream(path: Path, name: str, tls: ssl.SSLContext) -> ssl.SSLSocket:
-    """TCP, CONNECT if there is a proxy, TLS with the server."""
+def connect(path: Path) -> socket.socket:
+    """TCP, and CONNECT if there is a proxy."""
     host, _, port = path.dial.rpartition(":")
     sock = socket.create_connection((host, int(port)), timeout=60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,7 +73,12 @@ def open_stream(path: Path, name: str, tls: ssl.SSLContext) -> ssl.SSLSocket:
             head += byte
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise RuntimeError(f"{path.label}: {head.decode(errors='replace')}")
-    return tls.wrap_socket(sock, server_hostname=name)
+    return sock
+
+
+def open_stream(path: Path, name: str, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    """A connection, and TLS with the server."""
+    return tls.wrap_socket(connect(path), server_hostname=name)
 
 
 def one_round(task: Task, path: Path, tls: ssl.SSLContext) -> list[tuple[str, str, int, float]]:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path as FilePath
 from typing import Any
 
-from bench.fetch import Path, get, open_stream
+from bench.fetch import Path, connect, get, open_stream
 from polder.engine.facade import BUILD
 from polder.lab import enclosure, origin, results
 from polder.lab.engines import Pki, Remote, launch
@@ -93,20 +93,6 @@ async def build(processes: Processes, length: int, tls: int, plain: int) -> Chai
     return Chain(nodes, forwarder)
 
 
-def plain(path: Path) -> socket.socket:
-    """A tunnel without TLS inside."""
-    host, _, port = path.dial.rpartition(":")
-    sock = socket.create_connection((host, int(port)), timeout=60)
-    sock.sendall(f"CONNECT {path.connect} HTTP/1.1\r\nHost: {path.connect}\r\n\r\n".encode())
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
-            raise RuntimeError("the forwarder hung up")
-        head += byte
-    return sock
-
-
 def download(sock: socket.socket, size: int) -> None:
     """GET of a file of ``size`` bytes, thrown away."""
     sock.sendall(f"GET /big.bin HTTP/1.1\r\nHost: {SERVER}\r\nConnection: close\r\n\r\n".encode())
@@ -119,7 +105,7 @@ def download(sock: socket.socket, size: int) -> None:
 
 def bulk(chain: Chain, size: int) -> dict[str, Any]:
     """CPU per GiB and hop, and the rate, of one download over plain HTTP: the tunnel's own TLS is what costs."""
-    sock = plain(chain.path(80))
+    sock = connect(chain.path(80))
     before, began = chain.cpu_s(), time.perf_counter()
     download(sock, size)
     took, after = time.perf_counter() - began, chain.cpu_s()
@@ -144,9 +130,9 @@ def tunnels(chain: Chain, count: int, ca: FilePath) -> dict[str, Any]:
 
 def idle(chain: Chain, count: int) -> dict[str, Any]:
     """Resident memory per open tunnel that has carried something and is silent now."""
-    plain(chain.path(80)).close()
+    connect(chain.path(80)).close()
     before = chain.resident()
-    open_ones = [plain(chain.path(80)) for _ in range(count)]
+    open_ones = [connect(chain.path(80)) for _ in range(count)]
     for sock in open_ones:
         sock.sendall(f"GET /1k.bin HTTP/1.1\r\nHost: {SERVER}\r\n\r\n".encode())
     for sock in open_ones:

@@ -85,7 +85,7 @@ def haproxy_h2(chain: Chain, number: int, port: int, following: int) -> str:
     # HAProxy 2.6 fails to resume squid 5.7's sessions and then waits a second: the last hop gets full handshakes.
     alpn_out = "no-ssl-reuse " if to_last else "alpn h2 "
     return f"""{_HAPROXY.format(mode="http")}
-  timeout tunnel 60s
+  timeout tunnel 600s
 frontend f
   bind 127.0.0.1:{port}{tls_in}
   default_backend b
@@ -176,8 +176,8 @@ _HAPROXY = """global
 defaults
   mode {mode}
   timeout connect 5s
-  timeout client 60s
-  timeout server 60s"""
+  timeout client 600s
+  timeout server 600s"""
 
 KINDS: dict[str, Kind] = {
     "haproxy": Kind("haproxy", ("-db", "-f"), haproxy_tcp),
@@ -195,10 +195,17 @@ def _next(chain: Chain, number: int, following: int) -> str:
 
 def missing() -> list[str]:
     """Programs that are not installed."""
-    return sorted({kind.program for kind in KINDS.values() if _find(kind.program) is None})
+    return sorted({kind.program for kind in KINDS.values() if _where(kind.program) is None})
 
 
-def _find(program: str) -> str | None:
+def find(program: str) -> str:
+    """Where a program is; raises ``ProcessError`` when it is not installed."""
+    if (path := _where(program)) is None:
+        raise ProcessError(f"{program} is not installed: scripts/bench-packages installs the peers, as root")
+    return path
+
+
+def _where(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
 
 
@@ -217,18 +224,22 @@ async def start(
         port, following = ports[0] + number, ports[1] if last else ports[0] + number + 1
         chain.nodes.insert(0, await _launch(processes, chain, which, number, (port, following)))
     for index, length in enumerate(lengths):
-        port, to = ports[0] + 100 + index, ports[0] + hops - length + 1
-        # Alone, the last hop of another kind is the whole chain: its entry must be of that kind too.
-        which = KINDS[kind.last] if length == 1 and kind.last else kind
-        await _launch(processes, chain, which, 0, (port, to))
-        chain.entries[length] = port
+        chain.entries[length] = await add_entry(processes, chain, length, index)
     return chain
 
 
+async def add_entry(processes: Processes, chain: Chain, length: int, index: int) -> int:
+    """Start entry number ``index`` of a chain, into its last ``length`` hops; returns its port."""
+    kind = KINDS[chain.label]
+    # Alone, the last hop of another kind is the whole chain: its entry must be of that kind too.
+    which = KINDS[kind.last] if length == 1 and kind.last else kind
+    port = chain.first_port + 100 + index
+    await _launch(processes, chain, which, 0, (port, chain.first_port + chain.hops - length + 1))
+    return port
+
+
 async def _launch(processes: Processes, chain: Chain, kind: Kind, number: int, ports: tuple[int, int]) -> Process:
-    program = _find(kind.program)
-    if program is None:
-        raise ProcessError(f"{kind.program} is not installed: scripts/bench-packages installs the peers, as root")
+    program = find(kind.program)
     port, following = ports
     conf = chain.directory / f"{'node' if number else 'entry'}{number}-{port}.conf"
     conf.write_text(kind.write(chain, number, port, following))

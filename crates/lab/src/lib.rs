@@ -1,4 +1,4 @@
-//! The laboratory's wide-area switch and its attackers.
+//! The laboratory's wide-area switch, its attackers and its load generator.
 //!
 //! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
 
@@ -7,6 +7,7 @@ pub mod fabric;
 pub mod flood;
 pub mod guard;
 pub mod hello;
+pub mod load;
 pub mod pace;
 pub mod packet;
 pub mod spoof;
@@ -35,6 +36,7 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
         "switch" => switch::run(parse(config)?).map(|()| Vec::new()),
         "flood" => flood::run(&parse(config)?).map(|report| report_bytes(&report)),
         "spoof" => spoof::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),
     }

@@ -115,11 +115,11 @@ def _configuration(attack: Attack, world: Scene, bot: str, share: int, seconds: 
 
 
 def _crowd(act: dict[str, Any], target: str, port: int, rate: int, at_once: int) -> dict[str, Any]:
-    where = [_socket_record(target, port)]
+    where = [socket_record(target, port)]
     return {"act": act, "targets": where, "rate": rate, "at_once": at_once, "drip_ms": 0, "patience_ms": 3000}
 
 
-def _socket_record(address: str, port: int) -> dict[str, Any]:
+def socket_record(address: str, port: int) -> dict[str, Any]:
     """As serde writes a socket address in binary formats."""
     ((family, octets),) = address_record(address).items()
     return {family: [octets, port]}
@@ -127,7 +127,7 @@ def _socket_record(address: str, port: int) -> dict[str, Any]:
 
 def scan(targets: Sequence[tuple[str, int]], rate: int = 500) -> dict[str, Any]:
     """A scan of ``(address, port)`` pairs with the tool ``strangers``; its report's ``found`` are open."""
-    where = [_socket_record(address, port) for address, port in targets]
+    where = [socket_record(address, port) for address, port in targets]
     bounds = {"rate": rate, "at_once": 1000, "drip_ms": 0, "patience_ms": 2000}
     return {"act": "look", "targets": where, "milliseconds": int(len(where) / rate * 1000) + 1000, "seed": 1} | bounds
 
