@@ -5,9 +5,10 @@
 
 use crate::path;
 use crate::plane::Plane;
-use crate::race::{Guide, Way};
+use crate::race::Guide;
 use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
+use crate::way::Way;
 use http::{HeaderMap, Method, Request, Uri};
 use polder_plan::Stage;
 use polder_types::SiteName;

@@ -35,4 +35,5 @@ mod tell;
 pub mod told;
 pub mod trace;
 pub mod tunnel;
+mod way;
 mod word;

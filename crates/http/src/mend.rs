@@ -19,8 +19,9 @@
 use crate::early::Early;
 use crate::link::{Leg, Live};
 use crate::plane::Plane;
-use crate::race::{Accepted, Guide, Race, Way};
+use crate::race::{Accepted, Guide, Race};
 use crate::tunnel::{BoxFuture, Sink, Source, Tunnel, h2_error};
+use crate::way::Way;
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use polder_wire::ProxyError;

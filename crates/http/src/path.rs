@@ -4,9 +4,10 @@
 use crate::early::Early;
 use crate::hop::{HopRequest, error_of};
 use crate::plane::Plane;
-use crate::race::{Guide, Race, Way};
+use crate::race::{Guide, Race};
 use crate::trace::Context;
 use crate::tunnel::{Source, Tunnel};
+use crate::way::Way;
 use crate::word::Word;
 use crate::{dialout, mend};
 use http::{HeaderMap, Request};
@@ -15,6 +16,10 @@ use polder_types::{Delivery, PeerName, SiteName};
 use polder_wire::ProxyError;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// For so long the answer that a path stands waits for the site's first byte, where the client has spoken already: both then
+/// cross every node together. Longer than a handshake takes beside the site, far shorter than anybody waits.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 /// What is wanted from here on.
 pub(crate) struct Ask {
@@ -38,7 +43,13 @@ pub(crate) async fn open(plane: &Arc<Plane>, guide: Arc<dyn Guide>, client: &mut
     let limits = &world.plan.limits;
     plane.paths.wanted(guide.site(), limits, plane.now());
     let mut early = Early::new(limits.replay_bytes);
-    let accepted = race.run(&mut early, Some(client)).await?;
+    let mut accepted = race.run(&mut early, Some(client)).await?;
+    if accepted.way.ends_here() && !early.kept().is_empty() {
+        accepted.tunnel.source.foresee(TOGETHER).await;
+        if accepted.tunnel.source.is_broken() && matches!(accepted.way, Way::Tcp(..)) {
+            return Err(ProxyError::Refused); // the site itself hung up: as if it had taken no connection
+        }
+    }
     Ok(mend::tunnel(plane, guide, early, accepted))
 }
 

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -36,6 +37,7 @@ enum Rest {
     H2(RecvStream),
     Mending(Arc<Mend>),
     Held,
+    Broken(std::io::Error),
     Ended,
 }
 
@@ -83,6 +85,23 @@ impl Source {
         }
     }
 
+    /// Waits for the next chunk, at most so long, and leaves it in front. What comes together then travels together.
+    pub(crate) async fn foresee(&mut self, patience: Duration) {
+        if !self.front.is_empty() {
+            return;
+        }
+        match tokio::time::timeout(patience, self.next()).await {
+            Ok(Some(Ok(chunk))) => self.unread(chunk),
+            Ok(Some(Err(error))) => self.rest = Rest::Broken(error),
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    /// Whether it is known to have broken, by [`Source::foresee`].
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.rest, Rest::Broken(_))
+    }
+
     /// The next chunk; `None` at the end, and ever after. Cancel safe.
     pub async fn next(&mut self) -> Option<std::io::Result<Bytes>> {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -126,6 +145,10 @@ impl Source {
                 }
             },
             Rest::Held | Rest::Mending(_) => return Poll::Pending,
+            Rest::Broken(_) => match std::mem::replace(&mut self.rest, Rest::Ended) {
+                Rest::Broken(error) => return Poll::Ready(Some(Err(error))),
+                _ => None,
+            },
             Rest::Ended => None,
         };
         if result.is_none() {
@@ -334,5 +357,48 @@ pub trait Opener: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Tunnel, Refusal>> {
         let _ = brought;
         self.open(who, target, client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn what_was_foreseen_is_still_to_come() {
+        let (mut far, near) = tokio::io::duplex(64);
+        let mut source = Source::io(near);
+        source.foresee(SOON).await;
+        far.write_all(b"one").await.unwrap();
+        source.foresee(Duration::MAX).await;
+        far.write_all(b"two").await.unwrap();
+        source.foresee(Duration::MAX).await;
+        assert_eq!(source.next().await.unwrap().unwrap(), "one");
+        assert_eq!(source.next().await.unwrap().unwrap(), "two");
+        drop(far);
+        source.foresee(Duration::MAX).await;
+        assert!(!source.is_broken() && source.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_break_that_was_foreseen_is_told_once_and_as_such() {
+        let mut source = Source::io(breaks());
+        source.foresee(Duration::MAX).await;
+        assert!(source.is_broken());
+        assert_eq!(source.next().await.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(source.next().await.is_none());
+    }
+
+    fn breaks() -> impl AsyncRead + Send + Unpin + 'static {
+        struct Broken;
+        impl AsyncRead for Broken {
+            fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+                Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+        Broken
     }
 }

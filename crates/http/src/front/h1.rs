@@ -28,6 +28,10 @@ struct Connection<'a> {
     pool: Pool,
 }
 
+/// For so long a client that was answered early is waited for, so that the open and its first bytes cross every node together: it
+/// speaks at once, unless in its protocol the site speaks first.
+const SPEAKS_FIRST: Duration = Duration::from_millis(5);
+
 /// What follows a request.
 enum Next {
     /// Another request.
@@ -141,6 +145,9 @@ impl Connection<'_> {
         // Bytes that have come already, and those that come meanwhile, travel with the open.
         let inbox = std::mem::replace(&mut self.inbox, Inbox::new(Source::bytes(Bytes::new())));
         let mut source = inbox.into_source();
+        if early {
+            source.foresee(SPEAKS_FIRST).await;
+        }
         let trace = one_trace(head.fields.all("traceparent"));
         let opened = self.client.open(&target, &mut source, trace).await;
         self.inbox = Inbox::new(source);
