@@ -5,7 +5,7 @@ use polder_http::front::{self, FrontContext};
 use polder_http::plane::Plane;
 use polder_http::tunnel::Opener;
 use polder_http::{peer, relay};
-use polder_tls::{Alpn, HandshakeError};
+use polder_tls::{Alpn, Corked, HandshakeError};
 use polder_types::{Kind, Limits, Role};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,7 +119,11 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
                     let opener = door.opener.clone();
                     drop(world);
                     let _pass = pass;
-                    front::serve(stream, alpn == Alpn::H2, Some(identity), from, opener, door.front.clone()).await;
+                    let front = door.front.clone();
+                    match alpn {
+                        Alpn::H2 => front::serve(Corked::new(stream), true, Some(identity), from, opener, front).await,
+                        _ => front::serve(stream, false, Some(identity), from, opener, front).await,
+                    }
                 }
                 Kind::Node | Kind::Site | Kind::Admin => {
                     drop(pass);

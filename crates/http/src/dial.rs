@@ -6,7 +6,7 @@ use crate::plane::{Plane, World};
 use crate::{dialout, relay};
 use bytes::Bytes;
 use h2::{Ping, PingPong};
-use polder_tls::{ALPN_DIALOUT, ALPN_H2, Connected, Expected, HandshakeError};
+use polder_tls::{ALPN_DIALOUT, ALPN_H2, Connected, Corked, Expected, HandshakeError};
 use polder_types::{Identity, Limits};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// Largest DATA frame we take: four TLS records.
-pub(crate) const FRAME: u32 = 64 * 1024;
+/// Largest DATA frame we take: four full TLS records with its head.
+pub(crate) const FRAME: u32 = polder_tls::FRAME as u32;
 /// Largest header list we take.
 pub(crate) const HEADERS: u32 = 16 * 1024;
 /// Bytes that one stream may have waiting to be sent.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 4 * polder_tls::FRAME;
 /// Streams of a link that may wait for their reset to be noticed: users give up often and must not cost others their link.
 const RESETS: usize = 4096;
 
@@ -73,7 +73,7 @@ async fn handshake(
 
 /// We open the streams.
 async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identity) -> Result<Dialled, LinkError> {
-    let (stream, heard) = Hearing::new(stream);
+    let (stream, heard) = Hearing::new(Corked::new(stream));
     let (send, mut connection) = client(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
@@ -86,7 +86,7 @@ async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identi
 
 /// The servlet opens the streams (dial-out): TLS client, HTTP/2 server.
 async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identity) -> Result<Dialled, LinkError> {
-    let (stream, heard) = Hearing::new(stream);
+    let (stream, heard) = Hearing::new(Corked::new(stream));
     let mut connection = server(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let here = plane.clone();

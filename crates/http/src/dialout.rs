@@ -9,7 +9,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, Uri};
-use polder_tls::Accepted;
+use polder_tls::{Accepted, Corked};
 use polder_types::{Event, Identity, SiteName};
 use std::collections::HashMap;
 use std::pin::pin;
@@ -127,7 +127,7 @@ impl DialOuts {
 
 /// Holds a site's connection until it ends.
 pub(crate) async fn hold(plane: Arc<Plane>, world: Arc<World>, site: Arc<Identity>, stream: Accepted) {
-    let handshake = dial::client(&world.plan.limits).handshake::<_, Bytes>(stream).await;
+    let handshake = dial::client(&world.plan.limits).handshake::<_, Bytes>(Corked::new(stream)).await;
     drop(world); // a connection must not keep an old snapshot alive
     let Ok((send, connection)) = handshake else { return };
     let id = plane.dialouts.numbers.fetch_add(1, Relaxed);

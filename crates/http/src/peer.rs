@@ -4,7 +4,7 @@ use crate::plane::{Plane, World};
 use crate::{control, dial, dialout, hop};
 use bytes::Bytes;
 use http::{Method, Response};
-use polder_tls::{Accepted, Alpn};
+use polder_tls::{Accepted, Alpn, Corked};
 use polder_types::{Identity, Kind};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub async fn serve(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, al
 }
 
 async fn streams(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, source: IpAddr, stream: Accepted) {
-    let handshake = dial::server(&world.plan.limits).handshake::<_, Bytes>(stream).await;
+    let handshake = dial::server(&world.plan.limits).handshake::<_, Bytes>(Corked::new(stream)).await;
     drop(world); // a connection must not keep an old snapshot alive
     let Ok(mut connection) = handshake else { return };
     let (mut draining, mut leaving) = (plane.draining(), false);

@@ -6,16 +6,18 @@
 //! then time and revocation. A resumed session is checked again in full with the settings in force, so that a ticket never
 //! outlives a revocation (`docs/design/tunnels.md`).
 
+mod corked;
 mod identify;
 mod session;
 mod settings;
 mod verify;
 mod wire;
 
+pub use corked::{Corked, Hold};
 pub use identify::{GROUPS_OID, RING_ID_OID, Rejected};
 pub use session::{BadWord, Jws, SEAL_KEY, Sealer, Unsealer, pseudonym};
 pub use settings::{ALPN_DIALOUT, ALPN_H1, ALPN_H2, Alpn, Expected, HandshakeError, Settings, SettingsError};
-pub use wire::{Wire, read_batch};
+pub use wire::{FRAME, Wire, read_batch};
 
 /// A connection that we accepted.
 pub type Accepted = tokio_rustls::server::TlsStream<Wire>;

@@ -4,7 +4,7 @@
 //! 64 KiB into a buffer that the thread shares; what rustls does not take at once waits in a slice of it. An idle connection
 //! holds no buffer.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -13,10 +13,12 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes per system call: four full TLS records.
-const BATCH: usize = 64 * 1024;
-/// A remainder shorter than this is copied out, so that it does not keep the whole batch alive.
-const SMALL: usize = 4096;
+/// Payload of a DATA frame that fills four TLS records with its head of nine bytes: one byte more would make a fifth record.
+pub const FRAME: usize = 4 * 16 * 1024 - 9;
+/// Bytes per system call: every call may cost an acknowledgement and wake up the sender.
+const BATCH: usize = 4 * FRAME;
+/// What is shorter than this is copied out, so that it does not keep the whole batch alive.
+const SMALL: usize = 16 * 1024;
 
 thread_local! {
     /// One buffer per level of nesting: a TLS stream that is read here reads its socket here.
@@ -32,7 +34,7 @@ pub fn read_batch(reader: Pin<&mut (impl AsyncRead + ?Sized)>, cx: &mut Context<
         scratch.reserve(BATCH);
     }
     let mut reader = reader;
-    let read = pin!(reader.read_buf(&mut scratch)).poll(cx);
+    let read = pin!(reader.read_buf(&mut (&mut scratch).limit(BATCH))).poll(cx);
     let chunk = read.map_ok(|n| if n < SMALL { Bytes::copy_from_slice(&scratch) } else { scratch.split().freeze() });
     SCRATCH.with_borrow_mut(|all| all.push(scratch));
     chunk

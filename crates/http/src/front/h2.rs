@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Bytes that wait per stream for the client to take them.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 4 * polder_tls::FRAME;
 /// Window of a whole client connection: what one client can make us hold.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Locally reset streams remembered, and resets forced on us by the client's errors, before GOAWAY.
