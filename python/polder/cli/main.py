@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("polder.cli.status:status", "Operator", "what runs here, and the next step"),
     "watch": ("polder.cli.watch:watch", "Operator", "the dashboard in a terminal: overlay, site or user"),
     "dashboard": ("polder.cli.dashboard:dashboard", "Operator", "the same in a browser on this machine"),
+    "plan": ("polder.cli.plan:plan", "Operator", "how many beacons, servlets, access points survive an attack on nodes"),
     "drill": ("polder.cli.drill:drill", "Operator", "rehearse a failure in the running overlay"),
     "incident": ("polder.cli.incident:incident", "Operator", "export what happened, for after an attack; show an export"),
     "revoke": ("polder.cli.revoke:revoke", "Operator", "stop believing an identity or a key, on every node at once"),

@@ -171,20 +171,24 @@ class Table:
         self.changes += 1
 
 
-def standing(members: Sequence[Member], r: int) -> Iterator[Table]:
-    """The right tables of a whole ring, in ring order, fingers included. ``members`` in ring order."""
-    ids = [int(member.id) for member in members]
+def stand(members: Sequence[Member], ids: Sequence[int], index: int, r: int) -> Table:
+    """The right table of one node of a whole ring, fingers included. ``members`` in ring order, ``ids`` their places."""
     size = len(ids)
-    for index, me in enumerate(members):
-        table = Table(me, r)
-        table.set_successors(members[(index + step) % size] for step in range(1, min(r, size - 1) + 1))
-        table.set_predecessor(members[index - 1] if size > 1 else None)
-        reach = table.away(table.successors[-1]) if table.successors else RING_SIZE
-        exponent = reach.bit_length()
-        while exponent < RING_BITS:
-            place = bisect_left(ids, (ids[index] + (1 << exponent)) % RING_SIZE) % size
-            if place == index:
-                break
-            table.set_finger(exponent, members[place])
-            exponent = max(exponent + 1, table.away(members[place]).bit_length())
-        yield table
+    table = Table(members[index], r)
+    table.set_successors(members[(index + step) % size] for step in range(1, min(r, size - 1) + 1))
+    table.set_predecessor(members[(index - 1) % size] if size > 1 else None)
+    reach = table.away(table.successors[-1]) if table.successors else RING_SIZE
+    exponent = reach.bit_length()
+    while exponent < RING_BITS:
+        place = bisect_left(ids, (ids[index] + (1 << exponent)) % RING_SIZE) % size
+        if place == index:
+            break
+        table.set_finger(exponent, members[place])
+        exponent = max(exponent + 1, table.away(members[place]).bit_length())
+    return table
+
+
+def standing(members: Sequence[Member], r: int) -> Iterator[Table]:
+    """The right tables of a whole ring, in ring order. ``members`` in ring order."""
+    ids = [int(member.id) for member in members]
+    return (stand(members, ids, index, r) for index in range(len(ids)))
