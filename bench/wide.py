@@ -1,0 +1,216 @@
+"""``python -m bench.wide``: pages over a quiet overlay in the wide area, against the direct way. Writes ``wide.json`` and ``.svg``.
+
+Real processes with default settings in the laboratory: authority, 12 nodes, 8 readers with forwarders, a site in the default mode
+``beacon`` that dials out. Delays between all of them are round-trip times measured between PlanetLab hosts (``POLDER_DATA``). Hosts are
+drawn at random; readers among those with a node near them, as an overlay would place its nodes. A page is HTML and ten pictures (141 KB)
+over TLS on at most six connections, all of them new, as a browser opens it. Each placement is read directly first, all of them, then
+through the overlay, whose filter shuts the direct way. Ratios are of one reader's medians in one placement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import report
+from polder.engine.facade import BUILD
+from polder.lab import enclosure, experiment, latency, load, topology
+from polder.lab.attacks import group_hosts
+from polder.lab.overlay import Overlay
+from polder.lab.plots import DIKE, FLOOD, SAND, SEA
+from polder.lab.processes import Processes
+from polder.lab.results import Claim, Measure, Result
+from polder.lab.switch import PathSpec
+from polder.lab.world import World
+
+MATRIX = "planetlab:1"
+POOL = 150
+"""Hosts of the matrix that are drawn from: so many of them have all measured each other."""
+NEAR_MS = 20.0
+THINK_S = 0.4
+PROTECTION = {"transport": "dialout", "mode": "beacon", "servlets": 2}
+Loads = dict[str, list[load.Load]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everybody is: rows of the matrix by host, the site's under ``isp``."""
+
+    matrix: latency.Matrix
+    places: dict[str, int]
+
+    def rtt_ms(self, a: str, b: str) -> float:
+        """Between two hosts."""
+        return self.matrix.rtt_ms[self.places[a]][self.places[b]]
+
+    def nearest_ms(self, user: str) -> float:
+        """To the nearest node."""
+        return min(self.rtt_ms(user, host) for host in self.places if host.startswith("node"))
+
+
+def draw_placement(matrix: latency.Matrix, hosts: Sequence[str], rng: random.Random) -> Placement:
+    """Everybody somewhere else, and every user within ``NEAR_MS`` of a node. Draws again until there is one."""
+    users = [host for host in hosts if host.startswith("user")]
+    others = [host for host in hosts if host not in users]
+    for _ in range(1000):
+        order = rng.sample(range(len(matrix.names)), len(matrix.names))
+        places = dict(zip(others, order, strict=False))
+        nodes = [place for host, place in places.items() if host.startswith("node")]
+        near = [place for place in order[len(others) :] if min(matrix.rtt_ms[place][node] for node in nodes) <= NEAR_MS]
+        if len(near) >= len(users):
+            return Placement(matrix, places | dict(zip(users, near, strict=False)))
+    raise latency.NoMatrixError(f"no {len(users)} hosts of the matrix are within {NEAR_MS:g} ms of {len(others)} others")
+
+
+def put(world: World, placement: Placement) -> None:
+    """Give every pair its delay, half of the round trip each way."""
+    for a in placement.places:
+        for b in placement.places:
+            source, target = world.hosts[a].port, world.hosts[b].port
+            if a != b and source is not None and target is not None:
+                world.switch.path(source, target, PathSpec(int(placement.rtt_ms(a, b) * 500)))
+
+
+async def read(processes: Processes, world: World, ca: Path, overlay: Overlay | None, phase: str, seconds: float) -> Loads:
+    """All users load pages for a while; what each saw. Raises ``ProcessError``."""
+    begin = time.monotonic() + 3.0
+
+    async def one(number: int, user: str) -> list[load.Load]:
+        reader = load.Reader(
+            url=f"https://{experiment.SITE_NAME}/",
+            start=begin,
+            duration=seconds,
+            seed=number,
+            think=THINK_S,
+            limit=30.0,
+            proxy=overlay.proxies[user] if overlay else None,
+            resolve={experiment.SITE_NAME: world.hosts["site"].ipv4},
+            ca=str(ca),
+        )
+        argv = [sys.executable, "-m", "polder.lab.load"]
+        output = await processes.run(user, f"reader-{phase}-{user}", argv, seconds + 60, msgspec.json.encode(reader))
+        return [msgspec.json.decode(line, type=load.Load) for line in output.splitlines()]
+
+    users = group_hosts(world, "user")
+    return dict(zip(users, await asyncio.gather(*(one(n, user) for n, user in enumerate(users))), strict=True))
+
+
+def rows_of(number: int, placement: Placement, direct: Loads, through: Loads) -> list[dict[str, Any]]:
+    """One row for each reader. The first page does not count: it finds cold caches in either way."""
+    rows = []
+    for user, quiet in direct.items():
+        ours = through[user]
+        medians = [statistics.median(one.seconds * 1000 for one in loads[1:] if one.good) for loads in (quiet, ours)]
+        rows.append(
+            {
+                "placement": number,
+                "user": user,
+                "rtt_site_ms": round(placement.rtt_ms(user, "isp"), 1),
+                "rtt_node_ms": round(placement.nearest_ms(user), 1),
+                "direct_ms": round(medians[0], 1),
+                "beacon_ms": round(medians[1], 1),
+                "ratio_to_direct": round(medians[1] / medians[0], 3),
+                "pages": len(quiet) + len(ours),
+                "failed": sum(not one.good for one in [*quiet, *ours]),
+            }
+        )
+    return rows
+
+
+def claims() -> list[Claim]:
+    """The issue's target, and the papers' factors."""
+    return [
+        Claim("wide.median", "page over mode beacon when quiet, median over readers, × direct", "<= 1.25",
+              Measure("ratio_to_direct", {}, "median")),
+        Claim("wide.worst", "the reader who pays most, against the papers' largest factor", "<= 10",
+              Measure("ratio_to_direct", {}, "max")),
+        Claim("wide.failed", "pages that failed", "== 0", Measure("failed", {}, "sum")),
+    ]  # fmt: skip
+
+
+def draw(drawn: Any, rows: Sequence[Any]) -> None:
+    """Every reader's two times, and the ratios in order."""
+    left, right = drawn.subplots(1, 2)
+    left.scatter([r["direct_ms"] for r in rows], [r["beacon_ms"] for r in rows], s=22, color=SEA)
+    most = max(max(r["direct_ms"], r["beacon_ms"]) for r in rows) * 1.05
+    left.plot([0, most], [0, most], color=DIKE, linewidth=1, label="as fast")
+    left.plot([0, most], [0, 1.25 * most], color=SAND, linewidth=1, label="1.25 ×")
+    left.set(
+        title="A page, each reader's median", xlabel="directly, ms", ylabel="over the overlay, ms", xlim=(0, most), ylim=(0, most)
+    )
+    left.legend(loc="lower right")
+    ratios = sorted(r["ratio_to_direct"] for r in rows)
+    right.step([*ratios, ratios[-1]], [n / len(ratios) for n in range(len(ratios) + 1)], where="post", color=SEA)
+    right.axvline(1.25, color=SAND, linewidth=1)
+    right.axvspan(2, 10, color=FLOOD, alpha=0.12)
+    right.text(2.1, 0.03, "the papers' 2 … 10", color=FLOOD)
+    right.set(title="Ratio to direct: share of readers below", xlabel="×", xscale="log")
+    right.set_xticks([0.5, 1, 1.25, 2, 5, 10], ["0.5", "1", "1.25", "2", "5", "10"])
+    right.minorticks_off()
+
+
+async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, Any]]:
+    """All placements directly, then all through one overlay."""
+    matrix = latency.load(MATRIX, POOL, random.Random(5))
+    world = World(topology.load("wide"), folder)
+    wide = [host.name for host in world.hosts.values() if host.port is not None]
+    rng = random.Random(6)
+    placements = [draw_placement(matrix, wide, rng) for _ in range(count)]
+    rows: list[dict[str, Any]] = []
+    try:
+        async with Processes(folder) as processes:
+            site = await experiment.start_origin(processes, world, folder)
+            direct = []
+            for number, placement in enumerate(placements):
+                put(world, placement)
+                direct.append(await read(processes, world, site.ca, None, f"direct{number}", seconds))
+            overlay = Overlay(processes, world, folder, PROTECTION, lambda text: print(f"  {text}", flush=True))
+            await overlay.build(experiment.SITE_NAME)
+            for number, placement in enumerate(placements):
+                put(world, placement)
+                # Readers read on while links are measured anew; these pages do not count.
+                await read(processes, world, site.ca, overlay, f"settle{number}", seconds / 2)
+                through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)
+                rows += rows_of(number, placement, direct[number], through)
+                report.show(rows[-len(through) :])
+                overlay.check()
+    finally:
+        world.close()
+    return rows
+
+
+def main() -> int:
+    """Measure, write, print. Exit status 0 without a matrix: there is nothing to measure then, and that is said."""
+    chosen = report.arguments("wide", __doc__, "two placements").parse_args()
+    try:
+        latency.load(MATRIX, 2, random.Random(0))
+    except latency.NoMatrixError as error:
+        print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
+        return 0
+    count, seconds = (2, 8.0) if chosen.quick else (6, 15.0)
+    folder = (Path("build/lab") / f"wide-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+
+    def inside() -> int:
+        rows = asyncio.run(measure(folder, count, seconds))
+        parameters = {
+            "matrix": MATRIX, "placements": count, "seconds": seconds, "think_s": THINK_S, "near_ms": NEAR_MS, "topology": "wide",
+            "protection": PROTECTION, "settings": "defaults", "seed": 6, "build": BUILD,
+        }  # fmt: skip
+        result = Result("wide", parameters, rows, claims(), "Pages over a quiet overlay with measured delays, against direct")
+        return report.finish(result, draw, record=not chosen.no_record, rows=False)
+
+    return enclosure.run(inside)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
