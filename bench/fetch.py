@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import socket
 import ssl
 import sys
@@ -15,6 +16,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
+
+REST = 0.01
+"""Seconds between paths: the ends of ten hops' connections are not to be paid by whoever is measured next."""
 
 
 class Path(msgspec.Struct, frozen=True):
@@ -26,7 +30,10 @@ class Path(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Every path, every size, ``rounds`` times in turn; ``together``: paths at the same time, for delays far above CPU times."""
+    """Every path, every size, ``rounds`` times, each round in another order.
+
+    ``together``: paths at the same time, for delays far above CPU times.
+    """
 
     paths: tuple[Path, ...]
     sizes: tuple[int, ...]
@@ -85,6 +92,7 @@ def one_round(task: Task, path: Path, tls: ssl.SSLContext) -> list[tuple[str, st
     """(label, kind, size, ms) for a new connection and a second GET on it, for every size."""
     out = []
     for size in task.sizes:
+        time.sleep(REST)
         start = time.perf_counter()
         stream = open_stream(path, task.name, tls)
         get(stream, task.name, size)
@@ -100,10 +108,12 @@ def measure(task: Task) -> list[tuple[str, str, int, float]]:
     """All rounds; the first ``warm`` do not count."""
     tls = ssl.create_default_context(cafile=task.ca)
     samples = []
+    rng = random.Random(7)
     gc.disable()
     with ThreadPoolExecutor(len(task.paths) if task.together else 1) as pool:
         for number in range(task.warm + task.rounds):
-            results = list(pool.map(lambda path: one_round(task, path, tls), task.paths))
+            order = rng.sample(task.paths, len(task.paths))
+            results = list(pool.map(lambda path: one_round(task, path, tls), order))
             if number >= task.warm:
                 samples += [sample for result in results for sample in result]
     return samples
