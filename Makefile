@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz lock wheel clean
+.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz soak lock wheel clean
 
 help: ## print this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ claims: setup ## every claim of every recorded result; exit status 3 while one d
 
 fuzz: $(VENV)/.python ## mutate the seeds of every parser and of the whole front for a minute (ARGS='--seconds 600 front')
 	cargo run --release --locked --quiet -p polder-fuzz --bin run -- $(or $(ARGS),--seconds 60)
+
+soak: setup ## load, deaths, rotations, revocations, reloads, upgrades at once for half an hour (ARGS='--minutes 5'); exit status 3 on a leak
+	$(PY) -m bench.soak $(ARGS)
 
 docs: setup ## the documentation site, into build/docs: journeys, runbook, references made from the code
 	$(PY) -m scripts.docs

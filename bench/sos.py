@@ -35,6 +35,7 @@ STATIC = (
     *((PathMode.DIRECT, nodes, USUAL) for nodes in (100, 1_000)),
     *((PathMode.RING, nodes, USUAL) for nodes in (100, 1_000, 10_000)),
 )
+STUCK_UP_TO = 0.4
 REDRAWN = 1_000
 """Overlays up to so many nodes are drawn anew for each trial; of larger ones one serves all trials of a case."""
 TRIALS, QUICK_TRIALS = 3_000, 200
@@ -122,8 +123,8 @@ def static_claims() -> list[Claim]:
         ),
         Claim(
             "sos-static.ring-stuck",
-            "mode ring before its repair, up to half of the nodes struck: more chance than with the ring repaired, at most",
-            "<= 0.04",
+            "mode ring before its repair, up to two fifths of the nodes struck: more chance than with the ring repaired, at most",
+            "<= 0.03",
             Measure("stuck", ring, "max"),
         ),
     ]  # fmt: skip
@@ -135,7 +136,7 @@ def static(trials: int) -> Result:
     for row in rows:
         if row["mode"] == "ring":
             row["below_bound"] = row["below"]
-            if row["ratio"] <= 0.5:
+            if row["ratio"] <= STUCK_UP_TO:
                 row["stuck"] = row["difference"]
     parameters = {"trials": trials, "interval": 0.9999, "redrawn_up_to_nodes": REDRAWN}
     return Result("sos-static", parameters, rows, static_claims(), "Nodes struck at one moment: how likely a user is denied")
@@ -225,14 +226,14 @@ def draw_static(drawn: Any, rows: Sequence[Row]) -> None:
             for nodes in (100, 10_000, 1_000_000)
         ),
         *(
-            (right, f"{a} access points, {s} servlets, {b} beacons", {"mode": "beacon", "nodes": 1_000, "access_points": a})
+            (right, f"access points {a}, servlets {s}, beacons {b}", {"mode": "beacon", "nodes": 1_000, "access_points": a})
             for a, s, b, _ in ((1, 1, 1, 0), USUAL, (5, 3, 3, 1), (10, 6, 6, 1))
         ),
         (right, "mode ring, before its repair", {"mode": "ring", "nodes": 1_000}),
     ]  # fmt: skip
     for axis in (left, right):
         axis.set(xlabel="share of nodes struck at one moment", yscale="log", ylim=(3e-4, 1.3), xlim=(0, 1))
-    left.set(title="The share counts, the overlay's size does not", ylabel="chance that the user is denied")
+    left.set(title="The share counts, not the number", ylabel="chance that the user is denied")
     right.set(title="Sizes buy the exponent")
     for number, (axis, label, where) in enumerate(shown):
         chosen = [row for row in rows if all(row.get(key) == value for key, value in where.items())]

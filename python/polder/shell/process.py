@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -127,8 +128,9 @@ class Life(Generic[S]):
         return {"reload": lambda _: self.reload().facts(), "upgrade": lambda _: self.upgrade(), "process": lambda _: self.facts()}
 
     def facts(self) -> dict[str, Any]:
-        """Who this process is."""
-        return {"pid": os.getpid(), "version": __version__, "taken_over": self.predecessor is not None}
+        """Who this process is, and how much it holds: what grows for good is a leak."""
+        held = {"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects())}
+        return {"pid": os.getpid(), "version": __version__, "taken_over": self.predecessor is not None, **held}
 
     def reload(self) -> Reloaded:
         """Read the configuration again and put in force what can change now. Raises ``ValueError`` or ``OSError``: nothing changed."""

@@ -1,0 +1,47 @@
+"""The soak's verdict: a leak anywhere, a failed page, or reading that did not go on, is seen."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from bench.soak import ALLOWED, CLAIMS, EVERY_S, Watch
+from bench.soak_parts import FILE, PAGE, body
+
+from polder.lab.results import Result
+
+
+def _watched(leaking: str) -> list[dict[str, Any]]:
+    watch = Watch(cast(Any, None), cast(Any, None))
+    for part in ("node5", "authority"):
+        for what in ALLOWED:
+            hourly = 100 * ALLOWED[what] if (part, what) == ("node5", leaking) else 0.0
+            times = [number * EVERY_S for number in range(180)]
+            watch.samples[part, what] = [(at, 50 + hourly * at / 3600 + int(at) % 3) for at in times]
+    return watch.rows(0.0)
+
+
+def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0) -> set[str]:
+    """The claims that do not hold."""
+    rows = _watched(leaking)
+    rows += [{"part": "happenings", "what": str(kind), "count": 5} for kind in range(7)]
+    rows += [{"part": "reader", "failed": failed, "pages_per_s": rate}]
+    return {claim["id"] for claim in Result("soak", {}, rows, CLAIMS).record()["claims"] if not claim["holds"]}
+
+
+def test_a_quiet_soak_holds() -> None:
+    assert _verdict() == set()
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_a_leak_is_named(what: str) -> None:
+    assert _verdict(leaking=what) == {f"soak.{what}"}
+
+
+def test_what_readers_missed_is_named() -> None:
+    assert _verdict(failed=1) == {"soak.failed"}
+    assert _verdict(rate=1.0) == {"soak.pages"}
+
+
+def test_pages_are_told_apart() -> None:
+    assert len(body(PAGE)) == PAGE and body(FILE)[:PAGE] != body(PAGE)
