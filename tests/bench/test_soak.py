@@ -21,10 +21,11 @@ def _watched(leaking: str) -> list[dict[str, Any]]:
     return watch.rows(0.0)
 
 
-def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0) -> set[str]:
+def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0, troubles: int = 0) -> set[str]:
     """The claims that do not hold."""
     rows = _watched(leaking)
     rows += [{"part": "happenings", "what": str(kind), "count": 5} for kind in range(7)]
+    rows += [{"part": "troubles", "count": troubles}]
     rows += [{"part": "reader", "failed": failed, "pages_per_s": rate}]
     return {claim["id"] for claim in Result("soak", {}, rows, CLAIMS).record()["claims"] if not claim["holds"]}
 
@@ -41,6 +42,7 @@ def test_a_leak_is_named(what: str) -> None:
 def test_what_readers_missed_is_named() -> None:
     assert _verdict(failed=1) == {"soak.failed"}
     assert _verdict(rate=1.0) == {"soak.pages"}
+    assert _verdict(troubles=1) == {"soak.troubles"}
 
 
 def test_pages_are_told_apart() -> None:
