@@ -31,7 +31,7 @@ from polder.lab import enclosure, experiment, results, topology
 from polder.lab.leaks import blocks, leaks, slope
 from polder.lab.overlay import SITE
 from polder.lab.plots import CYCLE
-from polder.lab.processes import Processes, ProcessError, wait_until_listening
+from polder.lab.processes import ProcessError, Processes, wait_until_listening
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.world import World
 from polder.model import Kind
