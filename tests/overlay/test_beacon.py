@@ -126,6 +126,18 @@ def test_an_old_epoch_cannot_reinstate_a_burned_servlet() -> None:
     assert refused(table, advertise(old, "n1"), caller("n1"), NOW + 101).verdict is Verdict.REPLAYED
 
 
+def test_a_servlet_that_a_rotation_leaves_behind_is_refused_without_its_name() -> None:
+    """Whom a retry may help is not named in logs: each rotation would write down who was a servlet."""
+    table = beacon_table()
+    old, new = appointment(servlet="n1", epoch=5), appointment(servlet="n2", epoch=6)
+    table.advertise(advertise(old, "n1"), caller("n1"), NOW)
+    table.advertise(advertise(new, "n2"), caller("n2"), NOW + 1)
+    outgoing = refused(table, advertise(old, "n1"), caller("n1"), NOW + 2)
+    assert outgoing.verdict is Verdict.REPLAYED and outgoing.retry
+    stranger = refused(table, advertise(appointment(servlet="n3", epoch=5), "n3"), caller("n3"), NOW + 2)
+    assert stranger.verdict is Verdict.REPLAYED and not stranger.retry
+
+
 def test_a_forged_high_epoch_does_not_lock_the_site_out() -> None:
     table = beacon_table()
     refused(table, advertise(appointment(epoch=10**9, by="shop")), caller("n1"))

@@ -207,9 +207,11 @@ class BeaconTable:
         withdrawn, _ = site.withdrawn.get(servlet, (0, 0.0))
         if epoch <= withdrawn:
             raise Refused(Verdict.REVOKED, f"{name} has withdrawn this servlet in epoch {withdrawn}")
-        if epoch < site.epoch:
-            raise Refused(Verdict.REPLAYED, f"epoch {epoch} of {name} is over: {site.epoch} was seen")
         held = site.entries.get(servlet)
+        if epoch < site.epoch:
+            # A servlet that a rotation leaves behind says what it said before until it is dismissed: in good faith, so not by name.
+            outgoing = held is not None and held.epoch == epoch
+            raise Refused(Verdict.REPLAYED, f"epoch {epoch} of {name} is over: {site.epoch} was seen", retry=outgoing)
         if held is not None and epoch == held.epoch and not_after < held.not_after:
             raise Refused(Verdict.REPLAYED, f"an older appointment of {name} than the one held")
 
