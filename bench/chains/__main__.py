@@ -1,7 +1,8 @@
 """``python -m bench.chains``: chains of 1 to 10 hops, Polder beside its peers. Writes ``bench/results/chains.json`` and ``.svg``.
 
 On loopback, every hop a process of its own, all links mutually authenticated TLS 1.3: Polder in path mode ``ring`` (every node
-relays) and in its default mode ``beacon``; HAProxy in TCP mode and with CONNECT over HTTP/2, nginx's stream module, squid, stunnel.
+relays) and in its default mode ``beacon``; HAProxy in TCP mode and with CONNECT over HTTP/2, nginx's stream module, squid, stunnel; and
+the laboratory's bare relay, which does nothing that a hop could leave undone.
 All of them stand at the same time and are measured in turn, round by round; ratios are between medians of the same run.
 """
 
@@ -73,7 +74,12 @@ async def _polder(processes: Processes) -> list[System]:
 async def _peer(processes: Processes, number: int, label: str) -> System:
     ports = (FIRST_PORT + 1000 * number, ORIGIN)
     chain = await peers.start(processes, label, NODES, LENGTHS, ports, SERVER)
-    return System(label, {n: chain.path(n, SERVER) for n in LENGTHS}, {n: chain.nodes[NODES - n :] for n in LENGTHS}, peer=True)
+    return System(
+        label,
+        {n: chain.path(n, SERVER) for n in LENGTHS},
+        {n: chain.nodes[NODES - n :] for n in LENGTHS},
+        peer=label != peers.BARE,
+    )
 
 
 async def latency(processes: Processes, all_: list[System], ca: FilePath, sizes: tuple[int, ...], rounds: int) -> Rows:

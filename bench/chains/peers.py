@@ -7,13 +7,16 @@ user's machine takes plain connections and speaks TLS to the first hop; it is no
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from bench.chains import pki
 from bench.fetch import Path
+from polder.lab.attacks import socket_record
 from polder.lab.processes import Process, ProcessError, Processes, wait_until_listening
 
 Writer = Callable[["Chain", int, int, int], str]
@@ -179,12 +182,31 @@ defaults
   timeout client 600s
   timeout server 600s"""
 
+
+def bare(chain: Chain, number: int, port: int, following: int) -> str:
+    """The laboratory's bare relay: what a hop costs at the least, with our own libraries."""
+    config = {
+        "listen": socket_record("127.0.0.1", port),
+        "to": socket_record("127.0.0.1", following),
+        "chain": str(chain.keys / f"node{number}.crt"),
+        "key": str(chain.keys / f"node{number}.key"),
+        "root": str(chain.keys / "ca.pem"),
+        "tls_in": number > 0,
+        "next": None if following == chain.origin else _next(chain, number, following),
+    }
+    return json.dumps(config)
+
+
+BARE = "bare relay"
+"""Not a peer: the laboratory's own, which can do nothing but relay."""
+
 KINDS: dict[str, Kind] = {
     "haproxy": Kind("haproxy", ("-db", "-f"), haproxy_tcp),
     "haproxy-h2": Kind("haproxy", ("-db", "-f"), haproxy_h2, connects=True, last="squid"),
     "nginx": Kind("nginx", ("-c",), nginx),
     "squid": Kind("squid", ("-N", "-n", "hop{port}", "-f"), squid, connects=True),
     "stunnel": Kind("stunnel4", (), stunnel),
+    BARE: Kind(sys.executable, ("-m", "polder.lab.tool", "relay"), bare),
 }
 
 

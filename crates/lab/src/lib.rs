@@ -1,4 +1,4 @@
-//! The laboratory's wide-area switch, its attackers and its load generator.
+//! The laboratory's wide-area switch, its attackers, its load generator and its bare relay.
 //!
 //! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
 
@@ -10,6 +10,7 @@ pub mod hello;
 pub mod load;
 pub mod pace;
 pub mod packet;
+pub mod relay;
 pub mod spoof;
 pub mod strangers;
 pub mod switch;
@@ -30,12 +31,13 @@ pub enum LabError {
     System(#[from] std::io::Error),
 }
 
-/// Runs the tool called `name` to its end; returns its report (a MessagePack map, empty for the switch).
+/// Runs the tool called `name` to its end; returns its report (a MessagePack map, empty for the switch and the relay).
 pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
     match name {
         "switch" => switch::run(parse(config)?).map(|()| Vec::new()),
         "flood" => flood::run(&parse(config)?).map(|report| report_bytes(&report)),
         "spoof" => spoof::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "relay" => relay::run(&parse(config)?).map(|()| Vec::new()),
         "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),

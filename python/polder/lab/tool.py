@@ -1,10 +1,14 @@
-"""``python -m polder.lab.tool NAME``: run one native tool; configuration (MessagePack) on stdin, report (JSON) on stdout."""
+"""``python -m polder.lab.tool NAME [FILE]``: run one native tool; report (JSON) on stdout.
+
+Its configuration comes from stdin (MessagePack) or from ``FILE`` (JSON).
+"""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -15,7 +19,11 @@ def main() -> int:
     """Exit status: 0 done, 1 the system said no, 2 the configuration or the place was refused (why: on stderr)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # native code does not return to Python before its end
     try:
-        report = laboratory.run(sys.argv[1], msgspec.msgpack.decode(sys.stdin.buffer.read()))
+        if len(sys.argv) > 2:
+            config = json.loads(Path(sys.argv[2]).read_text())
+        else:
+            config = msgspec.msgpack.decode(sys.stdin.buffer.read())
+        report = laboratory.run(sys.argv[1], config)
     except (PermissionError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
