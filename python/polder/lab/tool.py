@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,11 +20,7 @@ def main() -> int:
     """Exit status: 0 done, 1 the system said no, 2 the configuration or the place was refused (why: on stderr)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # native code does not return to Python before its end
     try:
-        if len(sys.argv) > 2:
-            config = json.loads(Path(sys.argv[2]).read_text())
-        else:
-            config = msgspec.msgpack.decode(sys.stdin.buffer.read())
-        report = laboratory.run(sys.argv[1], config)
+        report = laboratory.run(sys.argv[1], _config(sys.argv[2:]))
     except (PermissionError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -32,6 +29,10 @@ def main() -> int:
         return 1
     print(json.dumps(report), flush=True)
     return 0
+
+
+def _config(files: list[str]) -> Any:
+    return json.loads(Path(files[0]).read_text()) if files else msgspec.msgpack.decode(sys.stdin.buffer.read())
 
 
 if __name__ == "__main__":
