@@ -40,7 +40,13 @@ SIZES = (1, 10, 100)
 CHAINS = (1, 4, 7, 10)
 NODES = max(CHAINS)
 SERVER = "www.bench.test"
-LIMITS = Limits(handshake_rate_per_source=100_000, tunnel_rate_per_identity=100_000, open_timeout_ms=20_000)
+LIMITS = Limits(
+    handshake_rate_per_source=100_000,
+    tunnel_rate_per_identity=100_000,
+    frame_rate_per_identity=100_000_000,
+    connections_per_identity=100_000,
+    open_timeout_ms=20_000,
+)
 """One client makes all the connections: budgets per source and user are not what is measured; ten far hops take seconds."""
 Sample = tuple[str, str, int, float]
 

@@ -76,6 +76,11 @@ fn limits() -> Limits {
         silence_ms: 1500,
         retry_percent: 20,
         retry_burst: 50,
+        connections_per_identity: 0,
+        frame_rate_per_identity: 0,
+        head_bytes: 16 * 1024,
+        head_fields: 100,
+        memory_bytes: 0,
     }
 }
 
@@ -106,7 +111,7 @@ fn carry(data: &[u8], h2: bool) -> Vec<Vec<u8>> {
     let carried = Carried::default();
     runtime.block_on(async {
         let (mut near, far) = duplex(1 << 20);
-        let ctx = FrontContext::new(limits(), Quiet);
+        let ctx = FrontContext::new(limits(), Quiet, Arc::default());
         let front = tokio::spawn(serve(far, h2, None, [127, 0, 0, 1].into(), Arc::new(Site(carried.clone())), ctx));
         let _ = near.write_all(data).await;
         // Not shut: who shuts his side counts as gone. The clock is paused, so that timeouts end what does not end itself.

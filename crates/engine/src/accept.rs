@@ -1,8 +1,9 @@
 //! From an accepted socket to whoever serves it.
 
+use crate::turns::Turns;
 use polder_flow::Bucket;
-use polder_http::front::{self, FrontContext};
-use polder_http::plane::Plane;
+use polder_http::front::{self, FrontContext, Pass};
+use polder_http::plane::{Plane, World};
 use polder_http::tunnel::Opener;
 use polder_http::{peer, relay};
 use polder_tls::{Alpn, Corked, HandshakeError};
@@ -12,23 +13,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-/// Strangers' handshakes per second in all, as a multiple of one source's budget. A mutual handshake costs about 1.2 ms of
-/// CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources the flood has.
+/// Handshakes per second of all strangers together, and of all guests, as a multiple of one source's budget. A mutual handshake
+/// costs about 1.2 ms of CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources a flood has.
 const SOURCES: u32 = 8;
 
-/// The budget of strangers' handshakes.
+/// Connections accepted before others get their turn.
+const AT_ONCE: usize = 4;
+
+/// A budget of handshakes in all.
 pub(crate) struct Budget {
     bucket: Mutex<Bucket>,
     born: Instant,
 }
 
-impl Budget {
-    pub(crate) fn new() -> Self {
+impl Default for Budget {
+    fn default() -> Self {
         Budget { bucket: Mutex::new(Bucket::full(u32::MAX, 0)), born: Instant::now() }
     }
+}
 
+impl Budget {
     fn take(&self, limits: &Limits) -> bool {
         let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rate = limits.handshake_rate_per_source.saturating_mul(SOURCES);
@@ -38,7 +45,11 @@ impl Budget {
 
 /// What every accepted connection needs.
 pub(crate) struct Door {
-    pub(crate) budget: Budget,
+    /// Of handshakes from where nobody has proved an identity yet.
+    pub(crate) strangers: Budget,
+    /// And from where somebody has: a flood of strangers must not keep users out.
+    pub(crate) guests: Budget,
+    pub(crate) turns: Turns,
     pub(crate) plane: Arc<Plane>,
     pub(crate) front: Arc<FrontContext>,
     pub(crate) opener: Arc<dyn Opener>,
@@ -46,6 +57,7 @@ pub(crate) struct Door {
 
 /// Accepts until the sender of `open` is gone. What waits in the backlog then is left to whoever else has the socket.
 pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open: watch::Receiver<()>) {
+    let mut number = 0_usize;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -53,61 +65,84 @@ pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, from)) => drop(tokio::spawn(enter(door.clone(), socket, from.ip()))),
+            Ok((socket, from)) => enter(&door, socket, from.ip()),
             Err(e) => {
                 // Out of descriptors or memory: connections wait in the backlog meanwhile.
                 door.plane.log("error", "accept", format!("{e}: raise the limit of open files"));
                 sleep(Duration::from_millis(50)).await;
             }
         }
+        number += 1;
+        if number.is_multiple_of(AT_ONCE) {
+            yield_now().await;
+        }
     }
 }
 
-async fn enter(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
-    let _ = socket.set_nodelay(true);
+/// Lets a connection in or closes it: whoever is refused costs no task.
+fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) {
     let plane = &door.plane;
     plane.counters.connections.up();
+    let Some(world) = plane.world() else { return };
+    let limits = &world.plan.limits;
     match plane.config.role {
-        Role::Node => stranger(door, socket, from).await,
-        Role::Forwarder => {
-            // The user's own programs: rates per source would only punish a busy browser.
-            let most = plane.world().map_or(0, |world| u64::from(world.plan.limits.connections));
-            if plane.counters.connections_open.get() >= most {
-                return plane.counters.connections_refused.up();
+        Role::Node => {
+            // Addresses of known nodes are outside the budget of strangers, so that a flood of handshakes does not keep nodes
+            // apart; what a node is, only its certificate decides.
+            let known = world.plan.is_home_of_a_peer(from.to_canonical());
+            match if known { Some(None) } else { admit(door, limits, from).map(Some) } {
+                Some(pass) => drop(tokio::spawn(stranger(door.clone(), world.clone(), socket, from, pass))),
+                None => {
+                    plane.counters.connections_refused.up();
+                    // A reset: nothing of it stays behind in the kernel either.
+                    let _ = socket.set_zero_linger();
+                }
             }
-            let _open = plane.counters.connections_open.hold();
-            front::serve(socket, false, None, from, door.opener.clone(), door.front.clone()).await;
         }
-        Role::Site => {
-            let _open = plane.counters.connections_open.hold();
-            relay::serve_socket(plane.clone(), socket).await;
+        // The user's own programs: rates per source would only punish a busy browser.
+        Role::Forwarder if plane.counters.connections_open.get() >= u64::from(limits.connections) => {
+            plane.counters.connections_refused.up();
         }
+        Role::Forwarder | Role::Site => drop(tokio::spawn(own(door.clone(), socket, from))),
     }
 }
 
-/// A connection of somebody who has yet to say who he is. Addresses of known nodes are outside the budget of strangers, so
-/// that a flood of handshakes does not keep nodes apart; what a node is, only its certificate decides.
-async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
-    let plane = door.plane.clone();
-    let Some(world) = plane.world() else { return };
-    let known = world.plan.is_home_of_a_peer(from.to_canonical());
-    let mut pass = None;
-    if !known {
-        match door.front.enter(from) {
-            Ok(entered) if door.budget.take(&world.plan.limits) => pass = Some(entered),
-            _ => return plane.counters.connections_refused.up(),
-        }
+/// A connection of the user's own programs, or of whoever the perimeter lets through to a site.
+async fn own(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
+    let plane = &door.plane;
+    let _open = plane.counters.connections_open.hold();
+    let _ = socket.set_nodelay(true);
+    match plane.config.role {
+        Role::Forwarder => front::serve(socket, false, None, from, door.opener.clone(), door.front.clone()).await,
+        Role::Node | Role::Site => relay::serve_socket(plane.clone(), socket).await,
     }
+}
+
+/// A connection of somebody who has yet to say who he is; without a pass, from the address of a node.
+async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: IpAddr, mut pass: Option<Pass>) {
+    let plane = door.plane.clone();
+    let _ = socket.set_nodelay(true);
     let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));
     let shaking = plane.counters.handshakes_open.hold();
     let began = Instant::now();
-    let (stream, identity, alpn) = match timeout(patience, world.tls.accept(socket)).await {
+    let accepting = world.tls.accept(socket);
+    let shaken = match &pass {
+        Some(pass) if !pass.is_guest() => timeout(patience, door.turns.take(accepting)).await,
+        _ => timeout(patience, accepting).await,
+    };
+    let (stream, identity, alpn) = match shaken {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(e)) => return refuse(&plane, &e, from),
         Err(_) => return plane.counters.handshakes_failed.up(),
     };
     plane.measures.handshake_seconds.took(began.elapsed());
     let identity = Arc::new(identity);
+    if let Some(pass) = &mut pass
+        && identity.kind == Kind::User
+        && !pass.proves(&identity.uri, from)
+    {
+        return plane.counters.connections_refused.up();
+    }
     // The snapshot may have changed during the handshake; from here on the registry sees every change.
     let open = plane.clone();
     let task = {
@@ -137,6 +172,22 @@ async fn stranger(door: Arc<Door>, socket: TcpStream, from: IpAddr) {
     if let Some(world) = plane.world() {
         plane.cut_unworthy(&world);
     }
+}
+
+/// Whether a connection of somebody from outside may begin its handshake.
+fn admit(door: &Door, limits: &Limits, from: IpAddr) -> Option<Pass> {
+    let counters = &door.plane.counters;
+    let pass = door.front.enter(from).ok()?;
+    if !pass.is_guest() && door.plane.pressure.is_high() {
+        counters.shed_connections.up();
+        return None;
+    }
+    let budget = if pass.is_guest() { &door.guests } else { &door.strangers };
+    if !budget.take(limits) {
+        counters.over_handshakes.up();
+        return None;
+    }
+    Some(pass)
 }
 
 fn refuse(plane: &Plane, error: &HandshakeError, from: IpAddr) {

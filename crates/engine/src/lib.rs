@@ -9,6 +9,8 @@ mod accept;
 mod listeners;
 mod queue;
 mod status;
+mod turns;
+mod weigh;
 
 use accept::{Budget, Door};
 use bytes::Bytes;
@@ -34,6 +36,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
+use turns::Turns;
 
 /// Between looks at whether tunnels have ended while stopping.
 const LOOK: Duration = Duration::from_millis(10);
@@ -160,7 +163,9 @@ impl Engine {
         if before.is_some_and(|before| before.plan.version >= version) {
             return Err(invalid(format!("version: {version} is not newer than the one in force")));
         }
-        let front = self.front.get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone())));
+        let front = self
+            .front
+            .get_or_init(|| FrontContext::new(plan.limits.clone(), Tell(self.plane.clone()), self.plane.pressure.clone()));
         let counted = Arc::downgrade(front);
         self.plane
             .front_tunnels
@@ -182,7 +187,15 @@ impl Engine {
                 Role::Node | Role::Site => Arc::new(Overlay::new(self.plane.clone())),
             };
             self.handle.spawn(sweep(self.plane.clone()));
-            Arc::new(Door { budget: Budget::new(), plane: self.plane.clone(), front: front.clone(), opener })
+            self.handle.spawn(weigh::watch(self.plane.clone()));
+            Arc::new(Door {
+                strangers: Budget::default(),
+                guests: Budget::default(),
+                turns: Turns::default(),
+                plane: self.plane.clone(),
+                front: front.clone(),
+                opener,
+            })
         });
     }
 

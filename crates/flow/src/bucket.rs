@@ -29,6 +29,23 @@ impl Bucket {
         true
     }
 
+    /// Takes `count` tokens, on credit if need be; milliseconds until the debt is paid.
+    pub fn spend(&mut self, count: u32, rate: u32, now: Millis) -> Millis {
+        if rate == 0 {
+            return 0;
+        }
+        self.fill(rate, now);
+        let cost = u64::from(count) * 1000;
+        if self.level >= cost {
+            self.level -= cost;
+        } else {
+            // Until then nothing is gained.
+            self.at = self.at.saturating_add((cost - self.level).div_ceil(u64::from(rate)));
+            self.level = 0;
+        }
+        self.at.saturating_sub(now)
+    }
+
     /// Whether nothing would be lost by forgetting it.
     pub fn is_full(&mut self, rate: u32, now: Millis) -> bool {
         self.fill(rate, now);
@@ -67,6 +84,20 @@ mod tests {
                 now += step;
                 given += u64::from(bucket.take(rate, now));
                 prop_assert!(given * 1000 <= 2000 * u64::from(rate) + now * u64::from(rate));
+            }
+        }
+
+        #[test]
+        fn who_spends_and_waits_never_exceeds_burst_and_rate(rate in 1u32..1000, steps in prop::collection::vec((0u32..300, 0u64..50), 1..100)) {
+            let mut bucket = Bucket::full(rate, 0);
+            let (mut now, mut spent) = (0, 0u64);
+            for (count, idle) in steps {
+                let wait = bucket.spend(count, rate, now);
+                spent += u64::from(count);
+                now += wait;
+                prop_assert!(spent * 1000 <= 2000 * u64::from(rate) + now * u64::from(rate));
+                prop_assert_eq!(bucket.spend(0, rate, now), 0, "the debt is paid");
+                now += idle;
             }
         }
 

@@ -34,6 +34,10 @@ pub struct Bounds {
     pub tunnels_per_identity: u32,
     /// New tunnels per second per identity.
     pub tunnel_rate_per_identity: u32,
+    /// Connections per identity.
+    pub connections_per_identity: u32,
+    /// Costly frames and requests per second per identity.
+    pub frame_rate_per_identity: u32,
 }
 
 /// Which bound was hit.
@@ -49,12 +53,34 @@ pub enum Over {
     Tunnels,
     /// [`Bounds::tunnel_rate_per_identity`]; milliseconds until the next is due.
     TunnelRate(Millis),
+    /// [`Bounds::connections_per_identity`].
+    PerIdentity,
 }
 
 #[derive(Debug)]
 struct Held {
     count: u32,
     bucket: Bucket,
+    /// Until when whoever comes from here counts as a guest: somebody proved an identity here lately.
+    guest_until: Millis,
+}
+
+#[derive(Debug)]
+struct Share {
+    connections: u32,
+    tunnels: u32,
+    opened: Bucket,
+    frames: Bucket,
+}
+
+impl Share {
+    fn is_idle(&mut self, bounds: &Bounds, now: Millis) -> bool {
+        let full = |bucket: &mut Bucket, rate| rate == 0 || bucket.is_full(rate, now);
+        self.tunnels == 0
+            && self.connections == 0
+            && full(&mut self.opened, bounds.tunnel_rate_per_identity)
+            && full(&mut self.frames, bounds.frame_rate_per_identity)
+    }
 }
 
 /// Counts and buckets of one process.
@@ -62,7 +88,7 @@ struct Held {
 pub struct Gate {
     connections: u32,
     sources: HashMap<SourceKey, Held>,
-    identities: HashMap<Arc<str>, Held>,
+    identities: HashMap<Arc<str>, Share>,
     swept: Option<Millis>,
 }
 
@@ -70,8 +96,12 @@ impl Gate {
     /// Most sources remembered: some 100 bytes each, so 6 MB.
     pub const MAX_SOURCES: usize = 65_536;
 
-    /// A connection from `source` wants in, before its handshake. Every `Ok` is to be followed by one [`Gate::left`].
-    pub fn enter(&mut self, source: SourceKey, bounds: &Bounds, now: Millis) -> Result<(), Over> {
+    /// For how long a source is remembered as one of guests.
+    pub const GUEST: Millis = 3_600_000;
+
+    /// A connection from `source` wants in, before its handshake; says whether it comes from where a guest has been. Every
+    /// `Ok` is to be followed by one [`Gate::left`].
+    pub fn enter(&mut self, source: SourceKey, bounds: &Bounds, now: Millis) -> Result<bool, Over> {
         if bounds.connections != 0 && self.connections >= bounds.connections {
             return Err(Over::Connections);
         }
@@ -82,7 +112,8 @@ impl Gate {
                 return Err(Over::HandshakeRate);
             }
         }
-        let held = self.sources.entry(source).or_insert_with(|| Held { count: 0, bucket: Bucket::full(rate, now) });
+        let held =
+            self.sources.entry(source).or_insert_with(|| Held { count: 0, bucket: Bucket::full(rate, now), guest_until: 0 });
         if bounds.connections_per_source != 0 && held.count >= bounds.connections_per_source {
             return Err(Over::PerSource);
         }
@@ -91,7 +122,46 @@ impl Gate {
         }
         held.count += 1;
         self.connections += 1;
+        Ok(now < held.guest_until)
+    }
+
+    /// Somebody has proved an identity from `source`, and is still connected.
+    pub fn proved(&mut self, source: SourceKey, now: Millis) {
+        if let Some(held) = self.sources.get_mut(&source) {
+            held.guest_until = now.saturating_add(Self::GUEST);
+        }
+    }
+
+    /// `identity` has connected. Every `Ok` is to be followed by one [`Gate::parted`].
+    pub fn join(&mut self, identity: &Arc<str>, bounds: &Bounds, now: Millis) -> Result<(), Over> {
+        let share = self.share(identity, bounds, now);
+        if bounds.connections_per_identity != 0 && share.connections >= bounds.connections_per_identity {
+            return Err(Over::PerIdentity);
+        }
+        share.connections += 1;
         Ok(())
+    }
+
+    /// A connection of `identity` has ended.
+    pub fn parted(&mut self, identity: &str) {
+        if let Some(share) = self.identities.get_mut(identity) {
+            share.connections = share.connections.saturating_sub(1);
+        }
+    }
+
+    /// `identity` made us handle `count` costly frames or requests; milliseconds that it is to wait before more.
+    pub fn spend(&mut self, identity: &Arc<str>, count: u32, bounds: &Bounds, now: Millis) -> Millis {
+        self.share(identity, bounds, now).frames.spend(count, bounds.frame_rate_per_identity, now)
+    }
+
+    fn share(&mut self, identity: &Arc<str>, bounds: &Bounds, now: Millis) -> &mut Share {
+        let fresh = || Share {
+            connections: 0,
+            tunnels: 0,
+            opened: Bucket::full(bounds.tunnel_rate_per_identity, now),
+            frames: Bucket::full(bounds.frame_rate_per_identity, now),
+        };
+        self.identities.entry(identity.clone()).or_insert_with(fresh)
     }
 
     /// A connection that was let in has ended.
@@ -105,39 +175,38 @@ impl Gate {
     /// `identity` wants a tunnel. Every `Ok` is to be followed by one [`Gate::closed`].
     pub fn open(&mut self, identity: &Arc<str>, bounds: &Bounds, now: Millis) -> Result<(), Over> {
         let rate = bounds.tunnel_rate_per_identity;
-        let held = match self.identities.get_mut(identity) {
-            Some(held) => held,
-            None => self.identities.entry(identity.clone()).or_insert(Held { count: 0, bucket: Bucket::full(rate, now) }),
-        };
-        if bounds.tunnels_per_identity != 0 && held.count >= bounds.tunnels_per_identity {
+        let share = self.share(identity, bounds, now);
+        if bounds.tunnels_per_identity != 0 && share.tunnels >= bounds.tunnels_per_identity {
             return Err(Over::Tunnels);
         }
-        if !held.bucket.take(rate, now) {
-            return Err(Over::TunnelRate(held.bucket.wait(rate)));
+        if !share.opened.take(rate, now) {
+            return Err(Over::TunnelRate(share.opened.wait(rate)));
         }
-        held.count += 1;
+        share.tunnels += 1;
         Ok(())
     }
 
     /// A tunnel that was let through has ended.
     pub fn closed(&mut self, identity: &str) {
-        if let Some(held) = self.identities.get_mut(identity) {
-            held.count = held.count.saturating_sub(1);
+        if let Some(share) = self.identities.get_mut(identity) {
+            share.tunnels = share.tunnels.saturating_sub(1);
         }
     }
 
-    /// Forgets whoever holds nothing and has a full bucket. Looks at most once a second, for it looks at everybody.
+    /// Forgets whoever holds nothing, has a full bucket and is no guest. Looks at most once a second, for it looks at everybody.
     pub fn sweep(&mut self, handshake_rate: u32, now: Millis) {
         if self.swept.is_some_and(|at| now < at.saturating_add(1000)) {
             return;
         }
         self.swept = Some(now);
-        self.sources.retain(|_, held| held.count > 0 || (handshake_rate != 0 && !held.bucket.is_full(handshake_rate, now)));
+        self.sources.retain(|_, held| {
+            held.count > 0 || now < held.guest_until || (handshake_rate != 0 && !held.bucket.is_full(handshake_rate, now))
+        });
     }
 
-    /// Forgets identities that hold nothing and have a full bucket.
-    pub fn sweep_identities(&mut self, tunnel_rate: u32, now: Millis) {
-        self.identities.retain(|_, held| held.count > 0 || (tunnel_rate != 0 && !held.bucket.is_full(tunnel_rate, now)));
+    /// Forgets identities that hold nothing and have full buckets.
+    pub fn sweep_identities(&mut self, bounds: &Bounds, now: Millis) {
+        self.identities.retain(|_, share| !share.is_idle(bounds, now));
     }
 
     /// Connections let in and not ended.
@@ -152,7 +221,7 @@ impl Gate {
 
     /// Tunnels that `identity` holds.
     pub fn tunnels(&self, identity: &str) -> u32 {
-        self.identities.get(identity).map_or(0, |held| held.count)
+        self.identities.get(identity).map_or(0, |share| share.tunnels)
     }
 }
 
@@ -167,6 +236,8 @@ mod tests {
         handshake_rate_per_source: 2,
         tunnels_per_identity: 4,
         tunnel_rate_per_identity: 3,
+        connections_per_identity: 2,
+        frame_rate_per_identity: 10,
     };
 
     fn source(n: u8) -> SourceKey {
@@ -188,7 +259,7 @@ mod tests {
         assert!((0..3).all(|_| gate.enter(source(1), &BOUNDS, 0).is_ok()));
         assert_eq!(gate.enter(source(1), &BOUNDS, 0), Err(Over::PerSource));
         (0..3).for_each(|_| gate.left(source(1)));
-        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(()));
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(false));
         assert_eq!(gate.enter(source(1), &BOUNDS, 0), Err(Over::HandshakeRate), "four in the same millisecond");
         assert!((2..11).all(|n| gate.enter(source(n), &BOUNDS, 0).is_ok()));
         assert_eq!(gate.enter(source(11), &BOUNDS, 0), Err(Over::Connections));
@@ -199,6 +270,40 @@ mod tests {
         assert!(gate.open(&ann, &BOUNDS, 0).is_ok() && gate.open(&ann, &BOUNDS, 0).is_ok());
         assert_eq!(gate.open(&ann, &BOUNDS, 0), Err(Over::TunnelRate(334)));
         assert_eq!(gate.open(&"bob".into(), &BOUNDS, 0), Ok(()), "one user's limit is not another's");
+    }
+
+    #[test]
+    fn an_identity_shares_connections_and_frames_wherever_it_comes_from() {
+        let (mut gate, ann, bob): (_, Arc<str>, Arc<str>) = (Gate::default(), "ann".into(), "bob".into());
+        assert!(gate.join(&ann, &BOUNDS, 0).is_ok() && gate.join(&ann, &BOUNDS, 0).is_ok());
+        assert_eq!(gate.join(&ann, &BOUNDS, 0), Err(Over::PerIdentity));
+        assert_eq!(gate.join(&bob, &BOUNDS, 0), Ok(()));
+        gate.parted("ann");
+        assert_eq!(gate.join(&ann, &BOUNDS, 0), Ok(()));
+        assert_eq!(gate.spend(&ann, 20, &BOUNDS, 0), 0, "a burst");
+        assert_eq!(gate.spend(&ann, 5, &BOUNDS, 0), 500);
+        assert_eq!(gate.spend(&ann, 1, &BOUNDS, 500), 100);
+        assert_eq!(gate.spend(&bob, 1, &BOUNDS, 0), 0);
+        gate.sweep_identities(&BOUNDS, 10_000);
+        assert_eq!(gate.identities.len(), 2, "they are connected");
+        (0..2).for_each(|_| gate.parted("ann"));
+        gate.parted("bob");
+        gate.sweep_identities(&BOUNDS, 10_000);
+        assert!(gate.identities.is_empty());
+    }
+
+    #[test]
+    fn where_somebody_proved_who_he_is_guests_come_from() {
+        let mut gate = Gate::default();
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(false));
+        gate.proved(source(1), 0);
+        gate.proved(source(2), 0);
+        gate.left(source(1));
+        gate.sweep(BOUNDS.handshake_rate_per_source, 60_000);
+        assert_eq!(gate.enter(source(1), &BOUNDS, 60_000), Ok(true));
+        assert_eq!(gate.enter(source(2), &BOUNDS, 60_000), Ok(false), "who was not here has proved nothing");
+        gate.left(source(1));
+        assert_eq!(gate.enter(source(1), &BOUNDS, Gate::GUEST), Ok(false));
     }
 
     #[test]
@@ -213,7 +318,7 @@ mod tests {
         }
         assert!(gate.sources() <= Gate::MAX_SOURCES);
         assert_eq!(gate.connections(), 0);
-        assert_eq!(gate.enter(source(1), &bounds, 60_000), Ok(()), "and do not lock out others");
+        assert_eq!(gate.enter(source(1), &bounds, 60_000), Ok(false), "and do not lock out others");
         gate.sweep(bounds.handshake_rate_per_source, 60_000);
         assert_eq!(gate.sources(), 1);
     }

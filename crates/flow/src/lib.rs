@@ -4,11 +4,13 @@ mod bucket;
 mod gate;
 mod rate;
 mod retry;
+mod watermark;
 
 pub use bucket::Bucket;
 pub use gate::{Bounds, Gate, Over, SourceKey};
 pub use rate::MinRate;
 pub use retry::RetryBudget;
+pub use watermark::Watermark;
 
 /// Milliseconds since a start that the caller chose; it never goes back.
 pub type Millis = u64;

@@ -1,13 +1,21 @@
 //! What the plane counts and measures: each declaration is also the help text that operators read.
 
+use crate::pressure::Pressure;
 use polder_meter::{Bytes, Lives, Times};
 
 pub use polder_meter::Count;
 
 impl Counters {
     /// What a tunnel counts, and where it is measured.
-    pub fn meter<'a>(&'a self, measures: &'a Measures) -> crate::pump::Meter<'a> {
-        crate::pump::Meter { up: &self.bytes_up, down: &self.bytes_down, waiting: &self.receivers_waiting, measures }
+    pub fn meter<'a>(&'a self, measures: &'a Measures, pressure: &'a Pressure) -> crate::pump::Meter<'a> {
+        crate::pump::Meter {
+            up: &self.bytes_up,
+            down: &self.bytes_down,
+            waiting: &self.receivers_waiting,
+            dismissed: &self.shed_open_tunnels,
+            measures,
+            pressure,
+        }
     }
 }
 
@@ -20,6 +28,14 @@ polder_meter::counts! {
     connections_open,
     /// Connections refused because a limit was reached.
     connections_refused,
+    /// Limit: handshakes of strangers in all, refused before they began.
+    over_handshakes,
+    /// Memory above 80 %: connections of strangers refused before their handshake.
+    shed_connections,
+    /// Memory above 95 %: tunnels refused to nodes.
+    shed_tunnels,
+    /// Memory above 95 %: open tunnels closed, the idlest first.
+    shed_open_tunnels,
     /// Handshakes with those who connected that are under way now.
     handshakes_open,
     /// Handshakes that failed.

@@ -158,6 +158,10 @@ async fn onward(
         plane.refused("hop", why, peer.name.to_string(), None);
         Err(error)
     };
+    if plane.pressure.is_full() {
+        plane.counters.shed_tunnels.up();
+        return Err(ProxyError::Limit);
+    }
     if !world.plan.is_fresh(unix_now()) {
         plane.counters.refused_stale.up();
         return Err(ProxyError::Limit);

@@ -27,6 +27,7 @@ pub mod overlay;
 pub mod path;
 pub mod peer;
 pub mod plane;
+pub mod pressure;
 pub mod pump;
 mod race;
 pub mod registry;

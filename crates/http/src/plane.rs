@@ -7,6 +7,7 @@ use crate::dialout::DialOuts;
 use crate::front::FrontContext;
 use crate::link::Links;
 use crate::memory::Paths;
+use crate::pressure::Pressure;
 use crate::pump::Meter;
 use crate::registry::Registry;
 use crate::tell::Sealers;
@@ -72,6 +73,8 @@ pub struct Plane {
     pub registry: Registry,
     /// How many tunnels an identity holds at this process's front; said once, by whoever makes the front.
     pub front_tunnels: OnceLock<TunnelsOf>,
+    /// Memory's.
+    pub pressure: Arc<Pressure>,
     pub(crate) dialouts: DialOuts,
     /// Site role: streams by servlet.
     pub carried: Carried,
@@ -112,6 +115,7 @@ impl Plane {
             links: Links::default(),
             registry: Registry::default(),
             front_tunnels: OnceLock::new(),
+            pressure: Arc::default(),
             dialouts: DialOuts::default(),
             carried: Carried::default(),
             sealers: Sealers::default(),
@@ -214,7 +218,7 @@ impl Plane {
 
     /// What a tunnel counts.
     pub fn meter(&self) -> Meter<'_> {
-        self.counters.meter(&self.measures)
+        self.counters.meter(&self.measures, &self.pressure)
     }
 
     /// Queues a log record.

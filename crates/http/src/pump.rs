@@ -5,6 +5,7 @@
 //! that half of a link's window could be theirs, and then those that have waited longer than `stall`.
 
 use crate::counters::{Count, Measures};
+use crate::pressure::Pressure;
 use crate::tunnel::{Sink, Source, Tunnel, h2_error};
 use bytes::Bytes;
 use h2::Reason;
@@ -12,7 +13,7 @@ use polder_types::Limits;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -29,6 +30,8 @@ pub enum End {
     Broken,
     /// Nothing moved; both were reset.
     Idle,
+    /// Others needed its memory more; both were reset.
+    Dismissed,
 }
 
 /// How long a tunnel may do nothing.
@@ -62,6 +65,10 @@ pub struct Meter<'a> {
     pub down: &'a Count,
     /// Receivers that take nothing now.
     pub waiting: &'a Count,
+    /// Tunnels closed for want of memory.
+    pub dismissed: &'a Count,
+    /// Memory's.
+    pub pressure: &'a Pressure,
     /// Lives and sizes of tunnels.
     pub measures: &'a Measures,
 }
@@ -73,6 +80,8 @@ struct Shared<'a> {
     began: Instant,
     /// Whether a byte has moved since the last look.
     moved: AtomicBool,
+    /// When the last byte moved, in looks at memory.
+    last: AtomicU32,
     carried: AtomicU64,
 }
 
@@ -86,6 +95,7 @@ enum Way {
 impl Shared<'_> {
     fn count(&self, way: Way, bytes: u64, first: bool) {
         self.moved.store(true, Relaxed);
+        self.last.store(self.meter.pressure.time(), Relaxed);
         self.carried.fetch_add(bytes, Relaxed);
         match way {
             Way::Up => self.meter.up.add(bytes),
@@ -100,7 +110,8 @@ impl Shared<'_> {
 /// Carries between `near` (towards the user) and `far` (towards the site). The tunnel is closed between one and two times
 /// `idle` after its last byte: looking at a flag then is cheaper than a timer per chunk.
 pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<'_>) -> End {
-    let shared = Shared { terms, meter, began: Instant::now(), moved: AtomicBool::new(true), carried: AtomicU64::new(0) };
+    let last = AtomicU32::new(meter.pressure.time());
+    let shared = Shared { terms, meter, began: Instant::now(), moved: AtomicBool::new(true), last, carried: AtomicU64::new(0) };
     let (end, reason) = {
         let both = async {
             let outward = carry(&mut near.source, &mut far.sink, Way::Up, &shared);
@@ -119,7 +130,12 @@ pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<
             }
             (End::Idle, None)
         };
-        tokio::select! { biased; end = both => end, end = silence => end }
+        let dismissed = async {
+            meter.pressure.dismisses(&shared.last).await;
+            meter.dismissed.up();
+            (End::Dismissed, None)
+        };
+        tokio::select! { biased; end = both => end, end = silence => end, end = dismissed => end }
     };
     if end != End::Finished {
         near.sink.reset_with(reason.unwrap_or(Reason::CANCEL));

@@ -31,7 +31,7 @@ async fn carry(plane: &Plane, held: &Held<'_>, near: Tunnel, opened: Opened) {
     };
     match held.carry(work).await {
         Some(End::Idle) => plane.counters.tunnels_idle.up(),
-        Some(End::Finished | End::Broken) => {}
+        Some(End::Finished | End::Broken | End::Dismissed) => {}
         None => plane.counters.tunnels_cut.up(),
     }
 }

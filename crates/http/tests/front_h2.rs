@@ -10,6 +10,7 @@ use h2::client::{Builder, SendRequest};
 use http::{Method, Request, Response, Uri};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 type Client = SendRequest<Bytes>;
@@ -216,4 +217,101 @@ async fn draining_says_goaway_and_lets_streams_end() {
     assert_eq!(collect(response.into_body()).await.unwrap(), "still here");
     drop((client, stream));
     assert!(task.await.unwrap().is_ok());
+}
+
+/// An HTTP/2 connection by hand, after its greeting.
+async fn by_hand(front: &Front) -> tokio::io::DuplexStream {
+    let mut io = front.connect(true);
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    io
+}
+
+/// PINGs are answered at the pace of the identity's budget; a second connection has none of its own, another user has.
+#[tokio::test(start_paused = true)]
+async fn frames_that_carry_nothing_wait_for_their_budget() {
+    let mut limits = limits();
+    limits.frame_rate_per_identity = 100;
+    let mut front = Front::with(limits, None);
+    let ping = b"\0\0\x08\x06\0\0\0\0\0polder!!";
+    let answered = async |front: &Front, pings: usize| {
+        let mut io = by_hand(front).await;
+        let (began, mut seen, mut buffer) = (tokio::time::Instant::now(), 0, vec![0; 65536]);
+        io.write_all(&ping.repeat(pings)).await.unwrap();
+        let mut heard = Vec::new();
+        while seen < pings {
+            let n = io.read(&mut buffer).await.unwrap();
+            assert!(n > 0, "cut after {seen}");
+            heard.extend_from_slice(&buffer[..n]);
+            seen = heard.windows(8).filter(|part| part == b"polder!!").count();
+        }
+        began.elapsed()
+    };
+    assert!(answered(&front, 150).await < Duration::from_millis(500), "a burst passes");
+    let second = answered(&front, 1500).await;
+    assert!(second > Duration::from_secs(5), "{second:?} for 1500 at 100 a second");
+    assert!(front.counter("over_frames") > 0);
+    let mut bob = polder_types::Identity::clone(front.who.as_deref().unwrap());
+    bob.uri = "spiffe://o.test/user/bob".into();
+    front.who = Some(std::sync::Arc::new(bob));
+    assert!(answered(&front, 150).await < Duration::from_millis(500), "his budget is his own");
+}
+
+#[tokio::test]
+async fn what_ends_a_connection_is_counted_by_its_reason() {
+    let front = Front::access_point();
+    let ends = async |frames: &[u8]| {
+        let mut io = by_hand(&front).await;
+        let _ = io.write_all(frames).await;
+        let mut heard = Vec::new();
+        let _ = io.read_to_end(&mut heard).await;
+    };
+    ends(b"\0\0\x05\x06\0\0\0\0\0short").await; // FRAME_SIZE_ERROR
+    assert_eq!((front.counter("refused_protocol"), front.counter("over_resets")), (1, 0));
+    let mut endless = b"\0\0\x01\x01\0\0\0\0\x01\x82".to_vec();
+    endless.extend(b"\0\0\0\x09\0\0\0\0\x01".repeat(10_000)); // CONTINUATION without end
+    ends(&endless).await;
+    assert_eq!(front.counter("over_resets") + front.counter("refused_protocol"), 2);
+}
+
+#[tokio::test]
+async fn bounds_of_heads_are_knobs() {
+    let mut limits = limits();
+    (limits.head_bytes, limits.head_fields) = (2000, 20);
+    let front = Front::with(limits, None);
+    let (client, _task) = client(&front).await;
+    let fields = |count| (0..count).fold(Request::builder().uri("http://wiki.test/"), |r, i| r.header(format!("x{i}"), "y"));
+    assert_eq!(ask(&client, fields(20).body(()).unwrap()).await.status(), 200);
+    assert_eq!(ask(&client, fields(21).body(()).unwrap()).await.status(), 400);
+    let lines = |count: usize| "x: y\r\n".repeat(count);
+    let head = |lines: String| format!("GET http://wiki.test/ HTTP/1.1\r\nHost: wiki.test\r\nConnection: close\r\n{lines}\r\n");
+    assert!(front.say(&head(lines(18))).await.starts_with("HTTP/1.1 200 "));
+    assert!(front.say(&head(lines(19))).await.starts_with("HTTP/1.1 400 "));
+    assert!(front.say(&head(format!("x: {}\r\n", "y".repeat(1800)))).await.starts_with("HTTP/1.1 200 "));
+    assert!(front.say(&head(format!("x: {}\r\n", "y".repeat(2000)))).await.starts_with("HTTP/1.1 400 "));
+}
+
+/// From 80 % on nothing idle is kept, from 95 % on tunnels are refused and the silent are closed; then all is as before.
+#[tokio::test(start_paused = true)]
+async fn memory_is_shed() {
+    let front = Front::access_point();
+    let (client, _task) = client(&front).await;
+    let silent = client.clone().ready().await.unwrap().send_request(connect("wiki.test:443"), false).unwrap();
+    assert_eq!(silent.0.await.unwrap().status(), 200);
+    front.pressure.look(85, 100);
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!((front.counter("shed_idle"), front.counter("reused")), (2, 0));
+    assert_eq!(front.counter("tunnels_open"), 1);
+    for _ in 0..20 {
+        front.pressure.look(96, 100);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!((front.counter("tunnels_open"), front.counter("shed_open_tunnels")), (0, 1), "silent for twenty looks");
+    let refused = ask(&client, connect("wiki.test:443")).await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after") && front.counter("shed_tunnels") > 0);
+    front.pressure.look(70, 100);
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!(front.counter("reused"), 1);
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use polder_http::counters::{Counters, Measures};
+use polder_http::pressure::Pressure;
 use polder_http::pump::{End, Terms, pump};
 use polder_http::tunnel::{Sink, Source, Tunnel};
 use proptest::prelude::*;
@@ -25,7 +26,8 @@ fn start(room: usize, terms: Terms, counters: &Arc<Counters>) -> (DuplexStream, 
     let (user, near) = end(room);
     let (site, far) = end(room);
     let counters = counters.clone();
-    let pumping = tokio::spawn(async move { pump(near, far, terms, counters.meter(&Measures::default())).await });
+    let pumping =
+        tokio::spawn(async move { pump(near, far, terms, counters.meter(&Measures::default(), &Pressure::default())).await });
     (user, site, pumping)
 }
 
@@ -118,7 +120,7 @@ proptest! {
             let (mut site, far) = end(room);
             near.source.unread(Bytes::from(early.clone()));
             let meter = counters.clone();
-            let pumping = tokio::spawn(async move { pump(near, far, TERMS, meter.meter(&Measures::default())).await });
+            let pumping = tokio::spawn(async move { pump(near, far, TERMS, meter.meter(&Measures::default(), &Pressure::default())).await });
             let said: Vec<u8> = early.iter().chain(up.iter().flatten()).copied().collect();
             let answer = down.clone();
             let at_site = tokio::spawn(async move {

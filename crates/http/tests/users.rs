@@ -52,7 +52,7 @@ impl Scene {
         let (pki, told) = (Pki::new(), told(how));
         let nodes = overlay(&pki, &["ap", "servlet"]).await;
         let agent = Node::start(&pki, "wiki", Role::Site, pki.issue(Leaf::new("site", "wiki")), vec![(443, origin)]).await;
-        let front = FrontContext::new(limits(), Nobody);
+        let front = FrontContext::new(limits(), Nobody, Arc::default());
         assert!(agent.plane.front.set(front).is_ok());
         let servlet = Peer { warm: true, ..nodes[1].peer.clone() };
         let asking = Some(Tell { key: told.seal_public.clone(), address: true });

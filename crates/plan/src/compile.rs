@@ -162,6 +162,10 @@ fn check_limits(limits: &Limits) -> Result<(), PlanError> {
         ("streams_per_link", limits.streams_per_link),
         ("max_hops", u32::from(limits.max_hops)),
         ("silence_ms", limits.silence_ms),
+        ("connections_per_identity", limits.connections_per_identity),
+        ("frame_rate_per_identity", limits.frame_rate_per_identity),
+        ("head_bytes", limits.head_bytes),
+        ("head_fields", limits.head_fields),
     ];
     for (name, value) in fields {
         if value == 0 {

@@ -29,6 +29,11 @@ fn limits() -> Limits {
         silence_ms: 1500,
         retry_percent: 20,
         retry_burst: 50,
+        connections_per_identity: 1,
+        frame_rate_per_identity: 1,
+        head_bytes: 16 * 1024,
+        head_fields: 100,
+        memory_bytes: 0,
     }
 }
 

@@ -12,5 +12,5 @@ pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
 pub use gre::{GreCounters, GreEndpoint, GreError};
 pub use listener::adopt_listener;
-pub use memory::keep_memory;
+pub use memory::{give_memory_back, keep_memory};
 pub use ready::{Interest, Ready, adopt};

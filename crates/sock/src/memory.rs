@@ -18,3 +18,12 @@ pub fn keep_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, GROW);
     }
 }
+
+/// Gives what has been freed back to the system, when memory is short. Milliseconds; does nothing where the C library is not glibc.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes an integer, has no memory preconditions, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -327,6 +327,21 @@ pub struct Limits {
     /// Repetitions per site that may come at once; a tenth of them comes back each second.
     #[serde(default = "retry_burst")]
     pub retry_burst: u32,
+    /// Open connections per user identity.
+    #[serde(default = "connections_per_identity")]
+    pub connections_per_identity: u32,
+    /// Costly HTTP/2 frames and HTTP/1 requests per second of a user identity (burst: twice that); more wait.
+    #[serde(default = "frame_rate_per_identity")]
+    pub frame_rate_per_identity: u32,
+    /// Most bytes of a request head, as sent in HTTP/1 and decoded in HTTP/2; 65,535 at most.
+    #[serde(default = "head_bytes")]
+    pub head_bytes: u32,
+    /// Most field lines of a request head; 256 at most.
+    #[serde(default = "head_fields")]
+    pub head_fields: u32,
+    /// Resident bytes of which 80 and 95 % are the watermarks; 0: none.
+    #[serde(default)]
+    pub memory_bytes: u64,
 }
 
 const fn keepalive_timeout_ms() -> u32 {
@@ -352,4 +367,16 @@ const fn retry_percent() -> u32 {
 }
 const fn retry_burst() -> u32 {
     50
+}
+const fn connections_per_identity() -> u32 {
+    256
+}
+const fn frame_rate_per_identity() -> u32 {
+    10_000
+}
+const fn head_bytes() -> u32 {
+    16 * 1024
+}
+const fn head_fields() -> u32 {
+    100
 }

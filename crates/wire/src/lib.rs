@@ -1,5 +1,6 @@
 //! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users; no I/O.
 
+mod frames;
 pub mod gre;
 pub mod http1;
 mod problem;
@@ -7,5 +8,6 @@ pub mod proxy2;
 mod refusal;
 pub mod word;
 
+pub use frames::{FrameCounter, SMALL_DATA};
 pub use problem::{Problem, parse_proxy_status, proxy_status};
 pub use refusal::{ProxyError, Refusal};

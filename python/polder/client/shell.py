@@ -18,12 +18,13 @@ from polder.settings.identity import IdentityDir
 from polder.shell.clock import wall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.memory import limits
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.revoked import RevokedList
 from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
-from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Limits, Link
+from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Link
 
 log = logging.getLogger("polder.client")
 
@@ -93,7 +94,7 @@ class Client(Linked):
             revocations=self._revoked.listed,
             members=points,
             warm=frozenset(warm),
-            limits=Limits(**self._settings.limits.model_dump()),
+            limits=limits(self._settings.limits),
             tracing=self.traces.tracing() if self.traces else None,
             forwarder=Forwarder(
                 access_points=tuple(point.name for point in points),

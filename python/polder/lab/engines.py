@@ -73,12 +73,14 @@ class Remote:
     address: str
     snapshot: Snapshot
 
-    async def apply(self, **changes: object) -> None:
-        """Put a changed snapshot in force. Raises ``ProcessError`` when the engine refuses it."""
+    async def apply(self, **changes: object) -> dict[str, int]:
+        """Put a changed snapshot in force; the engine's counters then. Raises ``ProcessError`` when the engine refuses it."""
         self.snapshot = msgspec.structs.replace(self.snapshot, version=self.snapshot.version + 1, **changes)
         answer = await _tell(self.process, self.snapshot)
         if answer.get("version") != self.snapshot.version:
             raise ProcessError(f"{self.name} refused its snapshot: {answer}")
+        counters: dict[str, int] = answer["counters"]
+        return counters
 
     def peer(self, ring_id: int, *, warm: bool = False) -> Peer:
         """How others reach it."""
@@ -126,7 +128,7 @@ async def _serve() -> None:
         while True:
             snapshot = msgspec.msgpack.decode(await _frame(reader), type=Snapshot)
             try:
-                print(json.dumps({"version": engine.apply(snapshot)}), flush=True)
+                print(json.dumps({"version": engine.apply(snapshot), "counters": engine.counters()}), flush=True)
             except ValueError as error:
                 print(json.dumps({"error": str(error)}), flush=True)
     except asyncio.IncompleteReadError:

@@ -31,12 +31,13 @@ from polder.shell.clock import chance, wall
 from polder.shell.handover import recall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.memory import limits
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.role_driver import RoleDriver
 from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
-from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Limits, Link
+from polder.snapshot.schema import DialOutChange, EngineConfig, IdentityMaterial, Link
 from polder.trust import AUTHORITY, is_retired, read_identity
 
 log = logging.getLogger("polder.node")
@@ -191,7 +192,7 @@ class Node(Linked):
             sites=sites,
             beacon_for=beacon_for,
             servlet_for=self.roles.ways(),
-            limits=Limits(**self._settings.limits.model_dump()),
+            limits=limits(self._settings.limits),
             tracing=self.traces.tracing() if self.traces else None,
             shortcuts=self._settings.shortcuts,
         )

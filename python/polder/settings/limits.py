@@ -154,3 +154,38 @@ class Limits(Settings):
         description="Repetitions per site that may come at once; a tenth of them comes back each second. As many tunnels as are "
         "opened in the seconds in which a failure is found out. No memory.",
     )
+    connections_per_identity: int = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Open connections of one user to this node, whatever addresses they come from. A browser without a forwarder opens "
+        "up to 32 to a proxy, a forwarder two. Up to 40 KiB for each.",
+    )
+    frame_rate_per_identity: int = Field(
+        10_000,
+        ge=100,
+        le=100_000_000,
+        description="HTTP/2 frames that carry little (control frames, heads, less than 512 bytes of data) and HTTP/1 requests per "
+        "second of one user, with a burst of twice that; what is more waits. The busiest page is some 1000. At 1 to 10 µs each a "
+        "user takes at most a tenth of a core. 40 bytes per user.",
+    )
+    head_bytes: int = Field(
+        16384,
+        ge=1024,
+        le=65_535,
+        description="Most bytes of a request's head, as sent in HTTP/1, decoded in HTTP/2: origins take 8 to 32 KiB. This much for each "
+        "request that is being read. Say the same at all nodes: what is refused must not tell them apart.",
+    )
+    head_fields: int = Field(
+        100,
+        ge=16,
+        le=256,
+        description="Most field lines of a request's head; browsers send some 20. Say the same at all nodes. 40 bytes per field.",
+    )
+    memory_bytes: Size = Field(
+        0,
+        ge=0,
+        le=1 << 46,
+        description="Memory of this process on which the watermarks stand: from 80 % on strangers are turned away and nothing idle is "
+        "kept, from 95 % on tunnels are refused and the idlest closed. 0: what the control group allows (MemoryMax), if it says so.",
+    )

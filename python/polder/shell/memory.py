@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polder.settings.limits import Limits as Knobs
 from polder.shell.health import Check
+from polder.snapshot.schema import Limits
 
 LOW, HIGH = 0.80, 0.95
 """Watermarks: above ``LOW`` an alert says so, above ``HIGH`` the process calls itself unfit."""
@@ -26,6 +28,12 @@ def limit(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgr
             pass
         place = place.parent
     return min(found, default=None)
+
+
+def limits(knobs: Knobs) -> Limits:
+    """The limits of a process: where its settings say no ``memory_bytes``, the watermarks stand on the control group's limit."""
+    values = knobs.model_dump()
+    return Limits(**values | {"memory_bytes": values["memory_bytes"] or limit() or 0})
 
 
 def check(held: int, allowed: int | None) -> Check:

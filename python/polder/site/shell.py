@@ -29,6 +29,7 @@ from polder.shell.clock import chance, wall
 from polder.shell.handover import recall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
+from polder.shell.memory import limits
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.revoked import RevokedList
@@ -38,7 +39,7 @@ from polder.site.memory import SiteMemory
 from polder.site.perimeter import Perimeter
 from polder.site.telling import TellingKeys
 from polder.snapshot.fold import SiteView, Verdicts
-from polder.snapshot.schema import EngineConfig, IdentityMaterial, Limits, Link
+from polder.snapshot.schema import EngineConfig, IdentityMaterial, Link
 from polder.trust import read_identity, sign
 from polder.trust.keys import key_from_der
 
@@ -189,7 +190,7 @@ class Site(Linked):
             members=servlets,
             warm=frozenset(member.name for member in servlets) if self._ways.dials_out else frozenset(),
             sites=(SiteView(self.record()[0]),),
-            limits=Limits(**self._settings.limits.model_dump()),
+            limits=limits(self._settings.limits),
             cut=tuple(self._ways.carrier(name) for name in sorted(self._role.cut())),
             told=self._telling.told(self._settings) if self._telling else None,
         )

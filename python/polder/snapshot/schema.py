@@ -150,6 +150,11 @@ class Limits(Frozen, frozen=True):
     silence_ms: int = 1500
     retry_percent: int = 20
     retry_burst: int = 50
+    connections_per_identity: int = 256
+    frame_rate_per_identity: int = 10_000
+    head_bytes: int = 16384
+    head_fields: int = 100
+    memory_bytes: int = 0
 
 
 class Snapshot(Frozen, frozen=True):

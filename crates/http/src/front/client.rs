@@ -40,6 +40,11 @@ impl Client {
         Ok((tunnel, permit))
     }
 
+    /// See [`FrontContext::spend`].
+    pub(crate) fn spend(&self, count: u32) -> u64 {
+        self.ctx.spend(&self.who, count)
+    }
+
     /// Tells the operator of a client that breaks the rules of HTTP; what access rules refuse is told where they are kept.
     pub(crate) fn tell(&self, refusal: &Refusal) {
         if refusal.error == ProxyError::Malformed {

@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use crate::counters::Measures;
+use crate::pressure::Pressure;
 use crate::pump::Meter;
 use crate::tunnel::Asker;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,6 +32,7 @@ pub struct FrontContext {
     jitter: RandomState,
     traces_to_origins: AtomicBool,
     report: Box<dyn Report>,
+    pressure: Arc<Pressure>,
     /// Counters.
     pub counters: Counters,
     /// How long tunnels lived and what they carried.
@@ -38,8 +40,8 @@ pub struct FrontContext {
 }
 
 impl FrontContext {
-    /// A context with the limits of the first snapshot.
-    pub fn new(limits: Limits, report: impl Report) -> Arc<Self> {
+    /// A context with the limits of the first snapshot; `pressure` is the process's.
+    pub fn new(limits: Limits, report: impl Report, pressure: Arc<Pressure>) -> Arc<Self> {
         Arc::new(FrontContext {
             limits: ArcSwap::from_pointee(limits),
             forwarder: ArcSwapOption::empty(),
@@ -49,6 +51,7 @@ impl FrontContext {
             jitter: RandomState::new(),
             traces_to_origins: AtomicBool::new(false),
             report: Box::new(report),
+            pressure,
             counters: Counters::default(),
             measures: Measures::default(),
         })
@@ -62,7 +65,7 @@ impl FrontContext {
         let limits = self.limits();
         let mut gate = self.gate();
         gate.sweep(limits.handshake_rate_per_source, now);
-        gate.sweep_identities(limits.tunnel_rate_per_identity, now);
+        gate.sweep_identities(&self.bounds(), now);
     }
 
     /// Puts in force whether clients' own trace fields go on to origins.
@@ -84,13 +87,33 @@ impl FrontContext {
         let key = SourceKey::from(source);
         let entered = self.gate().enter(key, &self.bounds(), self.now());
         match entered {
-            Ok(()) => Ok(Pass { ctx: self.clone(), key }),
+            Ok(guest) => Ok(Pass { ctx: self.clone(), key, guest, identity: None }),
             Err(over) => Err(self.over(over, &source.to_string(), source)),
         }
     }
 
+    /// `count` frames or requests of `who` that carry little: milliseconds to wait before more. A user's own programs wait for
+    /// nothing.
+    pub(crate) fn spend(&self, who: &Asker, count: u32) -> u64 {
+        let Some(identity) = who else { return 0 };
+        let wait = self.gate().spend(&identity.uri, count, &self.bounds(), self.now());
+        if wait > 0 {
+            self.counters.over_frames.up();
+        }
+        wait
+    }
+
+    /// Memory's.
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.pressure
+    }
+
     /// `who` opens a tunnel. Keep the permit as long as the tunnel.
     pub(crate) fn tunnel(self: &Arc<Self>, who: &Asker, source: IpAddr) -> Result<Permit, Refusal> {
+        if self.pressure.is_full() {
+            self.counters.shed_tunnels.up();
+            return Err(Refusal::new(ProxyError::Limit, "This access point has no memory left for more."));
+        }
         let identity = who.as_ref().map_or_else(|| Arc::from("loopback"), |identity| identity.uri.clone());
         let opened = self.gate().open(&identity, &self.bounds(), self.now());
         match opened {
@@ -111,7 +134,9 @@ impl FrontContext {
             up: &counters.bytes_up,
             down: &counters.bytes_down,
             waiting: &counters.receivers_waiting,
+            dismissed: &counters.shed_open_tunnels,
             measures: &self.measures,
+            pressure: &self.pressure,
         }
     }
 
@@ -148,6 +173,7 @@ impl FrontContext {
             Over::HandshakeRate => "too many handshakes from one source: limits.handshake_rate_per_source",
             Over::Tunnels => "too many open tunnels of one user: limits.tunnels_per_identity",
             Over::TunnelRate(_) => "too many new tunnels of one user: limits.tunnel_rate_per_identity",
+            Over::PerIdentity => "too many connections of one user: limits.connections_per_identity",
         };
         self.refused("limit", why, who, source);
         Refusal::new(ProxyError::Limit, "You have too many connections open, or open them too fast.")
@@ -161,6 +187,8 @@ impl FrontContext {
             handshake_rate_per_source: limits.handshake_rate_per_source,
             tunnels_per_identity: limits.tunnels_per_identity,
             tunnel_rate_per_identity: limits.tunnel_rate_per_identity,
+            connections_per_identity: limits.connections_per_identity,
+            frame_rate_per_identity: limits.frame_rate_per_identity,
         }
     }
 
@@ -173,11 +201,44 @@ impl FrontContext {
 pub struct Pass {
     ctx: Arc<FrontContext>,
     key: SourceKey,
+    guest: bool,
+    identity: Option<Arc<str>>,
+}
+
+impl Pass {
+    /// Whether somebody has proved an identity from there within the last hour.
+    pub fn is_guest(&self) -> bool {
+        self.guest
+    }
+
+    /// Its holder is `identity`; false when that has too many connections already.
+    pub fn proves(&mut self, identity: &Arc<str>, source: IpAddr) -> bool {
+        let joined = {
+            let mut gate = self.ctx.gate();
+            let now = self.ctx.now();
+            gate.proved(self.key, now);
+            gate.join(identity, &self.ctx.bounds(), now)
+        };
+        match joined {
+            Ok(()) => {
+                self.identity = Some(identity.clone());
+                true
+            }
+            Err(over) => {
+                self.ctx.over(over, identity, source);
+                false
+            }
+        }
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.ctx.gate().left(self.key);
+        let mut gate = self.ctx.gate();
+        gate.left(self.key);
+        if let Some(identity) = &self.identity {
+            gate.parted(identity);
+        }
     }
 }
 

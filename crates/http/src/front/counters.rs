@@ -56,6 +56,18 @@ polder_meter::counts! {
     over_resets,
     /// Limit: tunnels closed because nothing moved.
     over_idle,
+    /// Limit: connections per identity.
+    over_connections_per_identity,
+    /// Limit: pauses of users who sent too many frames or requests that carry little.
+    over_frames,
+    /// HTTP/2 connections ended for breaking its rules.
+    refused_protocol,
+    /// Memory above 80 %: idle tunnels to origins not kept for a next request.
+    shed_idle,
+    /// Memory above 95 %: new tunnels refused.
+    shed_tunnels,
+    /// Memory above 95 %: open tunnels closed, the idlest first.
+    shed_open_tunnels,
 }
 
 impl Counters {
@@ -66,6 +78,7 @@ impl Counters {
             Over::HandshakeRate => &self.over_handshake_rate,
             Over::Tunnels => &self.over_tunnels,
             Over::TunnelRate(_) => &self.over_tunnel_rate,
+            Over::PerIdentity => &self.over_connections_per_identity,
         };
         counter.up();
     }

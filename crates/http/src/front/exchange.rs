@@ -41,7 +41,9 @@ pub(crate) async fn exchange(client: &Client, pool: &Pool, request: &Request, mu
         };
         let fault = match converse(client, &mut conn, request, &mut body, out).await {
             Ok(Spoken::Wholly { again }) => {
-                if again {
+                if again && client.ctx.pressure().is_high() {
+                    client.ctx.counters.shed_idle.up();
+                } else if again {
                     pool.give(&request.target, conn);
                 }
                 return Ended::Answered { body_read: body.is_read() };

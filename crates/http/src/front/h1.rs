@@ -54,11 +54,15 @@ where
 
 /// As [`serve`], for a client at the other end of a tunnel.
 pub(crate) async fn serve_tunnel(near: Tunnel, client: &Client) {
-    let mut connection = Connection { client, inbox: Inbox::new(near.source), sink: near.sink, pool: Pool::default() };
+    let mut connection =
+        Connection { client, inbox: Inbox::of_client(near.source, &client.ctx.limits()), sink: near.sink, pool: Pool::default() };
     let mut first = true;
     loop {
         let next = match connection.next_head(first).await {
-            Ok(Some(head)) => connection.answer(&head).await,
+            Ok(Some(head)) => {
+                connection.pace().await;
+                connection.answer(&head).await
+            }
             Ok(None) => Next::Close,
             Err(refusal) => connection.refuse(None, refusal).await,
         };
@@ -111,6 +115,15 @@ impl Connection<'_> {
         }
     }
 
+    /// Requests have a budget, too; and who has sent many at once lets others go ahead.
+    async fn pace(&mut self) {
+        match self.client.spend(1) {
+            0 if self.inbox.is_empty() => {}
+            0 => tokio::task::yield_now().await,
+            wait => tokio::time::sleep(Duration::from_millis(wait)).await,
+        }
+    }
+
     async fn answer(&mut self, head: &RequestHead) -> Next {
         self.client.ctx.counters.requests.up();
         if let Some(reverse) = &self.client.reverse {
@@ -150,7 +163,7 @@ impl Connection<'_> {
         }
         let trace = one_trace(head.fields.all("traceparent"));
         let opened = self.client.open(&target, &mut source, trace).await;
-        self.inbox = Inbox::new(source);
+        self.inbox = Inbox::of_client(source, &self.client.ctx.limits());
         match opened {
             Err(refusal) if early => {
                 self.client.ctx.counters.refused(refusal.error);
@@ -260,7 +273,11 @@ async fn wait(inbox: &mut Inbox, pool: &Pool) -> io::Result<bool> {
 
 fn h1_out<'c>(client: &Client, sink: &'c mut Sink, head: &RequestHead, keep: bool) -> H1Out<'c> {
     let draining = *client.ctx.draining().borrow();
-    H1Out { old: head.version == Version::Http10, keep: keep && !draining, ..plain_out(client, sink) }
+    H1Out {
+        old: head.version == Version::Http10,
+        keep: keep && !draining && !client.ctx.pressure().is_full(),
+        ..plain_out(client, sink)
+    }
 }
 
 fn plain_out<'c>(client: &Client, sink: &'c mut Sink) -> H1Out<'c> {

@@ -5,6 +5,7 @@ use super::exchange::{Ended, exchange};
 use super::local;
 use super::origin::Body;
 use super::out::{H2Out, Out};
+use super::paced::Paced;
 use super::pool::Pool;
 use super::request::{Parts, Request, one_trace};
 use crate::pump::{End, Terms, pump};
@@ -17,7 +18,7 @@ use http::{Method, Response};
 use polder_flow::Bucket;
 use polder_types::Limits;
 use polder_wire::Refusal;
-use polder_wire::http1::{Authority, BodyLength, HttpError, MAX_FIELDS, MAX_HEAD};
+use polder_wire::http1::{Authority, BodyLength, HttpError};
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -53,7 +54,10 @@ where
 {
     let limits = client.ctx.limits();
     let patience = Duration::from_millis(u64::from(limits.header_timeout_ms));
-    let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(io)).await else { return };
+    let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(Paced::new(io, client.clone()))).await
+    else {
+        return;
+    };
     // Longer than HTTP/1's: forwarders keep their links warm.
     let idle = Duration::from_millis(u64::from(limits.idle_timeout_ms));
     let most_tasks = 2 * limits.streams_per_client as usize;
@@ -73,7 +77,8 @@ where
                     check = Idle::new(idle);
                     streams.spawn(stream(shared.clone(), request, respond));
                 }
-                Some(Err(_)) | None => return,
+                Some(Err(error)) => return broke(&client, &error),
+                None => return,
             },
             Some(ended) = streams.join_next() => {
                 check = Idle::new(idle);
@@ -106,6 +111,15 @@ where
     }
 }
 
+/// h2 ends a connection that uses up one of its budgets, or breaks the rules: counted by what it says about that.
+fn broke(client: &Client, error: &h2::Error) {
+    match error.reason() {
+        _ if error.is_io() || error.is_remote() => {}
+        Some(Reason::ENHANCE_YOUR_CALM) => client.ctx.counters.over_resets.up(),
+        _ => client.ctx.counters.refused_protocol.up(),
+    }
+}
+
 /// When to look after a connection without streams.
 struct Idle {
     next: Instant,
@@ -132,7 +146,7 @@ fn builder(limits: &Limits) -> Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(limits.streams_per_client)
-        .max_header_list_size(MAX_HEAD as u32)
+        .max_header_list_size(limits.head_bytes)
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.link_window.min(CONNECTION_WINDOW).max(limits.stream_window))
         .max_send_buffer_size(SEND_BUFFER)
@@ -145,7 +159,7 @@ async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond
     let client = &shared.client;
     client.ctx.counters.requests.up();
     let (head, body) = request.into_parts();
-    if head.headers.len() > MAX_FIELDS {
+    if head.headers.len() > client.ctx.limits().head_fields as usize {
         return refuse(client, &head, respond, malformed(HttpError::TooManyFields)).await;
     }
     let Some(authority) = head.uri.authority().and_then(|a| Authority::parse(a.as_str().as_bytes())) else {

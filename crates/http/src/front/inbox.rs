@@ -2,6 +2,7 @@
 
 use crate::tunnel::{Source, Tunnel};
 use bytes::{Bytes, BytesMut};
+use polder_types::Limits;
 use polder_wire::http1::{BodyReader, HttpError, MAX_HEAD, Piece, RequestHead, RequestReader, ResponseHead, ResponseReader};
 use std::io;
 use std::task::{Context, Poll, Waker};
@@ -26,6 +27,12 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn new(source: Source) -> Self {
         Inbox { source, buffer: BytesMut::new(), requests: RequestReader::default(), responses: ResponseReader::default() }
+    }
+
+    /// For a client: with the bounds of request heads.
+    pub(crate) fn of_client(source: Source, limits: &Limits) -> Self {
+        let requests = RequestReader::bounded(limits.head_bytes as usize, limits.head_fields as usize);
+        Inbox { requests, ..Inbox::new(source) }
     }
 
     /// Whether bytes wait.

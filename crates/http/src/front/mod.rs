@@ -18,6 +18,7 @@ mod inbox;
 mod local;
 mod origin;
 mod out;
+mod paced;
 mod pool;
 mod request;
 pub(crate) mod reverse;

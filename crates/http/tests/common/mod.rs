@@ -161,6 +161,11 @@ pub fn limits() -> Limits {
         silence_ms: 1500,
         retry_percent: 20,
         retry_burst: 50,
+        connections_per_identity: 256,
+        frame_rate_per_identity: 100000,
+        head_bytes: 16 * 1024,
+        head_fields: 100,
+        memory_bytes: 0,
     }
 }
 
@@ -260,7 +265,7 @@ async fn accept(plane: Arc<Plane>, listener: TcpListener) {
                     let identity = Arc::new(identity);
                     if identity.kind == Kind::User {
                         let opener = Arc::new(Overlay::new(plane.clone()));
-                        let front = FrontContext::new(limits(), Told(plane.clone()));
+                        let front = FrontContext::new(limits(), Told(plane.clone()), plane.pressure.clone());
                         let serve = front::serve(stream, alpn == Alpn::H2, Some(identity.clone()), from.ip(), opener, front);
                         plane.registry.spawn(identity, serve);
                         return;

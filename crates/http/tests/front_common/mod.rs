@@ -4,6 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use polder_http::front::{FrontContext, Report, serve};
+use polder_http::pressure::Pressure;
 use polder_http::tunnel::{Asker, BoxFuture, Opener, Sink, Source, Target, Tunnel};
 use polder_types::{Forwarder, Identity, Kind, Limits};
 use polder_wire::http1::{BodyLength, BodyReader, Piece, RequestReader};
@@ -178,6 +179,11 @@ pub fn limits() -> Limits {
         silence_ms: 1500,
         retry_percent: 20,
         retry_burst: 50,
+        connections_per_identity: 50,
+        frame_rate_per_identity: 10000,
+        head_bytes: 16 * 1024,
+        head_fields: 100,
+        memory_bytes: 0,
     }
 }
 
@@ -199,6 +205,7 @@ pub struct Front {
     pub origins: Arc<Origins>,
     pub ctx: Arc<FrontContext>,
     pub told: Told,
+    pub pressure: Arc<Pressure>,
 }
 
 impl Front {
@@ -207,11 +214,11 @@ impl Front {
     }
 
     pub fn with(limits: Limits, forwarder: Option<Forwarder>) -> Front {
-        let told = Told::default();
+        let (told, pressure) = (Told::default(), Arc::new(Pressure::default()));
         let who = if forwarder.is_some() { None } else { ann() };
-        let ctx = FrontContext::new(limits.clone(), told.clone());
+        let ctx = FrontContext::new(limits.clone(), told.clone(), pressure.clone());
         ctx.apply(limits, forwarder);
-        Front { who, origins: Arc::default(), ctx, told }
+        Front { who, origins: Arc::default(), ctx, told, pressure }
     }
 
     pub fn forwarder() -> Front {

@@ -28,6 +28,8 @@ pub use target::{Authority, RequestTarget};
 pub const MAX_HEAD: usize = 16 * 1024;
 /// Most field lines of a head.
 pub const MAX_FIELDS: usize = 100;
+/// Most field lines that any knob may allow.
+pub(crate) const MOST_FIELDS: usize = 256;
 
 /// Minor version of HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +43,11 @@ pub enum Version {
 /// Why bytes are not HTTP that Polder speaks. Always the sender's fault; the same bytes will never do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    /// Longer than [`MAX_HEAD`].
-    #[error("the head is longer than 16 KiB")]
+    /// Longer than [`MAX_HEAD`], or than the reader allows.
+    #[error("the head is too long")]
     HeadTooLong,
-    /// More than [`MAX_FIELDS`].
-    #[error("the head has more than 100 fields")]
+    /// More than [`MAX_FIELDS`], or than the reader allows.
+    #[error("the head has too many fields")]
     TooManyFields,
     /// A line that does not end with CRLF (RFC 9112 §2.2: a recipient MAY take a bare LF; we do not).
     #[error("a line ends with a bare LF or holds a bare CR")]
@@ -92,20 +94,32 @@ pub enum HttpError {
 }
 
 /// Finds the end of a head. Looks at each byte once, so that a sender who drips bytes costs no more than one who does not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HeadScanner {
     seen: usize,
     line: usize,
+    most: usize,
+}
+
+impl Default for HeadScanner {
+    fn default() -> Self {
+        HeadScanner::new(MAX_HEAD)
+    }
 }
 
 impl HeadScanner {
+    /// For heads of at most `most` bytes.
+    pub(crate) fn new(most: usize) -> Self {
+        HeadScanner { seen: 0, line: 0, most }
+    }
+
     /// Length of the head once its empty line is in `buffer`, which must hold all bytes since the last head.
     ///
     /// Errors: a bare LF, an empty first line, too many bytes.
     pub(crate) fn find(&mut self, buffer: &[u8]) -> Result<Option<usize>, HttpError> {
         while let Some(offset) = buffer.get(self.seen..).and_then(|rest| memchr::memchr(b'\n', rest)) {
             let newline = self.seen + offset;
-            if newline >= MAX_HEAD {
+            if newline >= self.most {
                 return Err(HttpError::HeadTooLong);
             }
             if newline == self.line || buffer[newline - 1] != b'\r' {
@@ -120,12 +134,12 @@ impl HeadScanner {
             self.line = newline + 1;
             if empty {
                 let length = self.seen;
-                *self = HeadScanner::default();
+                *self = HeadScanner::new(self.most);
                 return Ok(Some(length));
             }
         }
         self.seen = buffer.len();
-        if self.seen >= MAX_HEAD { Err(HttpError::HeadTooLong) } else { Ok(None) }
+        if self.seen >= self.most { Err(HttpError::HeadTooLong) } else { Ok(None) }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Request heads (RFC 9112 §3) and how long their bodies are (§6.3).
 
-use super::{Authority, BodyLength, Fields, HeadScanner, HttpError, MAX_FIELDS, RequestTarget, Version, parse_error, version};
+use super::{
+    Authority, BodyLength, Fields, HeadScanner, HttpError, MAX_FIELDS, MOST_FIELDS, RequestTarget, Version, parse_error, version,
+};
 use bytes::{Bytes, BytesMut};
 
 /// A request head that one reader only can understand.
@@ -35,9 +37,9 @@ impl RequestHead {
         self.fields.all("upgrade").next().filter(|_| offered)
     }
 
-    fn parse(block: Bytes) -> Result<RequestHead, HttpError> {
-        let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut parsed = httparse::Request::new(&mut lines);
+    fn parse(block: Bytes, most_fields: usize) -> Result<RequestHead, HttpError> {
+        let mut lines = [httparse::EMPTY_HEADER; MOST_FIELDS];
+        let mut parsed = httparse::Request::new(&mut lines[..most_fields]);
         match parsed.parse(&block) {
             Ok(httparse::Status::Complete(length)) if length == block.len() => {}
             Ok(_) => return Err(HttpError::StartLine),
@@ -78,14 +80,29 @@ fn host(fields: &Fields, version: Version) -> Result<Option<Authority>, HttpErro
 }
 
 /// Takes request heads off a buffer.
-#[derive(Debug, Default)]
-pub struct RequestReader(HeadScanner);
+#[derive(Debug)]
+pub struct RequestReader {
+    scanner: HeadScanner,
+    most_fields: usize,
+}
+
+impl Default for RequestReader {
+    fn default() -> Self {
+        RequestReader::bounded(super::MAX_HEAD, MAX_FIELDS)
+    }
+}
 
 impl RequestReader {
+    /// Takes heads of at most `bytes` (65,535 at most) and `fields` lines (256 at most).
+    pub fn bounded(bytes: usize, fields: usize) -> Self {
+        let bytes = bytes.min(usize::from(u16::MAX));
+        RequestReader { scanner: HeadScanner::new(bytes), most_fields: fields.min(MOST_FIELDS) }
+    }
+
     /// The next head, once all of it is in `buffer`; its bytes are then taken off. After an error the connection is lost.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RequestHead>, HttpError> {
-        match self.0.find(buffer)? {
-            Some(length) => RequestHead::parse(buffer.split_to(length).freeze()).map(Some),
+        match self.scanner.find(buffer)? {
+            Some(length) => RequestHead::parse(buffer.split_to(length).freeze(), self.most_fields).map(Some),
             None => Ok(None),
         }
     }

@@ -1,0 +1,297 @@
+"""``make bench`` part ``punishment``: an access point is attacked in every way, and enrolled users measure what they notice.
+
+On loopback: two access points, a beacon, a servlet, an nginx, two users with forwarders (one at each access point) and one whose
+browser shakes hands with the attacked access point for every request. For each attack: a quiet time, then the attack. The
+attacker has the machine's last core for itself and keeps it busy; everything else shares the others. Limits are the defaults.
+Writes ``bench/results/punishment.json`` and ``.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from bench.punishment import attackers, readers
+from polder.engine.facade import BUILD
+from polder.lab import enclosure, origin, results
+from polder.lab.engines import Pki, Remote, launch
+from polder.lab.plots import DIKE, FLOOD, SAND, SEA
+from polder.lab.processes import Processes
+from polder.lab.results import Claim, Measure, Result
+from polder.model import Kind
+from polder.snapshot.schema import (
+    BeaconEntry,
+    EngineConfig,
+    Forwarder,
+    IdentityMaterial,
+    Limits,
+    ServletEntry,
+    Site,
+    Snapshot,
+)
+
+DOMAIN = "bench.test"
+NODES = ("attacked", "other", "beacon", "servlet")
+ORIGIN_PORT = 8091
+MEMORY = 512 << 20
+ATTACKERS = 64
+RATE, BROWSER_RATE = 40.0, 15.0
+SETTLE_S = 1.0
+"""Between two attacks."""
+PATHS = {"forwarder": "attacked", "browser": "attacked", "elsewhere": "other"}
+"""How users come, and through which access point."""
+
+
+class Bed:
+    """The overlay under attack."""
+
+    def __init__(self, processes: Processes, folder: FilePath) -> None:
+        self.processes = processes
+        self.folder = folder
+        self.nodes: dict[str, Remote] = {}
+        self.proxies: dict[str, Remote] = {}
+        self.pki = Pki(DOMAIN, time.time(), 1)  # noqa: TID251 - the shell of a program
+
+    async def build(self) -> None:
+        """Start everything and open every link."""
+        limits = Limits()
+        for number, name in enumerate(NODES):
+            base = Snapshot(0, DOMAIN, (self.pki.root,), self.pki.member(Kind.NODE, name, number + 1), limits=limits)
+            config = EngineConfig(role="node", listen=(f"127.0.1.{number + 1}:0",))
+            self.nodes[name] = await launch(self.processes, None, name, config, base)
+        peers = [self.nodes[name].peer(number + 1, warm=True) for number, name in enumerate(NODES)]
+        site = Site("wiki", ("wiki.test",), (80,), ("anyone",), (), "beacon", beacons=("beacon",))
+        delivery = {"tcp": {"address": "127.0.0.1", "bind": None, "ports": [(80, ORIGIN_PORT)]}}
+        for peer in peers:
+            await self.nodes[peer.name].apply(
+                peers=tuple(other for other in peers if other != peer),
+                sites=(site,),
+                beacons=(BeaconEntry("wiki", ("servlet",)),) if peer.name == "beacon" else (),
+                servlets=(ServletEntry("wiki", delivery),) if peer.name == "servlet" else (),
+            )
+        for number, name in enumerate(("attacked", "other")):
+            base = Snapshot(0, DOMAIN, (self.pki.root,), self.pki.member(Kind.USER, f"reader{number}"), limits=limits)
+            config = EngineConfig(role="forwarder", listen=("127.0.0.1:0",))
+            self.proxies[name] = await launch(self.processes, None, f"forwarder-{name}", config, base)
+            await self.proxies[name].apply(peers=(peers[number],), forwarder=Forwarder((name,), ("wiki.test",), ""))
+
+    def files(self, name: str) -> tuple[str, str]:
+        """A user's certificate and key, as files."""
+        material: IdentityMaterial = self.pki.member(Kind.USER, name)
+        pem = serialization.Encoding.PEM
+        chain, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        chain.write_bytes(b"".join(x509.load_der_x509_certificate(each).public_bytes(pem) for each in material.chain))
+        private = serialization.load_der_private_key(material.key, None)
+        form = serialization.PrivateFormat.PKCS8
+        key.write_bytes(private.private_bytes(pem, form, serialization.NoEncryption()))
+        return str(chain), str(key)
+
+
+def _usage(pid: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of a process."""
+    fields = FilePath(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * resource.getpagesize()
+
+
+async def attack(bed: Bed, name: str, files: Sequence[tuple[str, str]], quiet_s: float, attack_s: float) -> list[dict[str, Any]]:
+    """One attack: a row for each way in which users come."""
+    start = time.monotonic() + 1.0
+    begin, end = start + quiet_s, start + quiet_s + attack_s
+    victim = bed.nodes["attacked"]
+    before = await victim.apply()
+    tasks = {
+        "forwarder": readers.Task(bed.proxies["attacked"].address, RATE, start, end),
+        "browser": readers.Task(victim.address, BROWSER_RATE, start, end, files[0], "127.1.0.9"),
+        "elsewhere": readers.Task(bed.proxies["other"].address, RATE, start, end),
+    }
+    task = attackers.Task(name, victim.address, tuple(files[1:]), max(os.sched_getaffinity(0)) + 1, begin, attack_s)
+
+    async def run(module: str, label: str, about: msgspec.Struct) -> bytes:
+        argv = [sys.executable, "-m", f"bench.punishment.{module}"]
+        return await bed.processes.run(None, label, argv, quiet_s + attack_s + 60, msgspec.json.encode(about))
+
+    async def watch() -> tuple[float, int]:
+        pid = victim.process.process.pid
+        await asyncio.sleep(max(0.0, begin - time.monotonic()))
+        first, most = _usage(pid)
+        while time.monotonic() < end:
+            await asyncio.sleep(0.2)
+            last, held = _usage(pid)
+            most = max(most, held)
+        return (last - first) / attack_s, most
+
+    watched, attacked, *heard = await asyncio.gather(
+        watch(), run("attackers", "attacker", task), *(run("readers", f"reader-{way}", tasks[way]) for way in tasks)
+    )
+    after = await victim.apply()
+    report = msgspec.json.decode(attacked)
+    moved = {key: after[key] - before[key] for key in after if _tells(key) and after[key] > before[key]}
+    # What names its limit says more than what only says that something was refused.
+    told = max(moved, key=lambda key: ("over_" in key or "shed" in key, moved[key])) if moved else ""
+    common = {
+        "attack": name,
+        "attacker_cpu_share": round(report.pop("cpu_s") / attack_s, 2),
+        "node_cpu_share": round(watched[0], 2),
+        "node_memory_mib": round(watched[1] / (1 << 20), 1),
+        "counter": told,
+        "counted": moved.get(told, 0),
+        "counters": moved,
+        "attacker": report,
+    }
+    return [common | _noticed(way, msgspec.json.decode(samples), begin) for way, samples in zip(tasks, heard, strict=True)]
+
+
+def _tells(counter: str) -> bool:
+    """Whether a counter says that somebody was refused or bounded."""
+    return any(word in counter for word in ("over_", "refused", "handshakes_failed", "shed", "throttled"))
+
+
+def _noticed(way: str, samples: list[tuple[float, float, bool]], begin: float) -> dict[str, Any]:
+    """What a user noticed: of the requests under attack, the share under three times the quiet median."""
+    quiet = [took for due, took, good in samples if due < begin and good]
+    during = [(took, good) for due, took, good in samples if due >= begin]
+    median = statistics.median(quiet)
+    fast = sum(good and took < 3 * median for took, good in during)
+    succeeded = [took for took, good in during if good] or [readers.GIVE_UP_S]
+    return {
+        "through": PATHS[way],
+        "way": way,
+        "requests": len(during),
+        "failed": sum(not good for _, good in during),
+        "quiet_ms": round(median * 1000, 3),
+        "attacked_ms": round(statistics.median(succeeded) * 1000, 3),
+        "ratio": round(statistics.median(succeeded) / median, 3),
+        "fast_share": round(fast / len(during), 4),
+    }
+
+
+def claims() -> list[Claim]:
+    """The issue's, by the worst attack."""
+
+    def worst(field: str, fold: str, **where: Any) -> Measure:
+        return Measure(field, where, fold)
+
+    return [
+        Claim(
+            "punishment.forwarder",
+            "requests under 3 × quiet latency through the attacked access point, users with a forwarder, worst attack",
+            ">= 0.9",
+            worst("fast_share", "min", way="forwarder"),
+        ),
+        Claim(
+            "punishment.browser",
+            "the same, a handshake with the attacked access point for every request",
+            ">= 0.9",
+            worst("fast_share", "min", way="browser"),
+        ),
+        Claim(
+            "punishment.elsewhere",
+            "failed requests through another access point",
+            "== 0",
+            worst("failed", "sum", way="elsewhere"),
+        ),
+        Claim(
+            "punishment.elsewhere-ratio",
+            "median latency through another access point, × quiet, median of all attacks (one core serves both)",
+            "<= 1.5",
+            worst("ratio", "median", way="elsewhere"),
+        ),
+        Claim(
+            "punishment.memory",
+            "MiB of the attacked node, most",
+            f"<= {0.8 * MEMORY / (1 << 20):g}",
+            worst("node_memory_mib", "max"),
+        ),
+        Claim("punishment.counted", "least that the counter of an attack moved", ">= 1", worst("counted", "min")),
+    ]
+
+
+def draw(drawn: Any, rows: Sequence[Any]) -> None:
+    """Share of requests under three times quiet latency, by attack and way."""
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    drawn.set_size_inches(9, 0.36 * len(names) + 1.2)
+    axes = drawn.subplots()
+    colours = {"forwarder": SEA, "browser": SAND, "elsewhere": DIKE}
+    for offset, (way, colour) in zip((-0.27, 0, 0.27), colours.items(), strict=True):
+        shares = [next(row["fast_share"] for row in rows if row["attack"] == name and row["way"] == way) for name in names]
+        axes.barh([place + offset for place in range(len(names))], shares, 0.25, color=colour, label=way)
+    axes.axvline(0.9, color=FLOOD, linewidth=1)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel="share of requests under 3 × quiet latency")
+    axes.invert_yaxis()
+    axes.legend(loc="lower left", fontsize=8)
+
+
+async def measure(names: Sequence[str], quiet_s: float, attack_s: float, *, record: bool) -> int:
+    """Every attack in turn."""
+    folder = (FilePath("build/lab") / f"punishment-{os.getpid()}").resolve()
+    rows: list[dict[str, Any]] = []
+    async with Processes(folder) as processes:
+        site = await origin.start(processes, None, folder / "nginx", ["wiki.test"], [("127.0.0.1", ORIGIN_PORT, False)])
+        with (site.root / "www" / "big.bin").open("wb") as file:
+            file.truncate(64 << 20)
+        bed = Bed(processes, folder)
+        await bed.build()
+        files = [bed.files("browser"), *(bed.files(f"eve{number}") for number in range(ATTACKERS))]
+        for name in names:
+            found = await attack(bed, name, files, quiet_s, attack_s)
+            rows += found
+            print(
+                f"{name:26}",
+                *(
+                    f"{row['way']} {row['fast_share']:.2f} ({row['ratio']:.1f} x {row['quiet_ms']} ms, {row['failed']} failed)"
+                    for row in found
+                ),
+                f"cpu {found[0]['attacker_cpu_share']} -> {found[0]['node_cpu_share']}, {found[0]['node_memory_mib']} MiB,"
+                f" {found[0]['counter']} {found[0]['counted']} {found[0]['attacker']}",
+                flush=True,
+            )
+            await asyncio.sleep(SETTLE_S)
+    cores = {"attacker": [max(os.sched_getaffinity(0)) + 1], "everything else": sorted(os.sched_getaffinity(0))}
+    parameters = {
+        "quiet_s": quiet_s, "attack_s": attack_s, "rate": RATE, "browser_rate": BROWSER_RATE, "threads": attackers.THREADS,
+        "identities": ATTACKERS, "memory_mib": MEMORY >> 20, "cores": cores, "limits": "defaults", "build": BUILD,
+    }  # fmt: skip
+    result = Result("punishment", parameters, rows, claims(), "Attacks on an access point, and what enrolled users notice")
+    for claim in result.record()["claims"]:
+        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['text']}: {claim['measured']} ({claim['target']})")
+    if record:
+        print(f"wrote {results.write(result, draw)}")
+    return 0
+
+
+def main() -> int:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.punishment", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="shorter attacks")
+    parser.add_argument(
+        "--attack", dest="attacks", action="append", choices=[*attackers.ATTACKS], help="only this one; repeat it"
+    )
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("two cores are needed: one is the attacker's", file=sys.stderr)
+        return 2
+    os.sched_setaffinity(0, set(cores[:-1]))
+    quiet_s, attack_s = (2.0, 3.0) if arguments.quick else (4.0, 8.0)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    names = arguments.attacks or list(attackers.ATTACKS)
+    record = not arguments.no_record and not arguments.attacks
+    return enclosure.run(lambda: asyncio.run(measure(names, quiet_s, attack_s, record=record)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

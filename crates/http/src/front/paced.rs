@@ -1,0 +1,108 @@
+//! A client's HTTP/2 bytes, at a pace that leaves room for others.
+//!
+//! Frames that carry little cost the client nothing and us a microsecond or ten: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, resets,
+//! empty DATA, heads. They are counted before `h2` sees them, against a budget of the identity, whatever number of connections
+//! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst. Between a few dozen such
+//! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond.
+
+use super::client::Client;
+use polder_wire::FrameCounter;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// What a turn may take: costly frames, or 4 KiB of anything.
+const TURN: u32 = 64;
+/// Bytes at once from somebody who sends costly frames in numbers.
+const SIP: usize = 1024;
+/// Costly frames after which the budget is asked.
+const SETTLE: u32 = 32;
+
+/// What a client waits for before it is heard again.
+enum Pause {
+    Turn(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Budget(Pin<Box<Sleep>>),
+}
+
+/// A client's connection.
+pub(crate) struct Paced<S> {
+    io: S,
+    client: Arc<Client>,
+    frames: FrameCounter,
+    turn: u32,
+    owed: u32,
+    busy: bool,
+    pause: Option<Pause>,
+}
+
+impl<S> Paced<S> {
+    pub(crate) fn new(io: S, client: Arc<Client>) -> Self {
+        Paced { io, client, frames: FrameCounter::default(), turn: 0, owed: 0, busy: false, pause: None }
+    }
+
+    /// Counts what came; decides on a pause before more.
+    fn came(&mut self, bytes: &[u8]) {
+        let costly = self.frames.count(bytes);
+        self.busy = costly > 4;
+        self.owed += costly;
+        self.turn += costly + u32::try_from(bytes.len() / 4096).unwrap_or(TURN);
+        if self.owed >= SETTLE {
+            let wait = self.client.spend(std::mem::take(&mut self.owed));
+            if wait > 0 {
+                self.pause = Some(Pause::Budget(Box::pin(tokio::time::sleep(Duration::from_millis(wait)))));
+                return;
+            }
+        }
+        if self.turn >= TURN {
+            self.turn = 0;
+            self.pause = Some(Pause::Turn(Box::pin(tokio::task::yield_now())));
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.pause {
+            Some(Pause::Turn(turn)) => ready!(turn.as_mut().poll(cx)),
+            Some(Pause::Budget(sleep)) => ready!(sleep.as_mut().poll(cx)),
+            None => {}
+        }
+        self.pause = None;
+        if self.busy && buf.remaining() > SIP {
+            let mut sip = [0; SIP];
+            let mut part = ReadBuf::new(&mut sip);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut part)).inspect(|()| self.came(part.filled()))?;
+            buf.put_slice(part.filled());
+        } else {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf)).inspect(|()| self.came(&buf.filled()[before..]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
