@@ -42,6 +42,8 @@ LIMITS = Limits(
     handshake_rate_per_source=MANY,
     connections=MANY,
     streams_per_client=MANY,
+    connections_per_identity=MANY,
+    frame_rate_per_identity=100 * MANY,
 )
 """One client does everything: what limits a user is not what is measured."""
 
