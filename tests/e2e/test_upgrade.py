@@ -77,6 +77,8 @@ async def test_everything_is_upgraded_under_load_and_nobody_is_dropped(world: Wo
     assert seen.downloads > 0
     # With its last stream the old process ends.
     until(lambda: all(process.process.poll() == 0 for process in parts(world)), "the end of the old processes")
+    errors = [line for process in parts(world) for line in process.log_lines() if line["level"] == "error"]
+    assert not errors, "a process that has handed over decides nothing more"
 
 
 async def test_everything_is_reloaded_under_load_and_only_what_changed_changes(world: World) -> None:

@@ -133,6 +133,21 @@ def test_news_is_pushed_to_a_few_and_only_once() -> None:
     assert calls(one) == []
 
 
+def test_the_first_peer_is_asked_at_once_and_later_ones_in_turn() -> None:
+    one = directory()
+    one.handle_timeout(NOW)
+    assert calls(one) == [] and (one.poll_timeout() or 0) > NOW, "nobody to ask"
+    one.set_peers([node("n1")])
+    assert (one.poll_timeout() or 0) <= NOW
+    one.handle_timeout(NOW)
+    assert [(call.to, call.method) for call in calls(one)] == [(node("n1"), "sync")]
+    one.set_peers([node("n1"), node("n2")])
+    assert (one.poll_timeout() or 0) > NOW
+    silent = Directory(pki().verifier(), lambda _signed, _now: (), frozenset(), Random(1), gossips=False)
+    silent.set_peers([node("n1")])
+    assert silent.poll_timeout() is None
+
+
 def test_sites_see_the_revocations_and_themselves_only() -> None:
     one = directory()
     for signed in (site("wiki"), site("shop", hosts=("shop.test",)), revocations(1)):

@@ -133,7 +133,9 @@ class Directory:
     # Gossip
 
     def set_peers(self, peers: Sequence[Member]) -> None:
-        """With whom to gossip."""
+        """With whom to gossip. The first of them is asked at once: a node that knows no site yet refuses everybody."""
+        if peers and not self._peers and self._sync_at is not None:
+            self._sync_at = 0.0
         self._peers = peers
 
     def sync(self, body: Sync, caller: Caller, now: float) -> Synced:

@@ -119,8 +119,8 @@ class Linked:
         return monotonic() - self._born
 
     def dirty(self) -> None:
-        """Something was decided: fold and apply within 10 ms."""
-        if self._pending is None and not self._closing:
+        """Something was decided: fold and apply within 10 ms. A process that has handed over decides nothing more."""
+        if self._pending is None and not (self._closing or self._released):
             self._pending = asyncio.get_running_loop().call_later(_GATHER, self.apply)
 
     def apply(self) -> None:
@@ -179,7 +179,9 @@ class Linked:
         return {}
 
     def release(self) -> None:
-        """The next process decides from here on; this one only lets its streams end."""
+        """The next process decides from here on; this one only lets its streams end. What was decided before is still applied."""
+        if self._pending is not None:
+            self.apply()
         self._released = True
         self.tasks.retire()
 
