@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from bench.soak import ALLOWED, CLAIMS, EVERY_S, Watch
+from bench.soak import ALLOWED, CLAIMS, EVERY_S, Watch, warm_up
 from bench.soak_parts import FILE, PAGE, body
 
 from polder.lab.results import Result
@@ -18,7 +18,7 @@ def _watched(leaking: str) -> list[dict[str, Any]]:
             hourly = 100 * ALLOWED[what] if (part, what) == ("node5", leaking) else 0.0
             times = [number * EVERY_S for number in range(180)]
             watch.samples[part, what] = [(at, 50 + hourly * at / 3600 + int(at) % 3) for at in times]
-    return watch.rows(0.0)
+    return watch.rows(0.0, warm_up(15))
 
 
 def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0, troubles: int = 0) -> set[str]:
