@@ -28,6 +28,7 @@ PROGRAMS = {
     "chains": Program("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel"),
     "requests": Program("bench.requests", "requests per second through one access point, beside nginx, HAProxy and squid"),
     "idle": Program("bench.idle", "memory of 10,000 idle tunnels through one node, beside the peers"),
+    "growth": Program("bench.growth", "how latency, CPU and memory grow with connections and nodes"),
     "wide": Program("bench.wide", "pages over a quiet overlay with measured delays, against direct (needs POLDER_DATA)"),
     "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
     "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),

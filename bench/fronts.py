@@ -22,6 +22,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from bench import cpu
 from bench.chains import pki
 from bench.chains.peers import find
 from polder.lab.attacks import socket_record
@@ -87,18 +88,7 @@ class Load:
 
 def session(leader: int) -> list[int]:
     """The processes of a session."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(") ")[2].split()[3]) == leader:
-                found.append(int(stat.parent.name))
-    return found
-
-
-def cpu_ticks(process: Process) -> int:
-    """CPU time of a session so far, user and system, in ticks of ``TICK`` a second."""
-    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in session(process.process.pid))
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats)
+    return cpu.sessions([leader])[leader]
 
 
 def pin(pids: Iterable[int], core: int) -> None:

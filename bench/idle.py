@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from bench import fronts, report
+from bench import cpu, fronts, report
 from bench.chains import peers
 from bench.fetch import Path
 from bench.fetch import connect as open_path
@@ -129,19 +129,20 @@ def measure_one(hop: Hop, count: int, probes: int) -> dict[str, Any]:
         for tunnel in tunnels:
             tunnel.close()
     # The tunnels are gone when the hop has noticed; until then it works on that.
-    settle(lambda: fronts.cpu_ticks(hop.process))
+    pids = fronts.session(hop.process.process.pid)
+    settle(lambda: cpu.spent_s(pids))
     times["after"] = others(hop.other, probes)
     return row(hop, count, (after - before) / count / 1024, times)
 
 
-def settle(spent: Callable[[], int], patience: float = 60.0) -> None:
-    """Wait until a process has spent no CPU time for half a second; raises ``RuntimeError`` if it never rests."""
+def settle(spent: Callable[[], float], patience: float = 60.0) -> None:
+    """Wait until a process spends less than 5 ms in half a second; raises ``RuntimeError`` if it never rests."""
     end = time.monotonic() + patience
     before, at = spent(), time.monotonic()
     while time.monotonic() - at < 0.5:
         time.sleep(0.05)
-        if (now := spent()) != before:
-            before, at = now, time.monotonic()
+        if spent() > before + 0.005:
+            before, at = spent(), time.monotonic()
         if at > end:
             raise RuntimeError("the hop does not come to rest")
 

@@ -129,7 +129,7 @@ def main() -> int:
     if gone := peers.missing():
         print(f"not installed: {', '.join(gone)}. As root: scripts/bench-packages", file=sys.stderr)
         return 2
-    seconds, rounds = (1.0, 1) if chosen.quick else (3.0, 5)
+    seconds, rounds = (1.0, 1) if chosen.quick else (3.0, 3)
 
     def inside() -> int:
         rows = asyncio.run(measure(seconds, rounds))

@@ -1,7 +1,7 @@
 """``python -m bench.tunnels``: what one hop costs. Writes ``bench/results/tunnels.json``.
 
 Chains of 1 and 4 nodes in path mode ``ring`` behind a user's forwarder, all on loopback, every engine in a process of its own.
-CPU seconds (user and system) and resident memory come from ``/proc`` of the nodes' processes, so that other work on the machine disturbs
+CPU seconds (user and system) and resident memory are those of the nodes' processes, so that other work on the machine disturbs
 less than it disturbs times: per GiB of a download, per new tunnel with one HTTPS GET, per idle tunnel.
 """
 
@@ -19,6 +19,7 @@ import time
 from pathlib import Path as FilePath
 from typing import Any
 
+from bench import cpu
 from bench.fetch import Path, connect, get, open_stream
 from polder.engine.facade import BUILD
 from polder.lab import enclosure, origin, results
@@ -43,7 +44,6 @@ LIMITS = Limits(
     frame_rate_per_identity=100 * MANY,
 )
 """One client does everything: what limits a user is not what is measured."""
-TICK = os.sysconf("SC_CLK_TCK")
 GIB = 1 << 30
 
 
@@ -60,7 +60,7 @@ class Chain:
 
     def cpu_s(self) -> list[float]:
         """CPU seconds of every node so far."""
-        return [sum(map(int, _stat(node)[11:13])) / TICK for node in self.nodes]
+        return [cpu.spent_s([node.process.process.pid]) for node in self.nodes]
 
     def resident(self) -> list[int]:
         """Resident bytes of every node."""

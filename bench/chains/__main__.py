@@ -32,7 +32,9 @@ from polder.lab.processes import Process, Processes
 from polder.lab.results import Claim, Measure, Result
 
 LENGTHS = (1, 4, 7, 10)
-BULK_LENGTHS = (1, 4, 10)
+BULK_LENGTHS = (1, 3, 4, 10)
+TUNNEL_LENGTHS = (1, 3, 4, 7, 10)
+"""Mode ``beacon`` has three nodes."""
 SIZES = (1, 10, 100, 1000, 10_000)
 ORIGIN = 8463
 FIRST_PORT = 21_000
@@ -98,7 +100,18 @@ async def latency(processes: Processes, all_: list[System], ca: FilePath, sizes:
         ratio = statistics.median(values) / direct
         numbers = {"median_ms": statistics.median(values), "ratio_to_direct": ratio, "samples": len(values)}
         rows.append(by_name[name].row("latency", int(hops), connection=kind, size_kb=size, **numbers))
-    return rows
+    return against_peers(rows)
+
+
+def against_peers(rows: Rows) -> Rows:
+    """Add what each row is to the best peer of the same length, size and kind; where no peer has the length, to the nearest longer."""
+    out = []
+    for row in rows:
+        alike = [r for r in rows if r["peer"] and (r["connection"], r["size_kb"]) == (row["connection"], row["size_kb"])]
+        lengths = sorted({r["hops"] for r in alike if r["hops"] >= row["hops"]})
+        best = min((r["median_ms"] for r in alike if r["hops"] == lengths[0]), default=None) if lengths and row["hops"] else None
+        out.append(row | ({"ratio_to_best_peer": round(row["median_ms"] / best, 4)} if best else {}))
+    return out
 
 
 def repeated(
@@ -159,40 +172,47 @@ def _claims() -> list[Claim]:
 
 
 def draw(drawn: Any, rows: Sequence[Any]) -> None:
-    """New connection, open connection and CPU per tunnel against hops; one line per system."""
-    panels = (
-        (
-            "GET of 1 KB, new connection",
-            "ms",
-            lambda r: r["what"] == "latency" and r["connection"] == "new" and r["size_kb"] == 1,
-            "median_ms",
-        ),
-        (
-            "second GET, open connection",
-            "ms",
-            lambda r: r["what"] == "latency" and r["connection"] == "open" and r["size_kb"] == 1,
-            "median_ms",
-        ),
-        ("CPU per new tunnel and hop", "ms", lambda r: r["what"] == "tunnels", "cpu_ms_per_tunnel"),
-        ("100 MB", "MiB/s", lambda r: r["what"] == "bulk", "mib_per_s"),
-    )
+    """Times, CPU and throughput against hops; below, times against size through ten hops. One line per system."""
+    drawn.set_size_inches(13, 7)
+    axes = drawn.subplots(2, 4)
     names = list(dict.fromkeys(row["system"] for row in rows if row["system"] != "direct"))
-    for axes, (title, unit, chosen, field) in zip(drawn.subplots(1, len(panels)), panels, strict=True):
+
+    def latency(connection: str, size: int) -> Callable[[Any], bool]:
+        return lambda r: r["what"] == "latency" and (r["connection"], r["size_kb"]) == (connection, size)
+
+    by_hops = (
+        ("GET of 1 KB, new connection", "ms", latency("new", 1), "median_ms"),
+        ("GET of 10 KB, new connection", "ms", latency("new", 10), "median_ms"),
+        ("second GET of 1 KB, open", "ms", latency("open", 1), "median_ms"),
+        ("second GET of 10 KB, open", "ms", latency("open", 10), "median_ms"),
+        ("CPU per new tunnel and hop", "ms", lambda r: r["what"] == "tunnels", "cpu_ms_per_tunnel"),
+        ("one download", "MiB/s", lambda r: r["what"] == "bulk", "mib_per_s"),
+        ("CPU per GiB and hop", "s", lambda r: r["what"] == "bulk" and r["hops"], "cpu_s_per_gib"),
+    )
+    for one, (title, unit, chosen, field) in zip(axes.flat, by_hops, strict=False):
         for index, name in enumerate(names):
-            points = sorted((r["hops"], r[field]) for r in rows if r["system"] == name and chosen(r))
-            style = {
-                "marker": "o",
-                "markersize": 4,
-                "color": CYCLE[index % len(CYCLE)],
-                "linewidth": 2.4 if name == "polder" else 1.2,
-            }
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, **style)
+            _line(one, sorted((r["hops"], r[field]) for r in rows if r["system"] == name and chosen(r)), name, index)
         for row in rows:
-            if row["system"] == "direct" and chosen(row) and field != "cpu_ms_per_tunnel":
-                axes.axhline(row[field], color=MIST, linewidth=1)
-        axes.set(title=title, xlabel="hops", ylabel=unit, xticks=LENGTHS, yscale="log")
-    drawn.axes[0].legend(fontsize=7)
+            if row["system"] == "direct" and chosen(row):
+                one.axhline(row[field], color=MIST, linewidth=1)
+        one.set(title=title, xlabel="hops (line across: direct)", ylabel=unit, xticks=LENGTHS, yscale="log")
+    last = axes[1][3]
+    for index, name in enumerate(names):
+        mine = (r for r in rows if r["system"] == name and r["what"] == "latency" and r["connection"] == "new")
+        _line(last, sorted((r["size_kb"], r["median_ms"]) for r in mine if r["hops"] in (3, 10)), name, index)
+    last.set(title="new connection, ten hops", xlabel="KB (polder-beacon: three)", ylabel="ms", xscale="log", yscale="log")
+    axes[0][0].legend(fontsize=7)
+
+
+def _line(axes: Any, points: list[Any], name: str, index: int) -> None:
+    if points:
+        ours = name.startswith("polder")
+        style = {
+            "color": CYCLE[index % len(CYCLE)],
+            "linewidth": 2.4 if ours else 1.2,
+            "linestyle": "--" if index >= len(CYCLE) else "-",
+        }
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
 
 
 def main() -> int:
@@ -211,7 +231,7 @@ def main() -> int:
 
 async def _measure(names: Sequence[str], *, quick: bool, record: bool) -> int:
     folder = (FilePath("build/lab") / f"chains-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
-    rounds, many, count, megabytes = (8, 1, 40, 30) if quick else (60, 3, 200, 100)
+    rounds, many, count, megabytes = (8, 1, 40, 30) if quick else (60, 3, 100, 100)
     async with Processes(folder) as processes:
         site = await origin.start(processes, None, folder / "nginx", [SERVER], [("127.0.0.1", ORIGIN, True)])
         for kilobytes in (*SIZES[3:], megabytes * 1000):
@@ -232,7 +252,7 @@ async def _measure(names: Sequence[str], *, quick: bool, record: bool) -> int:
 
         chains = [system for system in everything if system.name != "direct"]
         print("new tunnels", flush=True)
-        rows += await asyncio.to_thread(repeated, chains, "tunnels", (1, 3, 10), many, new)
+        rows += await asyncio.to_thread(repeated, chains, "tunnels", TUNNEL_LENGTHS, many, new)
         print("bulk", flush=True)
         rows += await asyncio.to_thread(repeated, everything, "bulk", (0, *BULK_LENGTHS), many, whole)
     parameters = {"rounds": rounds, "repetitions": many, "tunnels": count, "bulk_mb": megabytes, "build": BUILD}

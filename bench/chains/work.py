@@ -1,35 +1,24 @@
-"""What one client asks of one path, and what it cost the hops: CPU seconds come from ``/proc`` of every hop's processes."""
+"""What one client asks of one path, and what it cost the hops: CPU seconds are those of every hop's processes."""
 
 from __future__ import annotations
 
-import os
 import ssl
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path as FilePath
 from typing import Any
 
+from bench import cpu
 from bench.fetch import Path, get, open_stream
 from polder.lab.processes import Process
 
-TICK = os.sysconf("SC_CLK_TCK")
 GIB = 1 << 30
 
 
 def cpu_s(processes: Sequence[Process]) -> list[float]:
     """CPU seconds so far of each hop, its workers included (a hop is a session of its own)."""
     leaders = [process.process.pid for process in processes]
-    spent = dict.fromkeys(leaders, 0.0)
-    for stat in FilePath("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(") ")[2].split()
-        except OSError:
-            continue  # it has ended since
-        session = int(fields[3])
-        if session in spent:
-            spent[session] += sum(map(int, fields[11:13])) / TICK
-    return [spent[leader] for leader in leaders]
+    return [cpu.spent_s(pids) for pids in cpu.sessions(leaders).values()]
 
 
 def tunnels(path: Path, hops: Sequence[Process], tls: ssl.SSLContext, server: str, count: int) -> dict[str, Any]:

@@ -27,6 +27,17 @@ impl Estimate {
         (mean > 0).then(|| Duration::from_micros(u64::from(mean) + 4 * u64::from(variation)))
     }
 
+    /// Begins anew.
+    pub(crate) fn forget(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    /// The smoothed mean; `None` before the first measurement.
+    pub(crate) fn mean(&self) -> Option<Duration> {
+        let (mean, _) = self.read();
+        (mean > 0).then(|| Duration::from_micros(mean.into()))
+    }
+
     fn read(&self) -> (u32, u32) {
         let both = self.0.load(Relaxed);
         ((both >> 32) as u32, both as u32)
@@ -41,7 +52,7 @@ mod tests {
     #[test]
     fn begins_as_rfc_6298_does_and_settles() {
         let estimate = Estimate::default();
-        assert_eq!(estimate.late(), None);
+        assert_eq!((estimate.late(), estimate.mean()), (None, None));
         estimate.note(Duration::from_millis(100));
         assert_eq!(estimate.late(), Some(Duration::from_millis(300)));
         (0..60).for_each(|_| estimate.note(Duration::from_millis(100)));

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
+use polder_flow::Millis;
 use polder_plan::Stage;
 use polder_tls::Expected;
 use polder_types::{Event, Peer, Role};
@@ -130,8 +131,30 @@ impl From<Stage> for Leg {
 pub(crate) struct Measured {
     /// From asking to the answer that the path stands.
     pub(crate) open: [Estimate; 4],
+    /// When the last of them was noted.
+    opened_at: [AtomicU64; 4],
     /// From then, or from the client's first byte if that is later, to the site's first byte.
     pub(crate) first: [Estimate; 4],
+}
+
+/// What was measured of openings through a peer says how far it leads for so long; then it is tried again if its link is short.
+const REMEMBERED: Millis = 30_000;
+
+impl Measured {
+    /// A path through the peer stood after `took`. After a long time without, measuring begins anew.
+    pub(crate) fn opened(&self, leg: Leg, took: Duration, now: Millis) {
+        let leg = leg as usize;
+        if now.saturating_sub(self.opened_at[leg].swap(now, Relaxed)) > REMEMBERED {
+            self.open[leg].forget();
+        }
+        self.open[leg].note(took);
+    }
+
+    /// How long openings take, if there were any of late.
+    pub(crate) fn opened_lately(&self, leg: Leg, now: Millis) -> Option<Duration> {
+        let lately = now.saturating_sub(self.opened_at[leg as usize].load(Relaxed)) <= REMEMBERED;
+        self.open[leg as usize].mean().filter(|_| lately)
+    }
 }
 
 pub(crate) struct Slot {
@@ -403,5 +426,22 @@ impl Slot {
 
     pub(crate) fn fail(&self, why: LinkError) {
         self.state.send_modify(|s| *s = (s.0 + 1, State::Down(why, Instant::now())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_long_ago_no_longer_tells_how_far_a_peer_leads() {
+        let (measured, ms) = (Measured::default(), Duration::from_millis);
+        assert_eq!(measured.opened_lately(Leg::Beacon, 5), None);
+        measured.opened(Leg::Beacon, ms(400), 1000);
+        assert_eq!(measured.opened_lately(Leg::Beacon, 1000 + REMEMBERED), Some(ms(400)));
+        assert_eq!(measured.opened_lately(Leg::Servlet, 1000), None);
+        assert_eq!(measured.opened_lately(Leg::Beacon, 1001 + REMEMBERED), None);
+        measured.opened(Leg::Beacon, ms(80), 1001 + REMEMBERED);
+        assert_eq!(measured.opened_lately(Leg::Beacon, 2000 + REMEMBERED), Some(ms(80)));
     }
 }

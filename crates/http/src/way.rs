@@ -23,6 +23,11 @@ pub(crate) enum Way {
     Node(Arc<Peer>, Stage),
 }
 
+/// Candidates within this time are all alike: there, other things than distance decide.
+const NEAR_MS: f64 = 8.0;
+/// Steps of distance for each doubling: what differs by less than a third is alike, and keeps the order that spreads load.
+const STEPS: f64 = 2.5;
+
 impl PartialEq for Way {
     fn eq(&self, other: &Way) -> bool {
         match (self, other) {
@@ -59,11 +64,45 @@ impl Way {
         }
     }
 
+    /// The order of beacons, and of servlets, that are equally well: by how long opening a path through them takes, coarsely; where
+    /// nobody tried of late, by the link's round trip, which is the least that it can take. All others keep the order they have.
+    pub(crate) fn distance(&self, plane: &Plane) -> (u8, u32) {
+        let (peer, rank, leg) = match self {
+            Way::Tcp(..) | Way::DialOut => return (0, 0),
+            Way::Node(peer, Stage::Servlet) => (peer, 1, Leg::Servlet),
+            Way::Node(peer, Stage::Beacon) => (peer, 2, Leg::Beacon),
+            Way::Node(_, Stage::Entry | Stage::Ring(_)) => return (3, 0),
+        };
+        let least = plane.links.rtt(peer).unwrap_or(UNMEASURED);
+        let opened = plane.links.measured(peer).and_then(|measured| measured.opened_lately(leg, plane.now()));
+        (rank, step(opened.map_or(least, |open| open.max(least))))
+    }
+
     pub(crate) fn measure_open(&self, plane: &Plane, took: Duration) {
         if let Way::Node(peer, stage) = self
             && let Some(measured) = plane.links.measured(peer)
         {
-            measured.open[Leg::from(*stage) as usize].note(took);
+            measured.opened(Leg::from(*stage), took, plane.now());
         }
+    }
+}
+
+/// A time as a number of steps.
+fn step(time: Duration) -> u32 {
+    let far = time.as_secs_f64() * 1000.0 / NEAR_MS;
+    if far <= 1.0 { 0 } else { 1 + (far.log2() * STEPS) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_ones_are_alike_and_far_ones_go_by_thirds() {
+        let steps = |ms: u64| step(Duration::from_millis(ms));
+        assert_eq!((steps(0), steps(1), steps(8)), (0, 0, 0));
+        assert_eq!(steps(100), steps(105));
+        assert!(steps(9) > steps(8) && steps(140) > steps(100) && steps(1000) > steps(500));
+        assert!(step(Duration::MAX) > steps(60_000));
     }
 }

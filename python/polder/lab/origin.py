@@ -24,7 +24,7 @@ daemon off;
 pid {root}/nginx.pid;
 worker_processes 1;
 error_log {root}/error.log warn;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {connections}; }}
 http {{
   access_log off;
   client_body_temp_path {root}/tmp-body; proxy_temp_path {root}/tmp-proxy; fastcgi_temp_path {root}/tmp-fastcgi;
@@ -110,12 +110,13 @@ def _certificate(
     return builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + 30 * day)
 
 
-def _configure(root: Path, names: Sequence[str], listen: Sequence[tuple[str, int, bool]]) -> list[str]:
+def _configure(root: Path, names: Sequence[str], listen: Sequence[tuple[str, int, bool]], connections: int) -> list[str]:
     """Write the configuration; the arguments that make nginx use it."""
     lines = [f"listen {address}:{port}{' ssl' if tls else ''};" for address, port, tls in listen]
     # Workers would become `nobody`, who cannot read the run's directory; inside, root is nobody special.
     conf = root / "nginx.conf"
-    conf.write_text(_CONF.format(root=root, user="user root;", listen=" ".join(lines), names=" ".join(names)))
+    text = _CONF.format(root=root, user="user root;", listen=" ".join(lines), names=" ".join(names), connections=connections)
+    conf.write_text(text)
     return ["-p", str(root), "-c", str(conf)]
 
 
@@ -126,15 +127,19 @@ async def start(
     names: Sequence[str],
     listen: Sequence[tuple[str, int, bool]],
     name: str = "nginx",
+    connections: int = 4096,
 ) -> Origin:
-    """Start nginx on ``host`` below ``root``; ``listen`` is (address, port, TLS). Raises ``ProcessError``."""
+    """Start nginx on ``host`` below ``root``; ``listen`` is (address, port, TLS). Raises ``ProcessError``.
+
+    ``connections``: how many it serves at once.
+    """
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
     if not binary:
         raise ProcessError("nginx is not installed: apt-get install nginx-light (or your system's package)")
     root = root.resolve()  # noqa: ASYNC240 - one look at the file system, before anything runs
     page = write_page(root / "www")
     ca = write_certificates(root, names, datetime.datetime.now(datetime.UTC))
-    process = await processes.start(host, name, [binary, *_configure(root, names, listen)])
+    process = await processes.start(host, name, [binary, *_configure(root, names, listen, connections)])
     for _, port, _ in listen:
         await wait_until_listening(host or "this host", port, process)
     return Origin(process, root, ca, page)
