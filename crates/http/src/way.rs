@@ -24,7 +24,7 @@ pub(crate) enum Way {
 }
 
 /// Candidates within this time are all alike: there, other things than distance decide.
-const NEAR_MS: f64 = 8.0;
+const NEAR_MS: f64 = 20.0;
 /// Steps of distance for each doubling: what differs by less than a third is alike, and keeps the order that spreads load.
 const STEPS: f64 = 2.5;
 
@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn near_ones_are_alike_and_far_ones_go_by_thirds() {
         let steps = |ms: u64| step(Duration::from_millis(ms));
-        assert_eq!((steps(0), steps(1), steps(8)), (0, 0, 0));
+        assert_eq!((steps(0), steps(1), steps(20)), (0, 0, 0));
         assert_eq!(steps(100), steps(105));
-        assert!(steps(9) > steps(8) && steps(140) > steps(100) && steps(1000) > steps(500));
+        assert!(steps(21) > steps(20) && steps(140) > steps(100) && steps(1000) > steps(500));
         assert!(step(Duration::MAX) > steps(60_000));
     }
 }

@@ -48,6 +48,11 @@ async fn overlay_of(pki: &Pki, origin: SocketAddr) -> Vec<Node> {
     nodes
 }
 
+/// Which servlets the beacon knows: of two it takes the nearer, and on a busy machine that is a matter of chance.
+fn knows(beacon: &Node, servlets: &[&str]) {
+    beacon.apply(|s| s.beacons[0].servlets = servlets.iter().map(|&name| name.into()).collect());
+}
+
 #[tokio::test]
 async fn a_servlet_that_dies_before_the_first_byte_is_replaced() {
     let pki = Pki::new();
@@ -154,9 +159,11 @@ async fn a_servlet_that_hangs_is_left_for_another_and_its_link_is_given_up() {
     });
     let s2 = |event: &Event| matches!(event, Event::Link { name, up: true, .. } if name == "s2").then_some(());
     nodes[1].heard.until(s2).await;
+    knows(&nodes[1], &["s1"]);
     let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET a")).await.unwrap();
     assert_eq!(told.recv().await.unwrap(), b"GET a");
     frozen.store(true, SeqCst);
+    knows(&nodes[1], &["s1", "s2"]);
     assert_eq!(tunnel.source.next().await.unwrap().unwrap(), "GET a");
     assert_eq!(nodes[1].plane.counters.replays.get(), 1);
     let mut next = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET b")).await.unwrap();
@@ -213,13 +220,64 @@ async fn half_a_second_beside_a_late_candidate_and_the_first_wins() {
     let nodes = overlay_of(&pki, origin).await;
     let (address, frozen) = freezer(nodes[2].peer.address).await;
     nodes[1].apply(|s| s.peers.iter_mut().filter(|peer| &*peer.name == "s1").for_each(|peer| peer.address = address));
+    knows(&nodes[1], &["s1"]);
     let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET a")).await.unwrap();
     tunnel.source.next().await.unwrap().unwrap();
     frozen.store(true, SeqCst);
+    knows(&nodes[1], &["s1", "s2"]);
     let mut tunnel = tokio::time::timeout(Duration::from_secs(20), nodes[0].open(&user("ann"), "wiki.test", &mut says("GET b")))
         .await
         .expect("long before any deadline")
         .unwrap();
     assert_eq!(tunnel.source.next().await.unwrap().unwrap(), "GET b");
     assert_eq!((nodes[1].plane.counters.hedges.get(), nodes[1].plane.counters.failovers.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn of_two_servlets_the_one_behind_the_shorter_way_is_taken() {
+    let pki = Pki::new();
+    let (origin, _told) = origin_with(0).await;
+    let nodes = overlay_of(&pki, origin).await;
+    let address = far(nodes[2].peer.address).await;
+    nodes[1].apply(|s| {
+        s.peers.iter_mut().filter(|peer| &*peer.name == "s1").for_each(|peer| peer.address = address);
+        s.peers.iter_mut().for_each(|peer| peer.warm = true);
+    });
+    for name in ["s1", "s2"] {
+        let up = |event: &Event| matches!(event, Event::Link { name: of, up: true, .. } if of == name).then_some(());
+        nodes[1].heard.until(up).await;
+    }
+    let mut tunnels = vec![];
+    for _ in 0..5 {
+        let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET a")).await.unwrap();
+        assert_eq!(tunnel.source.next().await.unwrap().unwrap(), "GET a");
+        tunnels.push(tunnel);
+    }
+    let open = |node: &Node| node.plane.counters.tunnels_open.get();
+    assert_eq!((open(&nodes[2]), open(&nodes[3])), (0, 5));
+}
+
+/// Passes connections on to `to`, each piece half a second late: further away than a busy machine makes anybody.
+async fn far(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut near_read, mut near_write) = near.into_split();
+                let (mut far_read, mut far_write) = TcpStream::connect(to).await.unwrap().into_split();
+                let carry = async |read: &mut tokio::net::tcp::OwnedReadHalf, write: &mut tokio::net::tcp::OwnedWriteHalf| {
+                    let mut buffer = vec![0; 65536];
+                    while let Ok(length @ 1..) = read.read(&mut buffer).await {
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                        if write.write_all(&buffer[..length]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::join!(carry(&mut near_read, &mut far_write), carry(&mut far_read, &mut near_write));
+            });
+        }
+    });
+    address
 }
