@@ -167,32 +167,27 @@ async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'
     let (terms, waiting) = (&shared.terms, shared.meter.waiting);
     let read = |why| Broke { source: true, why };
     let wrote = |why| Broke { source: false, why };
-    let mut first = true;
+    let (mut first, mut unflushed) = (true, false);
     loop {
-        let chunk = poll_fn(|cx| match source.poll_next(cx) {
-            Poll::Pending => Poll::Ready(None),
-            Poll::Ready(chunk) => Poll::Ready(Some(chunk)),
+        let next = poll_fn(|cx| match source.poll_next(cx) {
+            Poll::Ready(chunk) => Poll::Ready(Ok(Some(chunk))),
+            Poll::Pending if unflushed => Poll::Ready(Ok(None)),
+            // The peer may give up on what it is sent while it has nothing to say itself.
+            Poll::Pending => sink.poll_reset(cx).map(|reset| Err(wrote(reset))),
         });
-        let chunk = match chunk.await {
-            Some(chunk) => chunk.transpose().map_err(read)?,
+        match next.await? {
             None => {
                 patiently(sink.flush(), terms, waiting).await.map_err(wrote)?;
-                // The peer may give up on what it is sent while it has nothing to say itself.
-                poll_fn(|cx| match source.poll_next(cx) {
-                    Poll::Pending => sink.poll_reset(cx).map(|reset| Err(wrote(reset))),
-                    Poll::Ready(chunk) => Poll::Ready(chunk.transpose().map_err(read)),
-                })
-                .await?
+                unflushed = false;
             }
-        };
-        match chunk {
-            Some(chunk) => {
-                let chunk: Bytes = chunk;
+            Some(Some(chunk)) => {
+                let chunk: Bytes = chunk.map_err(read)?;
                 shared.count(way, chunk.len() as u64, first);
                 first = false;
                 patiently(sink.feed(chunk), terms, waiting).await.map_err(wrote)?;
+                unflushed = sink.buffers();
             }
-            None => return sink.finish().await.map_err(wrote),
+            Some(None) => return sink.finish().await.map_err(wrote),
         }
     }
 }

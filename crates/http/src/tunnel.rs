@@ -240,6 +240,11 @@ impl Sink {
         }
     }
 
+    /// Whether what is fed may wait for [`Sink::flush`].
+    pub fn buffers(&self) -> bool {
+        matches!(self, Sink::Io(_))
+    }
+
     /// Pushes out what [`Sink::feed`] left in a buffer.
     pub async fn flush(&mut self) -> std::io::Result<()> {
         match self {

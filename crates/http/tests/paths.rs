@@ -110,6 +110,29 @@ async fn a_hundred_megabytes_come_through_ten_nodes_whole() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_makes_nodes_hold_their_windows_and_no_more() {
+    const SIZE: usize = 32 << 20;
+    let pki = Pki::new();
+    let origin = origin(|socket| pour(socket, SIZE)).await;
+    let nodes = chain(&pki, 3, origin).await;
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET x")).await.unwrap();
+    let taken = |node: usize| nodes[node].plane.counters.bytes_down.get();
+    let held = |link: u64| link * (u64::from(limits().stream_window) + 2 * 256 * 1024);
+    let full = async {
+        while taken(2) < u64::from(limits().stream_window) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    // However long one looks: beyond a link can be its window, and before it what the sender keeps and one read.
+    for _ in 0..30 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(taken(1) <= held(1) && taken(2) <= held(2), "{} and {}", taken(1), taken(2));
+    }
+    assert_eq!(drain(&mut tunnel.source).await.unwrap().len(), SIZE);
+}
+
+#[tokio::test]
 async fn a_loop_of_routes_ends_with_the_hops() {
     let pki = Pki::new();
     let nodes = overlay(&pki, &["a", "b"]).await;
