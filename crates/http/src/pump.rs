@@ -12,7 +12,7 @@ use h2::Reason;
 use polder_types::Limits;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -114,11 +114,15 @@ pub async fn pump(mut near: Tunnel, mut far: Tunnel, terms: Terms, meter: Meter<
     let shared = Shared { terms, meter, began: Instant::now(), moved: AtomicBool::new(true), last, carried: AtomicU64::new(0) };
     let (end, reason) = {
         let both = async {
-            let outward = carry(&mut near.source, &mut far.sink, Way::Up, &shared);
-            let homeward = carry(&mut far.source, &mut near.sink, Way::Down, &shared);
             // Whose fault: who reads from the site, or writes to it, met the site's side.
-            let outward = async { outward.await.map_err(|Broke { source, why }| (!source).then(|| blame(&why)).flatten()) };
-            let homeward = async { homeward.await.map_err(|Broke { source, why }| source.then(|| blame(&why)).flatten()) };
+            let outward = async {
+                let ended = carry(&mut near.source, &mut far.sink, Way::Up, &shared).await;
+                ended.map_err(|Broke { source, why }| (!source).then(|| blame(&why)).flatten())
+            };
+            let homeward = async {
+                let ended = carry(&mut far.source, &mut near.sink, Way::Down, &shared).await;
+                ended.map_err(|Broke { source, why }| source.then(|| blame(&why)).flatten())
+            };
             match tokio::try_join!(outward, homeward) {
                 Ok(_) => (End::Finished, None),
                 Err(reason) => (End::Broken, reason),
@@ -200,9 +204,14 @@ async fn patiently(work: impl Future<Output = io::Result<()>>, terms: &Terms, wa
         Poll::Pending => Poll::Ready(None),
         Poll::Ready(done) => Poll::Ready(Some(done)),
     });
-    if let Some(done) = at_once.await {
-        return done;
+    match at_once.await {
+        Some(done) => done,
+        // Boxed: timers are large, and few tunnels ever need them.
+        None => Box::pin(wait(work, terms, waiting)).await,
     }
+}
+
+async fn wait(mut work: Pin<&mut impl Future<Output = io::Result<()>>>, terms: &Terms, waiting: &Count) -> io::Result<()> {
     if let Ok(done) = timeout(WAITING, work.as_mut()).await {
         return done;
     }
