@@ -2,9 +2,10 @@
 //!
 //! Theory of operation. HTTP/2 flushes after every DATA frame, and each flush is a system call, a run through the kernel's TCP and a
 //! wake-up of the peer. Here what is written is encrypted at once, but kept until the connection's task has had its turn:
-//! a flush of much only asks for another turn, and that turn begins by sending (HTTP/2 reads at the beginning of every turn).
-//! A flush of little goes out at once: that is what somebody waits for. In the other direction, a turn ends after
-//! [`TURN`] bytes, so that what was read goes on while the processor's cache still holds it.
+//! a flush of much only asks for another turn, and that turn begins by sending (HTTP/2 reads at the beginning of every turn, and
+//! flushes at its end: where somebody above holds reading back, the flush sends). A flush of little goes out at once:
+//! that is what somebody waits for. In the other direction, a turn ends after [`TURN`] bytes, so that what was read goes on while
+//! the processor's cache still holds it.
 
 use crate::{Accepted, Connected};
 use std::io::{self, IoSlice};
@@ -44,7 +45,7 @@ macro_rules! hold {
 
 hold!(Accepted, Connected);
 
-/// A connection for HTTP/2 alone: whoever uses it must read at the beginning of every turn of its task.
+/// A connection for HTTP/2 alone: whoever uses it must flush at the end of every turn of its task.
 #[derive(Debug)]
 pub struct Corked<S> {
     stream: S,
@@ -52,6 +53,8 @@ pub struct Corked<S> {
     kept: usize,
     /// The next turn begins by sending.
     owed: bool,
+    /// Flushes since the last write. The first may be the end of the turn that wrote, the third is surely of another.
+    flushes: u8,
     /// Read in this turn.
     read: usize,
 }
@@ -60,7 +63,7 @@ impl<S: Hold> Corked<S> {
     /// Wraps a connection after its handshake.
     pub fn new(mut stream: S) -> Self {
         stream.hold_up_to(MUCH);
-        Corked { stream, kept: 0, owed: false, read: 0 }
+        Corked { stream, kept: 0, owed: false, flushes: 0, read: 0 }
     }
 
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -101,6 +104,7 @@ impl<S: Hold> AsyncWrite for Corked<S> {
         }
         let taken = self.stream.hold(data)?;
         self.kept += taken;
+        self.flushes = 0;
         Poll::Ready(Ok(taken))
     }
 
@@ -109,15 +113,14 @@ impl<S: Hold> AsyncWrite for Corked<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if (LITTLE..MUCH).contains(&self.kept) && !self.owed {
-            self.owed = true;
-            cx.waker().wake_by_ref();
-            return Poll::Ready(Ok(()));
+        self.flushes = self.flushes.saturating_add(1);
+        let keeps = self.owed || self.kept >= LITTLE;
+        if !keeps || self.kept >= MUCH || self.flushes > 2 {
+            return self.send(cx);
         }
-        if self.owed && self.kept < MUCH {
-            return Poll::Ready(Ok(()));
-        }
-        self.send(cx)
+        self.owed = true;
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -235,6 +238,20 @@ mod tests {
         assert_eq!((corked.stream.sent.len(), called.0.load(SeqCst)), (0, true), "it asks for another turn");
         turn(&mut corked, &called, &[]);
         assert_eq!((corked.stream.sent.len(), corked.stream.sends, called.0.load(SeqCst)), (200_000, 1, false));
+    }
+
+    #[test]
+    fn much_leaves_also_where_reading_is_held_back() {
+        let (mut corked, called) = roomy();
+        turn(&mut corked, &called, &[7; 200_000]);
+        let waker = Waker::from(called.clone());
+        let mut turns = 0;
+        while called.0.swap(false, SeqCst) {
+            turns += 1;
+            assert!(Pin::new(&mut corked).poll_flush(&mut Context::from_waker(&waker)).is_ready());
+        }
+        assert_eq!(corked.stream.sent.len(), 200_000);
+        assert!(turns <= 2, "{turns} turns");
     }
 
     #[test]
