@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz soak lock wheel clean
+.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz fuzz-short audit soak lock wheel clean
 
 help: ## print this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ lint: setup ## format, lint, types, import rules
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	$(PY) scripts/check_crates.py
+	$(PY) scripts/check_locks.py
 	$(VENV)/bin/ruff format --check python tests bench scripts
 	$(VENV)/bin/ruff check python tests bench scripts
 	$(VENV)/bin/mypy
@@ -68,6 +69,15 @@ claims: setup ## every claim of every recorded result; exit status 3 while one d
 
 fuzz: $(VENV)/.python ## mutate the seeds of every parser and of the whole front for a minute (ARGS='--seconds 600 front')
 	cargo run --release --locked --quiet -p polder-fuzz --bin run -- $(or $(ARGS),--seconds 60)
+	$(PY) -W ignore -m scripts.fuzz_messages --seconds $(or $(SECONDS_PYTHON),30)
+
+fuzz-short: setup ## every fuzz target for some seconds each, a minute in all
+	cargo run --locked --quiet -p polder-fuzz --bin run -- --seconds 40
+	$(PY) -W ignore -m scripts.fuzz_messages --seconds 15
+
+audit: setup ## known weaknesses of what we depend on: needs the network, cargo-deny and pip-audit
+	cargo deny check
+	pip-audit --require-hashes -r requirements.lock
 
 soak: setup ## load, deaths, rotations, revocations, reloads, upgrades at once for half an hour (ARGS='--minutes 5'); exit status 3 on a leak
 	$(PY) -m bench.soak $(ARGS)

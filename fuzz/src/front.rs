@@ -80,6 +80,7 @@ fn limits() -> Limits {
         frame_rate_per_identity: 0,
         head_bytes: 16 * 1024,
         head_fields: 100,
+        stalled_per_identity: 32,
         memory_bytes: 0,
     }
 }

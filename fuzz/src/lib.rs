@@ -7,6 +7,8 @@ mod front;
 mod http1;
 mod schema;
 
+use polder_types::{Identity, Kind};
+use polder_wire::FrameCounter;
 use polder_wire::gre;
 use polder_wire::proxy2::{self, Proxy2};
 use polder_wire::word::{SealedWord, UserWord};
@@ -15,7 +17,7 @@ use polder_wire::word::{SealedWord, UserWord};
 pub type Target = fn(&[u8]);
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("http1-request", http1::request),
     ("http1-response", http1::response),
     ("body", http1::body),
@@ -26,6 +28,9 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("gre", gre_header),
     ("proxy2", proxy2_header),
     ("word", word),
+    ("certificate", certificate),
+    ("frames", frames),
+    ("hello", hello),
     ("front", front::h1),
     ("front-h2", front::h2),
 ];
@@ -84,6 +89,50 @@ fn word(data: &[u8]) {
     }
 }
 
+/// A certificate is read before its chain is verified: whoever it names has a name that may be, and a node a ring id.
+fn certificate(data: &[u8]) {
+    if let Ok(identity) = polder_tls::read_leaf(data, "o.test", 1_800_000_000) {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+        assert!((1..=63).contains(&identity.name.len()) && identity.name.bytes().all(good));
+        assert_eq!(Identity::parse_uri(&identity.uri, "o.test"), Ok((identity.kind, &*identity.name)));
+        assert!(identity.kind != Kind::Node || identity.ring_id.is_some());
+        assert!(identity.kind == Kind::User || identity.groups.is_empty());
+    }
+    if let Ok((_, name)) = std::str::from_utf8(data).map_or(Err(()), |text| Identity::parse_uri(text, "o.test").map_err(drop)) {
+        assert!((1..=63).contains(&name.len()));
+    }
+}
+
+/// However an HTTP/2 stream is cut, as many frames are counted.
+fn frames(data: &[u8]) {
+    let whole = FrameCounter::default().count(data);
+    let mut drip = FrameCounter::default();
+    assert_eq!(data.iter().map(|byte| drip.count(&[*byte])).sum::<u32>(), whole);
+    assert!(whole as usize * 9 <= data.len());
+}
+
+/// A stranger's first flight: rustls takes it or refuses it, and never asks for more than a handshake may be.
+fn hello(data: &[u8]) {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut rest = data;
+    while !rest.is_empty() {
+        match acceptor.read_tls(&mut rest) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                assert!(hello.server_name().is_none_or(|name| name.len() <= 253));
+                assert!(hello.alpn().is_none_or(|names| names.map(<[u8]>::len).sum::<usize>() <= data.len()));
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
 /// Seeds of a target: the files of its corpus; the proxy starts from requests.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -121,6 +170,8 @@ mod tests {
         assert!(decodes("config", |s| polder_types::decode::<polder_types::EngineConfig>(s).is_ok()));
         assert!(decodes("gre", |s| gre::decode(&mut s.to_vec()).is_ok()));
         assert!(decodes("proxy2", |s| matches!(Proxy2::decode(s), Ok(Some(_)))));
+        assert!(decodes("certificate", |s| polder_tls::read_leaf(s, "o.test", 1_800_000_000).is_ok()));
+        assert!(decodes("frames", |s| FrameCounter::default().count(s) > 2));
         assert!(decodes("word", |s| UserWord::decode(s).is_some()));
         assert!(decodes("word", |s| std::str::from_utf8(s).is_ok_and(|s| SealedWord::from_text(s).is_some())));
     }

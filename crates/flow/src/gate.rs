@@ -38,6 +38,8 @@ pub struct Bounds {
     pub connections_per_identity: u32,
     /// Costly frames and requests per second per identity.
     pub frame_rate_per_identity: u32,
+    /// Receivers per identity that take nothing.
+    pub stalled_per_identity: u32,
 }
 
 /// Which bound was hit.
@@ -69,6 +71,7 @@ struct Held {
 struct Share {
     connections: u32,
     tunnels: u32,
+    stalled: u32,
     opened: Bucket,
     frames: Bucket,
 }
@@ -154,10 +157,28 @@ impl Gate {
         self.share(identity, bounds, now).frames.spend(count, bounds.frame_rate_per_identity, now)
     }
 
+    /// A receiver of `identity`'s takes nothing. False: too many do already; else followed by one [`Gate::moves`].
+    pub fn stalls(&mut self, identity: &str, bounds: &Bounds) -> bool {
+        let Some(share) = self.identities.get_mut(identity) else { return true };
+        if bounds.stalled_per_identity != 0 && share.stalled >= bounds.stalled_per_identity {
+            return false;
+        }
+        share.stalled += 1;
+        true
+    }
+
+    /// A receiver that took nothing takes again, or has gone.
+    pub fn moves(&mut self, identity: &str) {
+        if let Some(share) = self.identities.get_mut(identity) {
+            share.stalled = share.stalled.saturating_sub(1);
+        }
+    }
+
     fn share(&mut self, identity: &Arc<str>, bounds: &Bounds, now: Millis) -> &mut Share {
         let fresh = || Share {
             connections: 0,
             tunnels: 0,
+            stalled: 0,
             opened: Bucket::full(bounds.tunnel_rate_per_identity, now),
             frames: Bucket::full(bounds.frame_rate_per_identity, now),
         };
@@ -238,6 +259,7 @@ mod tests {
         tunnel_rate_per_identity: 3,
         connections_per_identity: 2,
         frame_rate_per_identity: 10,
+        stalled_per_identity: 2,
     };
 
     fn source(n: u8) -> SourceKey {
@@ -284,6 +306,9 @@ mod tests {
         assert_eq!(gate.spend(&ann, 5, &BOUNDS, 0), 500);
         assert_eq!(gate.spend(&ann, 1, &BOUNDS, 500), 100);
         assert_eq!(gate.spend(&bob, 1, &BOUNDS, 0), 0);
+        assert_eq!([gate.stalls("ann", &BOUNDS), gate.stalls("ann", &BOUNDS), gate.stalls("ann", &BOUNDS)], [true, true, false]);
+        gate.moves("ann");
+        assert!(gate.stalls("ann", &BOUNDS) && gate.stalls("bob", &BOUNDS));
         gate.sweep_identities(&BOUNDS, 10_000);
         assert_eq!(gate.identities.len(), 2, "they are connected");
         (0..2).for_each(|_| gate.parted("ann"));

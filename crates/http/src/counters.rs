@@ -15,6 +15,7 @@ impl Counters {
             dismissed: &self.shed_open_tunnels,
             measures,
             pressure,
+            stalls: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! that half of a link's window could be theirs, and then those that have waited longer than `stall`.
 
 use crate::counters::{Count, Measures};
+use crate::front::Client;
 use crate::pressure::Pressure;
 use crate::tunnel::{Sink, Source, Tunnel, h2_error};
 use bytes::Bytes;
@@ -57,7 +58,7 @@ impl From<&Limits> for Terms {
 }
 
 /// What is counted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Meter<'a> {
     /// Bytes away from the user.
     pub up: &'a Count,
@@ -69,6 +70,8 @@ pub struct Meter<'a> {
     pub dismissed: &'a Count,
     /// Memory's.
     pub pressure: &'a Pressure,
+    /// At a front: whose receivers these are, who may have so many that take nothing.
+    pub stalls: Option<&'a Client>,
     /// Lives and sizes of tunnels.
     pub measures: &'a Measures,
 }
@@ -168,7 +171,6 @@ fn blame(why: &io::Error) -> Option<Reason> {
 
 /// One direction. Flushes only when the source has nothing more at once, so that a run of chunks leaves as one.
 async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'_>) -> Result<(), Broke> {
-    let (terms, waiting) = (&shared.terms, shared.meter.waiting);
     let read = |why| Broke { source: true, why };
     let wrote = |why| Broke { source: false, why };
     let (mut first, mut unflushed) = (true, false);
@@ -181,14 +183,14 @@ async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'
         });
         match next.await? {
             None => {
-                patiently(sink.flush(), terms, waiting).await.map_err(wrote)?;
+                patiently(sink.flush(), way, shared).await.map_err(wrote)?;
                 unflushed = false;
             }
             Some(Some(chunk)) => {
                 let chunk: Bytes = chunk.map_err(read)?;
                 shared.count(way, chunk.len() as u64, first);
                 first = false;
-                patiently(sink.feed(chunk), terms, waiting).await.map_err(wrote)?;
+                patiently(sink.feed(chunk), way, shared).await.map_err(wrote)?;
                 unflushed = sink.buffers();
             }
             Some(None) => return sink.finish().await.map_err(wrote),
@@ -197,7 +199,7 @@ async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'
 }
 
 /// Waits for a receiver, but not for ever while too many others wait too.
-async fn patiently(work: impl Future<Output = io::Result<()>>, terms: &Terms, waiting: &Count) -> io::Result<()> {
+async fn patiently(work: impl Future<Output = io::Result<()>>, way: Way, shared: &Shared<'_>) -> io::Result<()> {
     let mut work = pin!(work);
     // Most often there is room: no timer then.
     let at_once = poll_fn(|cx| match work.as_mut().poll(cx) {
@@ -207,19 +209,28 @@ async fn patiently(work: impl Future<Output = io::Result<()>>, terms: &Terms, wa
     match at_once.await {
         Some(done) => done,
         // Boxed: timers are large, and few tunnels ever need them.
-        None => Box::pin(wait(work, terms, waiting)).await,
+        None => Box::pin(wait(work, way, shared)).await,
     }
 }
 
-async fn wait(mut work: Pin<&mut impl Future<Output = io::Result<()>>>, terms: &Terms, waiting: &Count) -> io::Result<()> {
+async fn wait(
+    mut work: Pin<&mut impl Future<Output = io::Result<()>>>,
+    way: Way,
+    Shared { terms, meter, .. }: &Shared<'_>,
+) -> io::Result<()> {
     if let Ok(done) = timeout(WAITING, work.as_mut()).await {
         return done;
     }
-    let _waiting = waiting.hold();
+    let _waiting = meter.waiting.hold();
+    // What a site does not take is not its user's fault.
+    let _stalled = match meter.stalls.filter(|_| way == Way::Down) {
+        Some(client) => Some(client.stalls().ok_or(io::ErrorKind::TimedOut)?),
+        None => None,
+    };
     loop {
         match timeout(terms.stall, work.as_mut()).await {
             Ok(done) => return done,
-            Err(_) if waiting.get() > terms.waiting => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) if meter.waiting.get() > terms.waiting => return Err(io::ErrorKind::TimedOut.into()),
             Err(_) => {}
         }
     }

@@ -435,3 +435,22 @@ async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
     assert!(heard > 1_000_000, "{heard}");
     assert_eq!(front.counter("over_stall"), 1);
 }
+
+/// Receivers that take nothing may hold windows of links that all share: a user has so many of them, and no more.
+#[tokio::test(start_paused = true)]
+async fn one_user_may_leave_so_many_receivers_waiting() {
+    let mut limits = limits();
+    limits.stalled_per_identity = 2;
+    let front = Front::with(limits, None);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut io = front.connect(false);
+        io.write_all(b"CONNECT wiki.test:443 HTTP/1.1\r\nHost: wiki.test\r\n\r\n").await.unwrap();
+        hear(&mut io, "\r\n\r\n").await;
+        // What is sent comes back, and is not taken.
+        waiting.push(tokio::spawn(async move { io.write_all(&[0; 1 << 20]).await }));
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let cut = waiting.iter().filter(|task| task.is_finished()).count();
+    assert_eq!((cut, front.counter("over_stalled_per_identity"), front.counter("tunnels_open")), (1, 1, 2));
+}

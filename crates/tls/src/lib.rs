@@ -14,7 +14,7 @@ mod verify;
 mod wire;
 
 pub use corked::{Corked, Hold};
-pub use identify::{GROUPS_OID, RING_ID_OID, Rejected};
+pub use identify::{GROUPS_OID, RING_ID_OID, Rejected, read_leaf};
 pub use session::{BadWord, Jws, SEAL_KEY, Sealer, Unsealer, pseudonym};
 pub use settings::{ALPN_DIALOUT, ALPN_H1, ALPN_H2, Alpn, Expected, HandshakeError, Settings, SettingsError};
 pub use wire::{FRAME, Wire, read_batch};

@@ -339,6 +339,9 @@ pub struct Limits {
     /// Most field lines of a request head; 256 at most.
     #[serde(default = "head_fields")]
     pub head_fields: u32,
+    /// Receivers of a user identity that may take nothing for longer than a second at once; more are cut. 0: any number.
+    #[serde(default = "stalled_per_identity")]
+    pub stalled_per_identity: u32,
     /// Resident bytes of which 80 and 95 % are the watermarks; 0: none.
     #[serde(default)]
     pub memory_bytes: u64,
@@ -373,6 +376,9 @@ const fn connections_per_identity() -> u32 {
 }
 const fn frame_rate_per_identity() -> u32 {
     10_000
+}
+const fn stalled_per_identity() -> u32 {
+    32
 }
 const fn head_bytes() -> u32 {
     16 * 1024

@@ -182,6 +182,13 @@ class Limits(Settings):
         le=256,
         description="Most field lines of a request's head; browsers send some 20. Say the same at all nodes. 40 bytes per field.",
     )
+    stalled_per_identity: int = Field(
+        32,
+        ge=1,
+        le=1_000_000,
+        description="Receivers of one user that may take nothing for longer than a second at once (paused films); what is more is cut. "
+        "Each may hold a stream_window of every link on its way, and enough of them would stop a link for everybody.",
+    )
     memory_bytes: Size = Field(
         0,
         ge=0,

@@ -154,6 +154,7 @@ class Limits(Frozen, frozen=True):
     frame_rate_per_identity: int = 10_000
     head_bytes: int = 16384
     head_fields: int = 100
+    stalled_per_identity: int = 32
     memory_bytes: int = 0
 
 

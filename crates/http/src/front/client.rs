@@ -1,7 +1,7 @@
 //! One client's connection, whatever HTTP it speaks.
 
 use super::FrontContext;
-use super::context::Permit;
+use super::context::{Permit, Stalled};
 use super::reverse::Reverse;
 use crate::trace::Context;
 use crate::tunnel::{Asker, Opener, Source, Target, Tunnel};
@@ -10,7 +10,8 @@ use polder_wire::{Problem, ProxyError, Refusal};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) struct Client {
+/// One client, and what serves it.
+pub struct Client {
     pub(crate) who: Asker,
     pub(crate) source: IpAddr,
     pub(crate) opener: Arc<dyn Opener>,
@@ -43,6 +44,11 @@ impl Client {
     /// See [`FrontContext::spend`].
     pub(crate) fn spend(&self, count: u32) -> u64 {
         self.ctx.spend(&self.who, count)
+    }
+
+    /// See [`FrontContext::stalls`].
+    pub(crate) fn stalls(&self) -> Option<Stalled<'_>> {
+        self.ctx.stalls(&self.who)
     }
 
     /// Tells the operator of a client that breaks the rules of HTTP; what access rules refuse is told where they are kept.

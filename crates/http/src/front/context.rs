@@ -1,5 +1,6 @@
 //! What every client's connection shares: limits in force, counts, counters, and whom to tell.
 
+use super::client::Client;
 use super::counters::Counters;
 use crate::counters::Measures;
 use crate::pressure::Pressure;
@@ -103,6 +104,16 @@ impl FrontContext {
         wait
     }
 
+    /// A receiver of `who` has taken nothing for a moment: what to hold while that lasts; `None`: too many do, cut it.
+    pub(crate) fn stalls(&self, who: &Asker) -> Option<Stalled<'_>> {
+        let Some(identity) = who else { return Some(Stalled(self, None)) };
+        if self.gate().stalls(&identity.uri, &self.bounds()) {
+            return Some(Stalled(self, Some(identity.uri.clone())));
+        }
+        self.counters.over_stalled_per_identity.up();
+        None
+    }
+
     /// Memory's.
     pub(crate) fn pressure(&self) -> &Pressure {
         &self.pressure
@@ -127,8 +138,8 @@ impl FrontContext {
         self.gate().tunnels(identity)
     }
 
-    /// What a tunnel of a client counts.
-    pub(crate) fn meter(&self) -> Meter<'_> {
+    /// What a tunnel of `client` counts.
+    pub(crate) fn meter<'a>(&'a self, client: &'a Client) -> Meter<'a> {
         let counters = &self.counters;
         Meter {
             up: &counters.bytes_up,
@@ -137,6 +148,7 @@ impl FrontContext {
             dismissed: &counters.shed_open_tunnels,
             measures: &self.measures,
             pressure: &self.pressure,
+            stalls: Some(client),
         }
     }
 
@@ -189,11 +201,23 @@ impl FrontContext {
             tunnel_rate_per_identity: limits.tunnel_rate_per_identity,
             connections_per_identity: limits.connections_per_identity,
             frame_rate_per_identity: limits.frame_rate_per_identity,
+            stalled_per_identity: limits.stalled_per_identity,
         }
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A receiver that takes nothing, while this lives.
+pub(crate) struct Stalled<'a>(&'a FrontContext, Option<Arc<str>>);
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        if let Some(identity) = &self.1 {
+            self.0.gate().moves(identity);
+        }
     }
 }
 

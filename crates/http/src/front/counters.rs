@@ -60,6 +60,8 @@ polder_meter::counts! {
     over_connections_per_identity,
     /// Limit: pauses of users who sent too many frames or requests that carry little.
     over_frames,
+    /// Limit: receivers cut because too many of the same identity took nothing.
+    over_stalled_per_identity,
     /// HTTP/2 connections ended for breaking its rules.
     refused_protocol,
     /// Memory above 80 %: idle tunnels to origins not kept for a next request.

@@ -5,7 +5,7 @@ use super::exchange::{Ended, exchange};
 use super::inbox::{Inbox, ReadError, tunnel};
 use super::local;
 use super::origin::Body;
-use super::out::{H1Out, Out};
+use super::out::{H1Out, Out, Patience};
 use super::pool::Pool;
 use super::request::{Request, one_trace};
 use crate::pump::{End, Terms, pump};
@@ -83,7 +83,7 @@ async fn carry(client: &Client, near: Tunnel, far: Tunnel) {
     let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
     let _open = counters.tunnels_open.hold();
-    if pump(near, far, terms, client.ctx.meter()).await == End::Idle {
+    if pump(near, far, terms, client.ctx.meter(client)).await == End::Idle {
         counters.over_idle.up();
     }
 }
@@ -271,7 +271,7 @@ async fn wait(inbox: &mut Inbox, pool: &Pool) -> io::Result<bool> {
     }
 }
 
-fn h1_out<'c>(client: &Client, sink: &'c mut Sink, head: &RequestHead, keep: bool) -> H1Out<'c> {
+fn h1_out<'c>(client: &'c Client, sink: &'c mut Sink, head: &RequestHead, keep: bool) -> H1Out<'c> {
     let draining = *client.ctx.draining().borrow();
     H1Out {
         old: head.version == Version::Http10,
@@ -280,7 +280,14 @@ fn h1_out<'c>(client: &Client, sink: &'c mut Sink, head: &RequestHead, keep: boo
     }
 }
 
-fn plain_out<'c>(client: &Client, sink: &'c mut Sink) -> H1Out<'c> {
-    let stall = Duration::from_millis(u64::from(client.ctx.limits().stall_timeout_ms));
-    H1Out { sink, old: false, keep: false, stall, pending: BytesMut::new(), chunked: false, begun: false }
+fn plain_out<'c>(client: &'c Client, sink: &'c mut Sink) -> H1Out<'c> {
+    H1Out {
+        sink,
+        old: false,
+        keep: false,
+        patience: Patience::with(client),
+        pending: BytesMut::new(),
+        chunked: false,
+        begun: false,
+    }
 }

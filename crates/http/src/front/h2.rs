@@ -4,7 +4,7 @@ use super::client::{Client, malformed};
 use super::exchange::{Ended, exchange};
 use super::local;
 use super::origin::Body;
-use super::out::{H2Out, Out};
+use super::out::{H2Out, Out, Patience};
 use super::paced::Paced;
 use super::pool::Pool;
 use super::request::{Parts, Request, one_trace};
@@ -18,7 +18,7 @@ use http::{Method, Response};
 use polder_flow::Bucket;
 use polder_types::Limits;
 use polder_wire::Refusal;
-use polder_wire::http1::{Authority, BodyLength, HttpError};
+use polder_wire::http1::{Authority, BodyLength, HttpError, method};
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -216,6 +216,7 @@ fn for_origin(
     if !begins || !path.bytes().all(|b| matches!(b, 0x21..=0x7e)) {
         return Err(malformed(HttpError::Target));
     }
+    method(head.method.as_str()).map_err(malformed)?;
     let declared = head.headers.get(http::header::CONTENT_LENGTH).map(|value| value.to_str().unwrap_or_default().parse::<u64>());
     let length = match declared {
         Some(Err(_)) => return Err(malformed(HttpError::Length)),
@@ -245,7 +246,7 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     let terms = Terms::from(&*client.ctx.limits());
     let counters = &client.ctx.counters;
     let _open = counters.tunnels_open.hold();
-    if pump(near, far, terms, client.ctx.meter()).await == End::Idle {
+    if pump(near, far, terms, client.ctx.meter(client)).await == End::Idle {
         counters.over_idle.up();
     }
     StreamEnd::Good
@@ -283,7 +284,6 @@ async fn settle(client: &Client, head: &Head, mut out: Out<'_>, ended: Ended) ->
     }
 }
 
-fn h2_out(client: &Client, respond: SendResponse<Bytes>) -> Out<'static> {
-    let stall = Duration::from_millis(u64::from(client.ctx.limits().stall_timeout_ms));
-    Out::H2(H2Out { respond, stream: None, stall, ended: false })
+fn h2_out(client: &Client, respond: SendResponse<Bytes>) -> Out<'_> {
+    Out::H2(H2Out { respond, stream: None, patience: Patience::with(client), ended: false })
 }

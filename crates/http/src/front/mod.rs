@@ -27,7 +27,7 @@ pub use context::{FrontContext, Pass, Report};
 pub use counters::Counters;
 
 use crate::tunnel::{Asker, Opener};
-use client::Client;
+pub use client::Client;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};

@@ -1,5 +1,6 @@
 //! Answers to clients, in whichever HTTP they speak.
 
+use super::client::Client;
 use super::request::{PSEUDONYM, field};
 use crate::tunnel::Sink;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,7 +18,7 @@ const GATHER: usize = 16 * 1024;
 /// Where an answer goes.
 pub(crate) enum Out<'c> {
     H1(H1Out<'c>),
-    H2(H2Out),
+    H2(H2Out<'c>),
 }
 
 /// An answer on an HTTP/1 connection.
@@ -27,7 +28,7 @@ pub(crate) struct H1Out<'c> {
     pub(crate) old: bool,
     /// The connection goes on after this answer; [`Out::head`] may say otherwise.
     pub(crate) keep: bool,
-    pub(crate) stall: Duration,
+    pub(crate) patience: Patience<'c>,
     pub(crate) pending: BytesMut,
     pub(crate) chunked: bool,
     /// Something has been sent, interim answers aside.
@@ -35,10 +36,10 @@ pub(crate) struct H1Out<'c> {
 }
 
 /// An answer on an HTTP/2 stream.
-pub(crate) struct H2Out {
+pub(crate) struct H2Out<'c> {
     pub(crate) respond: SendResponse<Bytes>,
     pub(crate) stream: Option<Sink>,
-    pub(crate) stall: Duration,
+    pub(crate) patience: Patience<'c>,
     pub(crate) ended: bool,
 }
 
@@ -126,7 +127,7 @@ impl Out<'_> {
     pub(crate) async fn data(&mut self, data: Bytes) -> io::Result<()> {
         match self {
             Out::H1(out) => out.data(data).await,
-            Out::H2(H2Out { stream: Some(sink), stall, .. }) => send(sink, data, *stall).await,
+            Out::H2(H2Out { stream: Some(sink), patience, .. }) => send(sink, data, *patience).await,
             Out::H2(_) => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -245,8 +246,8 @@ impl H1Out<'_> {
         } else {
             self.begun = true;
             let waiting = self.pending.split().freeze();
-            send(self.sink, waiting, self.stall).await?;
-            send(self.sink, data, self.stall).await?;
+            send(self.sink, waiting, self.patience).await?;
+            send(self.sink, data, self.patience).await?;
         }
         if self.chunked {
             self.pending.put_slice(b"\r\n");
@@ -260,12 +261,12 @@ impl H1Out<'_> {
         }
         self.begun = true;
         let waiting = self.pending.split().freeze();
-        send(self.sink, waiting, self.stall).await?;
-        stalled(self.stall, 0, self.sink.flush()).await
+        send(self.sink, waiting, self.patience).await?;
+        stalled(self.patience, 0, self.sink.flush()).await
     }
 }
 
-impl H2Out {
+impl H2Out<'_> {
     fn begin(&mut self, head: Response<()>, end: bool) -> io::Result<()> {
         let stream = self.respond.send_response(head, end).map_err(io::Error::other)?;
         self.stream = Some(Sink::H2(stream));
@@ -276,18 +277,39 @@ impl H2Out {
 
 /// Sends in pieces, so that a reader has to take one within the time, and not a whole chunk. What a byte stream still holds
 /// back goes with the next flush.
-async fn send(sink: &mut Sink, mut data: Bytes, stall: Duration) -> io::Result<()> {
+async fn send(sink: &mut Sink, mut data: Bytes, patience: Patience<'_>) -> io::Result<()> {
     while !data.is_empty() {
         let piece = data.split_to(data.len().min(GATHER));
-        stalled(stall, piece.len(), sink.feed(piece)).await?;
+        stalled(patience, piece.len(), sink.feed(piece)).await?;
     }
     Ok(())
 }
 
-/// Waits for the reader, but not for one that takes nothing for `stall`, or less than 1 KiB/s.
-async fn stalled(stall: Duration, bytes: usize, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let most = stall + Duration::from_millis(bytes as u64);
-    tokio::time::timeout(most, work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+/// How long a reader may take nothing, and whose it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience<'c> {
+    stall: Duration,
+    client: &'c Client,
+}
+
+impl<'c> Patience<'c> {
+    pub(crate) fn with(client: &'c Client) -> Self {
+        Patience { stall: Duration::from_millis(u64::from(client.ctx.limits().stall_timeout_ms)), client }
+    }
+}
+
+/// A reader who takes nothing for so long counts as one who does not read.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Waits for the reader, but not for one that takes nothing for `stall`, or less than 1 KiB/s, nor for too many of one client.
+async fn stalled(patience: Patience<'_>, bytes: usize, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let mut work = std::pin::pin!(work);
+    let most = patience.stall + Duration::from_millis(bytes as u64);
+    if let Ok(done) = tokio::time::timeout(SOON.min(most), work.as_mut()).await {
+        return done;
+    }
+    let _stalled = patience.client.stalls().ok_or(io::ErrorKind::TimedOut)?;
+    tokio::time::timeout(most.saturating_sub(SOON), work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Whether the origin's field `name` is for the client. `Alt-Svc` would send it past the overlay.

@@ -165,6 +165,7 @@ pub fn limits() -> Limits {
         frame_rate_per_identity: 100000,
         head_bytes: 16 * 1024,
         head_fields: 100,
+        stalled_per_identity: 32,
         memory_bytes: 0,
     }
 }

@@ -183,6 +183,7 @@ pub fn limits() -> Limits {
         frame_rate_per_identity: 10000,
         head_bytes: 16 * 1024,
         head_fields: 100,
+        stalled_per_identity: 32,
         memory_bytes: 0,
     }
 }

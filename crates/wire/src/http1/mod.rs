@@ -20,7 +20,7 @@ mod target;
 pub use body::{BodyLength, BodyReader, Piece};
 pub use chunked::{LAST_CHUNK, chunk_head};
 pub use fields::{Fields, is_framing, is_hop_by_hop, is_identity};
-pub use request::{RequestHead, RequestReader};
+pub use request::{RequestHead, RequestReader, method};
 pub use response::{ResponseHead, ResponseReader};
 pub use target::{Authority, RequestTarget};
 

@@ -62,7 +62,8 @@ impl RequestHead {
     }
 }
 
-fn method(text: &str) -> Result<http::Method, HttpError> {
+/// A method that every origin reads alike, whichever HTTP it came by.
+pub fn method(text: &str) -> Result<http::Method, HttpError> {
     // Methods are case-sensitive (RFC 9110 §9.1); an origin that is not would see another method than we do.
     if text.len() > 24 || text.bytes().any(|b| b.is_ascii_lowercase()) {
         return Err(HttpError::Method);
