@@ -9,7 +9,7 @@ from pathlib import Path
 # who may depend on a library that decides how a room works
 ONLY = {
     "pyo3": {"polder-py"},
-    "rustls": {"polder-tls", "polder-quic", "polder-http", "polder-engine"},
+    "rustls": {"polder-tls", "polder-fuzz", "polder-quic", "polder-http", "polder-engine"},
     "aws-lc-rs": {"polder-tls"},
     "libc": {"polder-sock", "polder-lab"},
 }
