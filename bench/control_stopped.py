@@ -23,7 +23,7 @@ from tests.support.origin import Origin
 from tests.support.overlay import Overlay, until
 from tests.support.readers import Readers, Seen
 
-from polder.lab import results
+from bench import report
 from polder.lab.plots import DIKE, SEA
 from polder.lab.results import Claim, Measure, Result
 
@@ -157,7 +157,7 @@ def draw(drawn: Any, rows: Any) -> None:
 
 
 def main() -> int:
-    """Measure; exit status 1 if a claim does not hold."""
+    """Measure; exit status 3 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_S:g} s instead of ten minutes, and nothing is written")
     quick = parser.parse_args().quick
@@ -181,12 +181,7 @@ def main() -> int:
     }  # fmt: skip
     title = "A node's control plane stands still for ten minutes"
     result = Result("control-stopped", parameters, rows, claims(), title)
-    judged = result.record()["claims"]
-    for claim in judged:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['text']}: {claim['measured']} ({claim['target']})")
-    if not quick:
-        results.write(result, draw)
-    return 0 if all(claim["holds"] for claim in judged) else 1
+    return report.finish(result, draw, record=not quick, rows=False)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench import report
 from bench.spoof import EDGES, build, end, shut
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, links
+from polder.lab import links
 from polder.lab.results import Claim, Measure, Result, write
 
 PORT = 9999
@@ -100,11 +101,7 @@ def main() -> int:
         print(json.dumps({"claims": judged}), flush=True)
         return 0 if all(each["holds"] for each in judged) else 3
 
-    try:
-        return enclosure.run(inside)
-    except enclosure.NoNamespacesError as error:
-        print(error, file=sys.stderr)
-        return 77
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

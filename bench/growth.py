@@ -27,7 +27,7 @@ from bench.chains import peers
 from bench.fetch import Path as Way
 from bench.idle import others
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, origin
+from polder.lab import origin
 from polder.lab.plots import CYCLE
 from polder.lab.processes import Processes, wait_until_listening
 from polder.lab.results import Claim, Measure, Result
@@ -233,7 +233,7 @@ def main() -> int:
         result = Result("growth", parameters, rows, claims(rows), "How latency, CPU and memory grow with connections and nodes")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return enclosure.run(inside)
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from bench.chains import peers
 from bench.fetch import Path
 from bench.fetch import connect as open_path
 from polder.engine.facade import BUILD
-from polder.lab import enclosure
 from polder.lab.engines import Pki, launch
 from polder.lab.plots import DIKE, FLOOD, SEA
 from polder.lab.processes import Process, Processes, wait_until_listening
@@ -230,7 +229,7 @@ def main() -> int:
         result = Result("idle", parameters, rows, claims(), "Tunnels that are open and silent, through one hop")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return enclosure.run(inside)
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from polder.lab import results
+from polder.lab import enclosure, results
 from polder.lab.results import Draw, Result
 
 
 def finish(result: Result, draw: Draw | None = None, *, record: bool, rows: bool = True) -> int:
-    """Print, and with ``record`` write ``NAME.json`` and ``.svg``; exit status 1 if a claim does not hold."""
+    """Print, and with ``record`` write ``NAME.json`` and ``.svg``; exit status 3 if a claim does not hold."""
     if rows:
         show(result.rows)
     judged = result.record()["claims"]
@@ -20,7 +21,16 @@ def finish(result: Result, draw: Draw | None = None, *, record: bool, rows: bool
         print(f"{verdict}  {claim['text']}: {results.shown(claim['measured'])} ({claim['target']})")
     if record:
         print(f"wrote {results.write(result, draw)}")
-    return 0 if all(claim["holds"] for claim in judged) else 1
+    return 0 if all(claim["holds"] for claim in judged) else 3
+
+
+def enclosed(main: Callable[[], int]) -> int:
+    """Run ``main`` in namespaces of its own; exit status 77, and why, where this machine gives none."""
+    try:
+        return enclosure.run(main)
+    except enclosure.NoNamespacesError as error:
+        print(error, file=sys.stderr)
+        return 77
 
 
 def show(rows: Sequence[Any]) -> None:

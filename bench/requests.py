@@ -21,7 +21,7 @@ from typing import Any
 from bench import fronts, report
 from bench.chains import peers
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, origin
+from polder.lab import origin
 from polder.lab.plots import CYCLE
 from polder.lab.processes import Processes
 from polder.lab.results import Claim, Measure, Result
@@ -145,7 +145,7 @@ def main() -> int:
         )
         return report.finish(result, draw, record=not chosen.no_record)
 
-    return enclosure.run(inside)
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from polder.lab import enclosure, links
+from bench import report
+from polder.lab import links
 from polder.lab.results import Claim, Measure, Result, write
 from polder.lab.switch import address_record
 from polder.perimeter import Pair, Plan, to_json
@@ -235,11 +236,7 @@ def main() -> int:
         print(json.dumps({"rows": rows, "claims": judged}), flush=True)
         return 0 if all(each["holds"] for each in judged) else 3
 
-    try:
-        return enclosure.run(inside)
-    except enclosure.NoNamespacesError as error:
-        print(error, file=sys.stderr)
-        return 77
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ less than it disturbs times: per GiB of a download, per new tunnel with one HTTP
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import resource
@@ -19,31 +18,20 @@ import time
 from pathlib import Path as FilePath
 from typing import Any
 
-from bench import cpu
+from bench import cpu, report
 from bench.fetch import Path, connect, get, open_stream
+from bench.fronts import LIMITS
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, origin, results
+from polder.lab import enclosure, origin
 from polder.lab.engines import Pki, Remote, launch
 from polder.lab.processes import Processes
 from polder.lab.results import Claim, Measure, Result
 from polder.model import Kind
-from polder.snapshot.schema import EngineConfig, Forwarder, Limits, RingRoute, ServletEntry, Site, Snapshot
+from polder.snapshot.schema import EngineConfig, Forwarder, RingRoute, ServletEntry, Site, Snapshot
 
 DOMAIN = "bench.test"
 SERVER = "www.bench.test"
 CHAINS = (1, 4)
-MANY = 1 << 20
-LIMITS = Limits(
-    tunnels_per_identity=MANY,
-    tunnel_rate_per_identity=MANY,
-    connections_per_source=MANY,
-    handshake_rate_per_source=MANY,
-    connections=MANY,
-    streams_per_client=MANY,
-    connections_per_identity=MANY,
-    frame_rate_per_identity=100 * MANY,
-)
-"""One client does everything: what limits a user is not what is measured."""
 GIB = 1 << 30
 
 
@@ -183,19 +171,12 @@ async def measure(size: int, new: int, silent: int, *, record: bool) -> int:
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     parameters = {"bytes": size, "new_tunnels": new, "idle_tunnels": silent, "build": BUILD}
     result = Result("tunnels", parameters, rows, CLAIMS, "What one hop costs")
-    for claim in result.record()["claims"]:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['text']}: {claim['measured']} ({claim['target']})")
-    if record:
-        print(f"wrote {results.write(result)}")
-    return 0
+    return report.finish(result, record=record, rows=False)
 
 
 def main() -> int:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tunnels", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--no-record", action="store_true", help="print only")
-    arguments = parser.parse_args()
+    arguments = report.arguments("tunnels", __doc__).parse_args()
     size, new, silent = (GIB // 4, 100, 500) if arguments.quick else (GIB, 500, 2000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (16_384, max(16_384, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     record = not arguments.no_record

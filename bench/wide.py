@@ -24,7 +24,7 @@ import msgspec
 
 from bench import report
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, experiment, latency, load, topology
+from polder.lab import experiment, latency, load, topology
 from polder.lab.attacks import group_hosts
 from polder.lab.overlay import Overlay
 from polder.lab.plots import DIKE, FLOOD, SAND, SEA
@@ -180,8 +180,8 @@ async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, An
             await overlay.build(experiment.SITE_NAME)
             for number, placement in enumerate(placements):
                 put(world, placement)
-                # Readers read on while links are measured anew; these pages do not count.
-                await read(processes, world, site.ca, overlay, f"settle{number}", SETTLE_S)
+                # Readers read on while paths are measured anew; these pages do not count.
+                await read(processes, world, site.ca, overlay, f"settle{number}", SETTLE_S if number else seconds)
                 through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)
                 rows += rows_of(number, placement, direct[number], through)
                 report.show(rows[-len(through) :])
@@ -211,7 +211,7 @@ def main() -> int:
         result = Result("wide", parameters, rows, claims(), "Pages over a quiet overlay with measured delays, against direct")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return enclosure.run(inside)
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":

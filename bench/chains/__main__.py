@@ -22,11 +22,12 @@ from typing import Any
 
 import msgspec
 
+from bench import report
 from bench.chains import peers, work
 from bench.fetch import Path, Task
 from bench.hops import NODES, SERVER, Bed
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, origin, results
+from polder.lab import enclosure, origin
 from polder.lab.plots import CYCLE, MIST
 from polder.lab.processes import Process, Processes
 from polder.lab.results import Claim, Measure, Result
@@ -175,17 +176,20 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     """Times, CPU and throughput against hops; below, times against size through ten hops. One line per system."""
     drawn.set_size_inches(13, 7)
     axes = drawn.subplots(2, 4)
-    names = list(dict.fromkeys(row["system"] for row in rows if row["system"] != "direct"))
+    # The order of the rows is that of the first round: ours first, then by name.
+    names = sorted(
+        {row["system"] for row in rows if row["system"] != "direct"}, key=lambda name: (not name.startswith("polder"), name)
+    )
 
     def latency(connection: str, size: int) -> Callable[[Any], bool]:
         return lambda r: r["what"] == "latency" and (r["connection"], r["size_kb"]) == (connection, size)
 
     by_hops = (
-        ("GET of 1 KB, new connection", "ms", latency("new", 1), "median_ms"),
-        ("GET of 10 KB, new connection", "ms", latency("new", 10), "median_ms"),
-        ("second GET of 1 KB, open", "ms", latency("open", 1), "median_ms"),
-        ("second GET of 10 KB, open", "ms", latency("open", 10), "median_ms"),
-        ("CPU per new tunnel and hop", "ms", lambda r: r["what"] == "tunnels", "cpu_ms_per_tunnel"),
+        ("1 KB, new connection", "ms", latency("new", 1), "median_ms"),
+        ("10 KB, new connection", "ms", latency("new", 10), "median_ms"),
+        ("1 KB, second GET", "ms", latency("open", 1), "median_ms"),
+        ("10 KB, second GET", "ms", latency("open", 10), "median_ms"),
+        ("CPU per tunnel and hop", "ms", lambda r: r["what"] == "tunnels", "cpu_ms_per_tunnel"),
         ("one download", "MiB/s", lambda r: r["what"] == "bulk", "mib_per_s"),
         ("CPU per GiB and hop", "s", lambda r: r["what"] == "bulk" and r["hops"], "cpu_s_per_gib"),
     )
@@ -200,8 +204,8 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     for index, name in enumerate(names):
         mine = (r for r in rows if r["system"] == name and r["what"] == "latency" and r["connection"] == "new")
         _line(last, sorted((r["size_kb"], r["median_ms"]) for r in mine if r["hops"] in (3, 10)), name, index)
-    last.set(title="new connection, ten hops", xlabel="KB (polder-beacon: three)", ylabel="ms", xscale="log", yscale="log")
-    axes[0][0].legend(fontsize=7)
+    last.set(title="by size, ten hops", xlabel="KB (polder-beacon: three)", ylabel="ms", xscale="log", yscale="log")
+    drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
 
 
 def _line(axes: Any, points: list[Any], name: str, index: int) -> None:
@@ -257,13 +261,7 @@ async def _measure(names: Sequence[str], *, quick: bool, record: bool) -> int:
         rows += await asyncio.to_thread(repeated, everything, "bulk", (0, *BULK_LENGTHS), many, whole)
     parameters = {"rounds": rounds, "repetitions": many, "tunnels": count, "bulk_mb": megabytes, "build": BUILD}
     result = Result("chains", parameters, rows, _claims(), "Chains of 1 … 10 hops beside the peers, on loopback")
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items() if key != "peer"))
-    for claim in result.record()["claims"]:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['text']}: {claim['measured']} ({claim['target']})")
-    if record:
-        print(f"wrote {results.write(result, draw)}")
-    return 0
+    return report.finish(result, draw, record=record)
 
 
 if __name__ == "__main__":
