@@ -170,6 +170,7 @@ class Soaked(Overlay):
     async def build(self, host_name: str) -> None:
         """Found the overlay, run it, put both sites behind it, connect the users."""
         nodes, users = group_hosts(self._world, "node"), group_hosts(self._world, "user")
+        self._handed_over: set[int] = set()
         self.places = {"authority": StateDir(self._home("authority")).authority / "admin.sock"}
         await self._found()
         await together(
@@ -207,8 +208,13 @@ class Soaked(Overlay):
         return next(process.process.pid for process in self._running if process.name == name)
 
     async def facts(self, part: str) -> dict[str, Any]:
-        """Pid, tasks, objects of a part. Raises ``OSError`` while it does not run."""
-        return await ask(self.places[part], "process")
+        """Pid, tasks, objects of a part. Raises ``OSError`` while it does not run.
+
+        For a moment after an upgrade the process before may still answer: both hold the socket.
+        """
+        while (told := await ask(self.places[part], "process"))["pid"] in self._handed_over:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)
+        return told
 
     async def whole(self) -> None:
         """Until every node is in the ring, both sites are served by two servlets, and everybody knows beacons for both."""
@@ -261,7 +267,8 @@ class Soaked(Overlay):
 
     async def upgrade(self, part: str) -> None:
         """Have the program take over from itself."""
-        await ask(self.places[part], "upgrade", {}, timeout=60)
+        told = await ask(self.places[part], "upgrade", {}, timeout=60)
+        self._handed_over.add(int(told["before"]))
 
     async def reload(self, part: str) -> None:
         """Have it read its configuration again."""
