@@ -46,18 +46,18 @@ class Reader:
     def __init__(self, path: Path) -> None:
         identity = IdentityDir.load(path)
         self.addresses = {member.name: member.address for member in identity.members}
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.check_hostname = False
-        self._context.load_verify_locations(cadata=certificates_to_pem(identity.roots).decode())
-        self._context.set_alpn_protocols(["http/1.1"])
-        set_identity(self._context, key_from_der(identity.key), identity.chain, path)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = False
+        self.context.load_verify_locations(cadata=certificates_to_pem(identity.roots).decode())
+        self.context.set_alpn_protocols(["http/1.1"])
+        set_identity(self.context, key_from_der(identity.key), identity.chain, path)
 
     async def open(self, address: str) -> Tunnel:
         """A tunnel to the site; raises ``OSError`` when it is refused."""
         host, _, port = address.rpartition(":")
         try:
             async with asyncio.timeout(10):
-                reader, writer = await asyncio.open_connection(host, int(port), ssl=self._context)
+                reader, writer = await asyncio.open_connection(host, int(port), ssl=self.context)
                 writer.write(f"CONNECT {SITE}:80 HTTP/1.1\r\nHost: {SITE}:80\r\n\r\n".encode())
                 head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, TimeoutError) as error:

@@ -214,6 +214,8 @@ async def soak(folder: Path, minutes: float, seed: int) -> list[Row]:
                 await wait_until_listening(host, 80, await processes.start(host, f"origin-{host}", [*parts, "origin"]))
             overlay = Soaked(processes, world, folder, protection, print)
             await overlay.build(HOSTS[SITE])
+            for node in ("node5", "node6"):
+                await overlay.fill(node)
             readers = [
                 await processes.start(user, f"reader-{user}", [*parts, "reader", proxy, str(RATE)], piped=True)
                 for user, proxy in overlay.proxies.items()

@@ -18,11 +18,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from bench import revocation
 from polder.api.admin import ask
 from polder.api.authority_dir import load_settings, open_ledger
 from polder.api.service import invite
 from polder.lab.attacks import group_hosts
-from polder.lab.overlay import SITE, TRUST_DOMAIN, Overlay
+from polder.lab.overlay import NODE_PORT, SITE, TRUST_DOMAIN, Overlay
 from polder.lab.processes import ProcessError, together
 from polder.model import Kind, SpiffeId
 from polder.settings import StateDir
@@ -36,6 +37,8 @@ SPARE = "eve"
 PAGE, FILE = 12_000, 400_000
 SLOW_S = 3.0
 """A page that takes longer is told of."""
+SESSIONS = 520
+"""Handshakes after which a node keeps no more sessions for resumption (1,024, two of each)."""
 LIMIT_S = 20.0
 """A page that takes longer has failed."""
 _SETTLED_S = 90.0
@@ -201,6 +204,13 @@ class Soaked(Overlay):
         (self._home("bot") / "site" / "blog" / "site.toml").write_text("\n".join(lines) + "\n")
         await self._start("bot", "bot", "site", "run", "blog")
 
+    async def fill(self, node: str) -> None:
+        """Fill a node's store of sessions."""
+        address = f"{self._world.hosts[node].ipv4}:{NODE_PORT}"
+        state = str(self._home("user1") / "user" / "user1")
+        argv = [sys.executable, "-m", "bench.soak_parts", "knock", state, address]
+        await self._processes.run("user1", f"knock-{node}", argv, 120)
+
     # What parts say
 
     def helper(self, name: str) -> int:
@@ -307,10 +317,28 @@ class Soaked(Overlay):
             ledger.close()
 
 
+async def knock(state: str, address: str) -> int:
+    """Handshakes of a user until a node's store of sessions is full; it is bounded, and slow to fill by itself. How many were taken."""
+    context = revocation.Reader(Path(state)).context
+    host, _, port = address.rpartition(":")
+    taken = 0
+    while taken < SESSIONS:
+        with contextlib.suppress(OSError):
+            incoming, writer = await asyncio.open_connection(host, int(port), ssl=context)
+            # Sessions come with the answer's first bytes.
+            writer.write(b"GET http://nobody.test/ HTTP/1.1\r\nHost: nobody.test\r\nConnection: close\r\n\r\n")
+            taken += bool(await incoming.read(16))
+            writer.close()
+        await asyncio.sleep(0.02)  # well within what a source may do
+    return taken
+
+
 def main() -> int:
     """The parts that are processes of their own."""
     if sys.argv[1] == "origin":
         serve()
+    elif sys.argv[1] == "knock":
+        print(asyncio.run(knock(sys.argv[2], sys.argv[3])))
     else:
         print(json.dumps(asyncio.run(read(sys.argv[2], float(sys.argv[3])))))
     return 0
