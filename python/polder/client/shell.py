@@ -43,6 +43,7 @@ class Client(Linked):
         self._identity = IdentityDir.load(path)
         self._revoked = RevokedList(self._identity, wall())
         self._down: frozenset[str] = frozenset()
+        self._proxy = ""
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
@@ -52,8 +53,9 @@ class Client(Linked):
 
     @property
     def proxy(self) -> str:
-        """Where browsers find the proxy, ``ip:port``."""
-        return self.engine.addresses[0]
+        """Where browsers find the proxy, ``ip:port``; where they found it, once this process takes nothing new."""
+        self._proxy = next(iter(self.engine.addresses), self._proxy)
+        return self._proxy
 
     @property
     def pac_url(self) -> str:
