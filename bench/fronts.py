@@ -45,6 +45,7 @@ LIMITS = Limits(
     streams_per_client=MANY,
     connections_per_identity=MANY,
     frame_rate_per_identity=100 * MANY,
+    stalled_per_identity=MANY,
 )
 """One client does everything: what limits a user is not what is measured."""
 
