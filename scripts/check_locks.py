@@ -39,7 +39,10 @@ def rust() -> list[str]:
 
 
 def _licences(allowed: set[str]) -> list[str]:
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--offline"]
+    """Of what is built on this platform; that is there already."""
+    about = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    host = next(line.removeprefix("host: ") for line in about.splitlines() if line.startswith("host: "))
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", host]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     wrong = []
     for package in json.loads(told)["packages"]:
