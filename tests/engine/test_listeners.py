@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from polder.engine import Engine
-from polder.snapshot.schema import DialOutChange, EngineConfig, Event, ServletEntry, Snapshot
+from polder.snapshot.schema import DialOutChange, EngineConfig, Event, Limits, ServletEntry, Snapshot
 from tests.engine.pki import DOMAIN, Authority
 from tests.engine.test_engine import WIKI, Process, process
 
@@ -24,7 +24,8 @@ def authority() -> Authority:
 def node(authority: Authority, listen: tuple[str, ...], inherit: tuple[tuple[str, int], ...] = ()) -> Engine:
     """An engine with a snapshot in force, so that it accepts."""
     engine = Engine(EngineConfig(role="node", listen=listen, inherit=inherit), lambda event: None)
-    engine.apply(Snapshot(1, DOMAIN, (authority.root_der,), authority.leaf("node", "n", ring_id=1)))
+    limits = Limits(handshake_rate_per_source=1_000_000)  # who knocks without a pause is turned away by a reset otherwise
+    engine.apply(Snapshot(1, DOMAIN, (authority.root_der,), authority.leaf("node", "n", ring_id=1), limits=limits))
     return engine
 
 

@@ -156,3 +156,10 @@ def test_no_changed_byte_passes(at: int, flip: int, which: int) -> None:
     certificates[which] = bytes(changed)
     with pytest.raises(Refused):
         verify_chain(tuple(certificates), PKI.roots, DOMAIN, NOW)
+
+
+def test_a_signature_has_one_spelling() -> None:
+    at = len(ANN.chain[0]) - len(x509.load_der_x509_certificate(ANN.chain[0]).signature) - 1
+    for unused in range(1, 8):
+        changed = ANN.chain[0][:at] + bytes([unused]) + ANN.chain[0][at + 1 :]
+        assert verdict((changed, *ANN.chain[1:])) is Verdict.MALFORMED

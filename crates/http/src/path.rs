@@ -7,7 +7,7 @@ use crate::plane::Plane;
 use crate::race::{Guide, Race};
 use crate::trace::Context;
 use crate::tunnel::{Source, Tunnel};
-use crate::way::Way;
+use crate::way::{Way, nearest_first};
 use crate::word::Word;
 use crate::{dialout, mend};
 use http::{HeaderMap, Request};
@@ -69,7 +69,9 @@ impl Guide for Ask {
                 Delivery::DialOut => Way::DialOut,
             }),
         });
-        ways.collect()
+        let mut ways: Vec<_> = ways.collect();
+        nearest_first(&mut ways, plane, self.from.as_deref());
+        ways
     }
 
     fn request(&self, way: &Way, within: Duration, trace: Option<Context>) -> Result<Request<()>, http::Error> {

@@ -302,7 +302,7 @@ impl<'a> Race<'a> {
         Ok(Some(patience))
     }
 
-    /// The best candidate: its link is up, it has not refused lately, no path through it has just broken, and it is not far.
+    /// The best candidate: its link is up, it has not refused lately, no path through it has just broken.
     fn next_way(&self) -> Option<Way> {
         let mut ways = self.guide.ways(self.plane);
         ways.retain(|way| self.may_ask(way));
@@ -316,7 +316,7 @@ impl<'a> Race<'a> {
                     }
                     _ => false,
                 };
-                (self.avoid.as_ref() == Some(way), !way.is_up(self.plane), shun, way.distance(self.plane))
+                (self.avoid.as_ref() == Some(way), !way.is_up(self.plane), shun)
             });
         }
         ways.into_iter().next()

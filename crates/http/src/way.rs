@@ -64,18 +64,26 @@ impl Way {
         }
     }
 
-    /// The order of beacons, and of servlets, that are equally well: by how long opening a path through them takes, coarsely; where
-    /// nobody tried of late, by the link's round trip, which is the least that it can take. All others keep the order they have.
-    pub(crate) fn distance(&self, plane: &Plane) -> (u8, u32) {
-        let (peer, rank, leg) = match self {
-            Way::Tcp(..) | Way::DialOut => return (0, 0),
-            Way::Node(peer, Stage::Servlet) => (peer, 1, Leg::Servlet),
-            Way::Node(peer, Stage::Beacon) => (peer, 2, Leg::Beacon),
-            Way::Node(_, Stage::Entry | Stage::Ring(_)) => return (3, 0),
+    /// How far it leads, of a beacon or servlet: how long opening a path through it takes, coarsely; where nobody tried of late, the
+    /// link's round trip, which is the least that it can take. All others are alike.
+    fn distance(&self, plane: &Plane) -> u32 {
+        let (peer, leg) = match self {
+            Way::Node(peer, Stage::Servlet) => (peer, Leg::Servlet),
+            Way::Node(peer, Stage::Beacon) => (peer, Leg::Beacon),
+            Way::Node(_, Stage::Entry | Stage::Ring(_)) | Way::Tcp(..) | Way::DialOut => return 0,
         };
         let least = plane.links.rtt(peer).unwrap_or(UNMEASURED);
         let opened = plane.links.measured(peer).and_then(|measured| measured.opened_lately(leg, plane.now()));
-        (rank, step(opened.map_or(least, |open| open.max(least))))
+        step(opened.map_or(least, |open| open.max(least)))
+    }
+
+    fn role(&self) -> u8 {
+        match self {
+            Way::Tcp(..) | Way::DialOut => 0,
+            Way::Node(_, Stage::Servlet) => 1,
+            Way::Node(_, Stage::Beacon) => 2,
+            Way::Node(_, Stage::Entry | Stage::Ring(_)) => 3,
+        }
     }
 
     pub(crate) fn measure_open(&self, plane: &Plane, took: Duration) {
@@ -84,6 +92,19 @@ impl Way {
         {
             measured.opened(Leg::from(*stage), took, plane.now());
         }
+    }
+}
+
+/// Candidates of one role that stand side by side are ordered by distance; the order of roles stays: a node that plays one itself comes
+/// last for others to be asked first, or its role would show in its answers' times; and so does the node that asks.
+pub(crate) fn nearest_first(ways: &mut [Way], plane: &Plane, from: Option<&str>) {
+    let asks = |way: &Way| matches!(way, Way::Node(peer, _) if from == Some(&*peer.name));
+    order(ways, |way| (way.role(), asks(way)), |way| way.distance(plane));
+}
+
+fn order<T, R: PartialEq>(all: &mut [T], role: impl Fn(&T) -> R, distance: impl Fn(&T) -> u32) {
+    for run in all.chunk_by_mut(|a, b| role(a) == role(b)) {
+        run.sort_by_cached_key(&distance);
     }
 }
 
@@ -96,6 +117,16 @@ fn step(time: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn roles_keep_their_places() {
+        let mut all = [(1, 5), (1, 2), (0, 0), (1, 1), (2, 9), (2, 3), (3, 0)];
+        order(&mut all, |way| way.0, |way| way.1);
+        assert_eq!(all, [(1, 2), (1, 5), (0, 0), (1, 1), (2, 3), (2, 9), (3, 0)]);
+        let mut alike = [(1, 0, 'b'), (1, 0, 'a')];
+        order(&mut alike, |way| way.0, |way| way.1);
+        assert_eq!(alike, [(1, 0, 'b'), (1, 0, 'a')], "what is alike keeps its order");
+    }
 
     #[test]
     fn near_ones_are_alike_and_far_ones_go_by_thirds() {

@@ -44,10 +44,15 @@ def parse_chain(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
     """Certificates of ``chain`` (DER); raises ``Refused`` when there are too many, too long or malformed ones."""
     if not 1 <= len(chain) <= MAX_CHAIN or any(len(der) > MAX_CERTIFICATE for der in chain):
         raise Refused(Verdict.MALFORMED, "a chain is the leaf's and the issuer's certificate, of a few kilobytes each")
+    unreadable = Refused(Verdict.MALFORMED, "a certificate in the chain cannot be read")
     try:
-        return tuple(x509.load_der_x509_certificate(der) for der in chain)
+        certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
     except UNREADABLE as error:
-        raise Refused(Verdict.MALFORMED, "a certificate in the chain cannot be read") from error
+        raise unreadable from error
+    # The last field is the signature's BIT STRING; of whole bytes (X.690 §11.2), lest one certificate have several spellings.
+    if any(der[: -len(each.signature)][-1] for der, each in zip(chain, certificates, strict=True)):
+        raise unreadable
+    return certificates
 
 
 def verify_chain(chain: tuple[bytes, ...], roots: tuple[bytes, ...], trust_domain: str, now: float) -> Vouched:
