@@ -50,11 +50,11 @@ format: setup ## rewrite the code in the house style
 	$(VENV)/bin/ruff format python tests bench scripts
 	$(VENV)/bin/ruff check --fix python tests bench scripts
 
-bench: setup ## Polder beside its peers in the same run, under 40 minutes; results in bench/results (ARGS='chains idle')
+bench: setup ## Polder beside its peers in the same run; results in bench/results (ARGS='chains idle')
 	@scripts/bench-packages
 	$(PY) -m bench $(ARGS)
 
-bench-quick: setup ## the same, shorter: under 8 minutes
+bench-quick: setup ## the same, shorter; results in build/bench-quick
 	@scripts/bench-packages
 	$(PY) -m bench --quick $(ARGS)
 
