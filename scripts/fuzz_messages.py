@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from polder.model import Kind, Refused, Signed, SpiffeId, decode, encode
 from polder.model.overlay_messages import METHODS
 from polder.model.ring_messages import decode_answer, decode_request
+from polder.rsvp.grammar import read as read_rsvp
+from polder.rsvp.policy_data import Bundles, PolicyData, by_hash, pack_bundle, whole
+from polder.rsvp.wire import Malformed, split
 from polder.trust import read_identity
 from polder.trust.authority import make_issuer, make_root
 from polder.trust.chain import parse_chain
@@ -99,6 +102,27 @@ def _certificate(data: bytes) -> None:
     assert SpiffeId.parse(str(found.id)) == found.id
 
 
+def _rsvp(data: bytes) -> None:
+    """What is taken is written as it was read, and what is not loses nothing."""
+    try:
+        datagram = split(data)
+    except Malformed as error:
+        assert error.part is None or error.part.pack() == data
+        raise
+    assert datagram.pack() == data
+    message = read_rsvp(datagram)
+    again = split(message.pack())
+    assert read_rsvp(again) == message
+    assert read_rsvp(again).pack() == message.pack()
+
+
+def _rsvp_policy(data: bytes) -> None:
+    """Policy data with a bundle of credentials, as routers look for it."""
+    policy = PolicyData.read(data)
+    assert PolicyData.read(policy.pack()).live() == policy.live()
+    Bundles(1 << 16).find((data,))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "ring-request": _ring_request,
     "ring-answer": _ring_answer,
@@ -107,6 +131,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "token": _token,
     "spiffe-name": _name,
     "certificate": _certificate,
+    "rsvp-message": _rsvp,
+    "rsvp-policy": _rsvp_policy,
 }
 
 
@@ -185,6 +211,11 @@ def make_seeds() -> None:
     for kind in Kind:
         _write("spiffe-name", str(kind), f"spiffe://o.test/{kind}/some.name-1".encode())
     _write("signed-record", "one", encode(Signed(b"payload", b"s" * 64, (node,))))
+    for path in sorted((ROOT.parent / "tests" / "rsvp" / "captures").glob("*.hex")):
+        _write("rsvp-message", path.stem, bytes.fromhex(path.read_text()))
+    bundle = pack_bundle([b"KeyNote-Version: 2\nAuthorizer: POLICY\n"])
+    _write("rsvp-policy", "whole", whole(bundle))
+    _write("rsvp-policy", "hash", by_hash(bundle))
     kinds = [kind for pair in METHODS.values() for kind in pair]
     for number, kind in enumerate(kinds):
         _write("overlay-message", kind.__name__, bytes([number]) + msgspec.msgpack.encode(_example(kind)))
