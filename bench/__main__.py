@@ -26,6 +26,7 @@ PROGRAMS = {
     "tunnels": Program("bench.tunnels", "what one hop costs: CPU per GiB and per tunnel, memory per idle tunnel"),
     "hops": Program("bench.hops", "time to completion through 1, 4, 7 and 10 nodes (WebSOS, tables I and II)"),
     "chains": Program("bench.chains", "chains of 1 to 10 hops, beside HAProxy, nginx, squid and stunnel"),
+    "layers": Program("bench.layers", "where a hop's CPU time goes, beside the peers (needs perf)"),
     "requests": Program("bench.requests", "requests per second through one access point, beside nginx, HAProxy and squid"),
     "idle": Program("bench.idle", "memory of 10,000 idle tunnels through one node, beside the peers"),
     "growth": Program("bench.growth", "how latency, CPU and memory grow with connections and nodes"),
