@@ -55,9 +55,9 @@ class Placement:
         """Between two hosts."""
         return self.matrix.rtt_ms[self.places[a]][self.places[b]]
 
-    def nearest_ms(self, user: str) -> float:
-        """To the nearest node."""
-        return min(self.rtt_ms(user, host) for host in self.places if host.startswith("node"))
+    def nearest(self, user: str) -> str:
+        """The nearest node."""
+        return min((host for host in self.places if host.startswith("node")), key=lambda host: self.rtt_ms(user, host))
 
 
 def draw_placement(matrix: latency.Matrix, hosts: Sequence[str], rng: random.Random) -> Placement:
@@ -107,8 +107,11 @@ async def read(processes: Processes, world: World, ca: Path, overlay: Overlay | 
     return dict(zip(users, await asyncio.gather(*(one(n, user) for n, user in enumerate(users))), strict=True))
 
 
-def rows_of(number: int, placement: Placement, direct: Loads, through: Loads) -> list[dict[str, Any]]:
-    """One row for each reader. The first page does not count: it finds cold caches in either way."""
+def rows_of(number: int, placement: Placement, direct: Loads, through: Loads, servlets: frozenset[str]) -> list[dict[str, Any]]:
+    """One row for each reader. The first page does not count: it finds cold caches in either way.
+
+    ``nearest_serves``: the reader's nearest node is one of the site's ``servlets``, so it would pass over itself.
+    """
     rows = []
     for user, quiet in direct.items():
         ours = through[user]
@@ -118,7 +121,8 @@ def rows_of(number: int, placement: Placement, direct: Loads, through: Loads) ->
                 "placement": number,
                 "user": user,
                 "rtt_site_ms": round(placement.rtt_ms(user, "isp"), 1),
-                "rtt_node_ms": round(placement.nearest_ms(user), 1),
+                "rtt_node_ms": round(placement.rtt_ms(user, placement.nearest(user)), 1),
+                "nearest_serves": int(placement.nearest(user) in servlets),
                 "direct_ms": round(medians[0], 1),
                 "beacon_ms": round(medians[1], 1),
                 "ratio_to_direct": round(medians[1] / medians[0], 3),
@@ -183,7 +187,8 @@ async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, An
                 # Readers read on while paths are measured anew; these pages do not count.
                 await read(processes, world, site.ca, overlay, f"settle{number}", SETTLE_S if number else seconds)
                 through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)
-                rows += rows_of(number, placement, direct[number], through)
+                servlets = frozenset((await overlay.site_status())["servlets"])
+                rows += rows_of(number, placement, direct[number], through, servlets)
                 report.show(rows[-len(through) :])
                 overlay.check()
     finally:

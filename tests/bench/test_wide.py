@@ -24,7 +24,7 @@ def test_everybody_is_somewhere_else_and_readers_are_near_a_node(seed: int) -> N
     placement = wide.draw_placement(places, HOSTS, random.Random(seed))
     assert sorted(placement.places) == sorted(HOSTS)
     assert len(set(placement.places.values())) == len(HOSTS)
-    assert all(placement.nearest_ms(user) <= wide.NEAR_MS for user in ("user1", "user2"))
+    assert all(placement.rtt_ms(user, placement.nearest(user)) <= wide.NEAR_MS for user in ("user1", "user2"))
 
 
 def test_where_nobody_is_near_there_is_no_placement() -> None:
@@ -39,9 +39,12 @@ def loads(*seconds: float, bad: int = 0) -> list[Load]:
 
 def test_a_row_compares_one_readers_medians_and_counts_what_failed() -> None:
     placement = wide.draw_placement(matrix(20, 10.0), HOSTS, random.Random(1))
-    (row,) = wide.rows_of(3, placement, {"user1": loads(1.0, 2.0, 3.0)}, {"user1": loads(2.0, 2.2, 9.9, bad=1)})
+    (row,) = wide.rows_of(
+        3, placement, {"user1": loads(1.0, 2.0, 3.0)}, {"user1": loads(2.0, 2.2, 9.9, bad=1)}, frozenset({"node9"})
+    )
     assert (row["direct_ms"], row["beacon_ms"], row["ratio_to_direct"]) == (2000, 2200, 1.1)
     assert (row["placement"], row["pages"], row["failed"], row["rtt_site_ms"]) == (3, 9, 1, 10)
+    assert row["nearest_serves"] == 0
     judged = {claim.id: claim.judge([row, row | {"ratio_to_direct": 1.3}]) for claim in wide.claims()}
     assert judged["wide.median"]["measured"] == 1.2
     assert judged["wide.median"]["holds"]

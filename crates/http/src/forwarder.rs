@@ -1,6 +1,6 @@
 //! The forwarder's [`Opener`]: from a user's own machine to an access point, over a warm link.
 //!
-//! The access point that answers fastest is asked first; another is asked when it does not answer in time or cannot. What the
+//! The access point by which paths open fastest is asked first; another is asked when it does not answer in time or cannot. What the
 //! client says meanwhile is kept and said again, so that the browser notices nothing.
 
 use crate::path;
@@ -15,9 +15,6 @@ use polder_types::SiteName;
 use polder_wire::{ProxyError, Refusal, parse_proxy_status};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Round trip assumed of an access point that has not been measured: behind all that have.
-const UNMEASURED: Duration = Duration::from_secs(3600);
 
 const NOT_READY: Refusal = Refusal::new(ProxyError::Unavailable, "The forwarder is starting. Try again in a moment.");
 const ELSEWHERE: Refusal =
@@ -58,13 +55,14 @@ struct Entry {
 }
 
 impl Guide for Entry {
-    /// The one with the shortest measured round trip first, unmeasured and silent ones in the operator's order.
+    /// The one by which paths open fastest first, unmeasured and silent ones in the operator's order.
     fn ways(&self, plane: &Arc<Plane>) -> Vec<Way> {
         let Some(world) = plane.world() else { return Vec::new() };
         let names = world.plan.forwarder.iter().flat_map(|forwarder| &forwarder.access_points);
-        let mut peers: Vec<_> = names.filter_map(|name| world.plan.peer(name).cloned()).collect();
-        peers.sort_by_cached_key(|peer| plane.links.rtt(peer).unwrap_or(UNMEASURED));
-        peers.into_iter().map(|peer| Way::Node(peer, Stage::Entry)).collect()
+        let known = names.filter_map(|name| world.plan.peer(name).cloned());
+        let mut ways: Vec<_> = known.map(|peer| Way::Node(peer, Stage::Entry)).collect();
+        ways.sort_by_cached_key(|way| way.entry_distance(plane));
+        ways
     }
 
     fn request(&self, _way: &Way, _within: Duration, trace: Option<Context>) -> Result<Request<()>, http::Error> {

@@ -77,6 +77,15 @@ impl Way {
         step(opened.map_or(least, |open| open.max(least)))
     }
 
+    /// How far the site is by this access point: how long opening a path by it took of late, coarsely; where nobody tried, twice its
+    /// round trip, for a path goes on behind it. So another is tried only where it may halve the way. What is alike goes by the
+    /// round trip; an access point that was not measured stands behind all that were.
+    pub(crate) fn entry_distance(&self, plane: &Plane) -> (u32, Duration) {
+        let Way::Node(peer, _) = self else { return (u32::MAX, Duration::MAX) };
+        let opened = plane.links.measured(peer).and_then(|measured| measured.opened_lately(Leg::AccessPoint, plane.now()));
+        entry_distance(plane.links.rtt(peer), opened)
+    }
+
     fn role(&self) -> u8 {
         match self {
             Way::Tcp(..) | Way::DialOut => 0,
@@ -108,6 +117,13 @@ fn order<T, R: PartialEq>(all: &mut [T], role: impl Fn(&T) -> R, distance: impl 
     }
 }
 
+fn entry_distance(rtt: Option<Duration>, opened: Option<Duration>) -> (u32, Duration) {
+    match rtt {
+        Some(rtt) => (step(opened.map_or(2 * rtt, |open| open.max(rtt))), rtt),
+        None => (u32::MAX, Duration::MAX),
+    }
+}
+
 /// A time as a number of steps.
 fn step(time: Duration) -> u32 {
     let far = time.as_secs_f64() * 1000.0 / NEAR_MS;
@@ -126,6 +142,26 @@ mod tests {
         let mut alike = [(1, 0, 'b'), (1, 0, 'a')];
         order(&mut alike, |way| way.0, |way| way.1);
         assert_eq!(alike, [(1, 0, 'b'), (1, 0, 'a')], "what is alike keeps its order");
+    }
+
+    #[test]
+    fn an_access_point_is_judged_by_the_whole_way() {
+        let ms = Duration::from_millis;
+        let all = |near_opened: Option<u64>, other_opened: Option<u64>| {
+            let mut all = [
+                ('u', entry_distance(None, None)),
+                ('f', entry_distance(Some(ms(200)), None)),
+                ('o', entry_distance(Some(ms(40)), other_opened.map(ms))),
+                ('n', entry_distance(Some(ms(15)), near_opened.map(ms))),
+            ];
+            all.sort_by_key(|(_, distance)| *distance);
+            all.map(|(name, _)| name)
+        };
+        assert_eq!(all(None, None), ['n', 'o', 'f', 'u'], "the nearest is asked first");
+        assert_eq!(all(Some(75), None), ['n', 'o', 'f', 'u'], "another cannot be twice as quick");
+        assert_eq!(all(Some(740), None), ['o', 'f', 'n', 'u'], "the nearest leads far round: another is tried");
+        assert_eq!(all(Some(740), Some(230)), ['o', 'f', 'n', 'u'], "and stays");
+        assert_eq!(all(Some(110), Some(115)), ['n', 'o', 'f', 'u'], "what is alike goes by the round trip");
     }
 
     #[test]

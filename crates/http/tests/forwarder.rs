@@ -9,7 +9,15 @@ use polder_http::forwarder::Forwarder;
 use polder_http::tunnel::{Opener, Source, Target};
 use polder_types::*;
 use polder_wire::{ProxyError, Refusal};
-use tokio::net::TcpListener;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 /// Access points that are everything else too, and ann's forwarder, which lists them in this order.
 async fn overlay(pki: &Pki, names: &[&str]) -> (Vec<Node>, Node) {
@@ -90,6 +98,73 @@ async fn a_measured_access_point_is_asked_before_one_that_is_not() {
     up(&forwarder, "ap2").await;
     assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
     assert_eq!(forwarder.plane.counters.failovers.get(), 0);
+}
+
+/// Carries connections to `target`, and every byte `delay` later in each direction.
+async fn far(target: SocketAddr, delay: Duration) -> SocketAddr {
+    origin(move |client| async move {
+        let Ok(server) = TcpStream::connect(target).await else { return };
+        let (to_server, to_client) = (client.into_split(), server.into_split());
+        tokio::join!(late(to_server.0, to_client.1, delay), late(to_client.0, to_server.1, delay));
+    })
+    .await
+}
+
+async fn late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let reading = async move {
+        let mut buffer = [0; 16_384];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            let _ = sender.send((Instant::now() + delay, buffer[..count].to_vec()));
+        }
+    };
+    let writing = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
+}
+
+#[tokio::test]
+async fn an_access_point_that_leads_far_round_gives_way_to_one_farther_off() {
+    let pki = Pki::new();
+    let (nodes, forwarder) = overlay(&pki, &["near", "other"]).await;
+    // The near one's only way to the site is a servlet at the end of the world; the other is 60 ms away and delivers itself.
+    let servlet = Node::node(&pki, "servlet").await;
+    let entry = nodes[0].snapshot.lock().unwrap().servlets.clone();
+    servlet.apply(|s| (s.sites, s.servlets) = (vec![site(PathMode::Beacon)], entry));
+    let address = far(servlet.peer.address, Duration::from_millis(200)).await;
+    nodes[0].apply(|s| {
+        s.servlets.clear();
+        s.peers = vec![Peer { address, warm: true, ..servlet.peer.clone() }];
+        s.beacons = vec![BeaconEntry { site: "wiki".into(), servlets: vec!["servlet".into()] }];
+    });
+    let carried = Arc::new(AtomicUsize::new(0));
+    let counted = carried.clone();
+    let own = origin(move |socket| {
+        counted.fetch_add(1, Relaxed);
+        echo(socket)
+    })
+    .await;
+    nodes[1].apply(|s| s.servlets = vec![tcp(own)]);
+    let address = far(nodes[1].peer.address, Duration::from_millis(30)).await;
+    forwarder.apply(|s| s.peers[1].address = address);
+    up(&forwarder, "near").await;
+    came_up(&forwarder, 2).await;
+    let mut in_a_row = 0;
+    for _ in 0..60 {
+        let before = carried.load(Relaxed);
+        assert_eq!(ask(&forwarder, "wiki.test", "hello").await.unwrap(), "hello");
+        in_a_row = if carried.load(Relaxed) > before { in_a_row + 1 } else { 0 };
+        if in_a_row == 5 {
+            return;
+        }
+    }
+    panic!("it stays with the nearest");
 }
 
 #[tokio::test]

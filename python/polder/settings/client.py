@@ -21,7 +21,7 @@ class ClientSettings(ProcessSettings):
     )
     access_points: Names = Field(
         (),
-        description="Names of the nodes to enter by. Default: all that the authority named; the quickest that answers is used.",
+        description="Names of the nodes to enter by. Default: all that the authority named; the quickest to lead to sites is used.",
     )
     warm: int = Field(
         2, ge=1, le=8, description="Access points kept connected: the next takes over without a handshake. 40 KiB each."

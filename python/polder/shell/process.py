@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from polder import __version__
 from polder.settings.process import ProcessSettings
-from polder.shell import logs
+from polder.shell import cycles, logs
 from polder.shell.handover import Handover, Predecessor, Successor, UpgradeFailed, command
 from polder.shell.notify import feed, keep, notify, reloading, watchdog_period
 from polder.shell.reload import Reloaded, compare
@@ -98,6 +98,8 @@ class Life(Generic[S]):
             log.warning("a socket was handed to this process that it does not use", extra={"socket": name})
         self.memory = {}
         self._shell = shell
+        cycles.settle()
+        self._tasks.forever("cycles", cycles.collect)
         period = watchdog_period(os.environ, os.getpid())
         if period is not None:
             self._tasks.once("watchdog", feed(period))
