@@ -1,0 +1,328 @@
+"""The compliance checker: what a set of assertions says about an action (RFC 2704 §5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from polder.keynote import signatures
+from polder.keynote.assertion import Assertion, digest
+from polder.keynote.errors import Fault, KeyNoteError, Why
+from polder.keynote.expr import Scope, Tree, holds
+from polder.keynote.keys import Principal, principal
+from polder.keynote.limits import Limits
+from polder.keynote.parser import Program
+from polder.keynote.text import decode
+
+POLICY = "POLICY"
+ACCEPT = "_ACCEPT_SIGNATURES"
+"""A constant of a trusted assertion: algorithms that it accepts beside the modern ones, such as "sig-rsa-sha1 sig-dsa-sha1"."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class Entry:
+    """One assertion in one query, and what became of it."""
+
+    __slots__ = (
+        "assertion",
+        "author",
+        "checked",
+        "conditions",
+        "error",
+        "level",
+        "licensed",
+        "licensees",
+        "names",
+        "text",
+        "trusted",
+    )
+
+    def __init__(self, text: str | bytes, trusted: bool) -> None:
+        self.text = text
+        self.trusted = trusted
+        self.assertion: Assertion | None = None
+        self.author: Principal = ""
+        self.licensees: Tree | None = None
+        self.names: tuple[Principal, ...] = ()
+        self.error: KeyNoteError | None = None
+        self.checked = trusted
+        """Nothing is left to prove about its origin."""
+        self.conditions: int | None = None
+        """Rank of its conditions, once they were asked."""
+        self.licensed = 0
+        self.level = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query came to: ``value``, its place ``index`` in the query's values, and each assertion's part."""
+
+    value: str
+    index: int
+    values: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    levels: dict[Principal, int]
+    attributes: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is the highest value of the query."""
+        return self.index == len(self.values) - 1
+
+
+class Checker:
+    """Answers queries. Keeps assertions whose signature it has verified, parsed, by the hash of their text, up to ``limits.cached``.
+
+    ``accept`` names signature algorithms that are taken beside the modern ones; a policy may name more (`ACCEPT`). A checker
+    belongs to one thread.
+    """
+
+    def __init__(self, limits: Limits | None = None, accept: Iterable[str] = ()) -> None:
+        self.limits = limits or Limits()
+        self.accept = signatures.MODERN | known_algorithms(accept)
+        self._known: dict[bytes, Assertion] = {}
+        self._proven: dict[tuple[bytes, Principal], str] = {}
+
+    def query(
+        self,
+        policies: Sequence[str | bytes | Assertion],
+        credentials: Sequence[str | bytes],
+        authorizers: Sequence[str],
+        attributes: Mapping[str, str],
+        values: Sequence[str] = ("false", "true"),
+        *,
+        require_conditions: bool = False,
+        whole: bool = False,
+    ) -> Answer:
+        """The policy compliance value of an action (§5.1, §5.3).
+
+        ``policies`` are trusted as they stand; ``credentials`` need a good signature. ``authorizers`` ask for the action; ``values``
+        go from the least to the most. ``require_conditions`` refuses credentials without a Conditions field, which would grant
+        everything. ``whole`` asks every assertion, for an explanation; else those that cannot matter are passed over, and
+        signatures are checked last. One bad assertion is left out, and its entry says why; KeyNoteError: the query itself is
+        malformed or beyond a limit.
+        """
+        ranks = self._ranks(values)
+        self._measure(policies, credentials, authorizers)
+        base = self._action(authorizers, attributes, values)
+        entries = [self._trusted(policy) for policy in policies]
+        accept = self.accept
+        for entry in entries:
+            if entry.assertion is not None and ACCEPT in entry.assertion.constants:
+                accept = accept | self._named(entry)
+        entries += [self._credential(text, require_conditions) for text in credentials]
+        run = _Run(self, base, ranks, accept, whole)
+        levels = run.levels(entries, [principal(text) for text in authorizers])
+        index = levels.get(POLICY, 0)
+        return Answer(values[index], index, tuple(values), tuple(entries), levels, base)
+
+    def proven(self, assertion: Assertion, author: Principal, accept: frozenset[str]) -> bool:
+        """Whether this signature was verified before, with an algorithm that is accepted now."""
+        return self._proven.get((assertion.digest, author)) in accept
+
+    def check(self, assertion: Assertion, author: Principal, accept: frozenset[str]) -> None:
+        """Raise KeyNoteError unless the assertion's signature is its author's; remember one that is."""
+        if not assertion.signature:
+            raise KeyNoteError(Why.UNSIGNED, "it has no signature, and it is no policy")
+        name = signatures.verify(assertion.signed, assertion.signature, author, accept, self.limits)
+        self._known[assertion.digest] = assertion
+        self._proven[assertion.digest, author] = name
+        if len(self._known) > self.limits.cached:
+            del self._known[next(iter(self._known))]
+        if len(self._proven) > self.limits.cached:
+            del self._proven[next(iter(self._proven))]
+
+    def _trusted(self, policy: str | bytes | Assertion) -> Entry:
+        if isinstance(policy, Assertion):
+            entry = Entry(policy.text, trusted=True)
+            entry.assertion = policy
+            return entry
+        entry = Entry(policy, trusted=True)
+        try:
+            entry.assertion = Assertion(decode(policy, self.limits), self.limits)
+        except KeyNoteError as error:
+            entry.error = error
+        return entry
+
+    def _credential(self, text: str | bytes, require_conditions: bool) -> Entry:
+        entry = Entry(text, trusted=False)
+        try:
+            plain = decode(text, self.limits)
+            key = digest(plain)
+            found = self._known.pop(key, None)
+            if found is not None:
+                self._known[key] = found
+            entry.assertion = found = found or Assertion(plain, self.limits, key)
+            if not found.signature:
+                raise KeyNoteError(Why.UNSIGNED, "it has no signature, and it is no policy")
+            if require_conditions and found.conditions is None:
+                raise KeyNoteError(Why.NO_CONDITIONS, "it has no Conditions, so that it would grant everything")
+        except KeyNoteError as error:
+            entry.error = error
+        return entry
+
+    def _named(self, entry: Entry) -> frozenset[str]:
+        assert entry.assertion is not None  # asked by the caller
+        try:
+            return known_algorithms(entry.assertion.constants[ACCEPT].split())
+        except KeyNoteError as error:
+            entry.error = error
+            return frozenset()
+
+    def _ranks(self, values: Sequence[str]) -> dict[str, int]:
+        ranks = {value: rank for rank, value in enumerate(values)}
+        if not 2 <= len(ranks) == len(values) <= self.limits.values:
+            raise KeyNoteError(Why.QUERY, f"a query has 2 to {self.limits.values} different values")
+        return ranks
+
+    def _measure(
+        self, policies: Sequence[str | bytes | Assertion], credentials: Sequence[str | bytes], who: Sequence[str]
+    ) -> None:
+        limits = self.limits
+        if len(policies) + len(credentials) > limits.assertions:
+            raise KeyNoteError(Why.LIMIT, f"{len(policies) + len(credentials)} assertions; {limits.assertions} are allowed")
+        size = sum(map(len, credentials)) + sum(len(p.text) if isinstance(p, Assertion) else len(p) for p in policies)
+        if size > limits.query:
+            raise KeyNoteError(Why.LIMIT, f"the assertions have {size} bytes; {limits.query} are allowed")
+        if not 0 < len(who) <= limits.principals:
+            raise KeyNoteError(Why.QUERY, f"1 to {limits.principals} principals must ask for an action")
+
+    def _action(self, authorizers: Sequence[str], attributes: Mapping[str, str], values: Sequence[str]) -> dict[str, str]:
+        limits = self.limits
+        if len(attributes) > limits.attributes:
+            raise KeyNoteError(Why.LIMIT, f"more than {limits.attributes} attributes")
+        for name, value in attributes.items():
+            if _NAME.fullmatch(name) is None:
+                raise KeyNoteError(Why.QUERY, f"{name[:40]!r} is no attribute's name: letters, digits and _, no _ in front")
+            if len(value) > limits.value or "\0" in value:
+                raise KeyNoteError(Why.QUERY, f"the value of {name} is longer than {limits.value}, or holds a NUL")
+        base = dict(attributes)
+        base["_MIN_TRUST"], base["_MAX_TRUST"] = values[0], values[-1]
+        base["_VALUES"], base["_ACTION_AUTHORIZERS"] = ",".join(values), ",".join(authorizers)
+        return base
+
+
+class _Run:
+    """One query's way through the graph, from those who ask to POLICY."""
+
+    def __init__(
+        self, checker: Checker, base: dict[str, str], ranks: dict[str, int], accept: frozenset[str], whole: bool
+    ) -> None:
+        self._checker = checker
+        self._limits = checker.limits
+        self._base = base
+        self._ranks = ranks
+        self._most = len(ranks) - 1
+        self._accept = accept
+        self._whole = whole
+        self._checks = 0
+
+    def levels(self, entries: Sequence[Entry], authorizers: Sequence[Principal]) -> dict[Principal, int]:
+        """Every principal's compliance value: the least fixed point of §5.3. Values only rise, so that it ends."""
+        levels: dict[Principal, int] = dict.fromkeys(authorizers, self._most)
+        naming: dict[Principal, list[Entry]] = {}
+        queue = list(levels)
+        for entry in entries:
+            if entry.assertion is None or entry.error is not None:
+                continue
+            try:
+                entry.author, entry.licensees, entry.names = entry.assertion.resolve(self._base, self._limits)
+            except KeyNoteError as error:
+                entry.error = error
+                continue
+            for name in entry.names:
+                naming.setdefault(name, []).append(entry)
+            if entry.assertion.open or self._whole:
+                self._raise(entry, levels, queue)
+        while queue:
+            for entry in naming.get(queue.pop(), ()):
+                if entry.error is None:
+                    self._raise(entry, levels, queue)
+        return levels
+
+    def _raise(self, entry: Entry, levels: dict[Principal, int], queue: list[Principal]) -> None:
+        assertion = entry.assertion
+        assert assertion is not None  # entries without one have an error
+        licensed = self._most if assertion.open else 0 if entry.licensees is None else licensees(entry.licensees, levels)
+        if licensed <= entry.licensed and not (self._whole and entry.conditions is None):
+            return
+        entry.licensed = licensed
+        if entry.conditions is None:
+            entry.conditions = self._conditions(assertion)
+        level = min(licensed, entry.conditions)
+        if not entry.checked and (level or self._whole):
+            self._check(entry, assertion)
+        if entry.error is None and level > entry.level:
+            entry.level = level
+            if level > levels.get(entry.author, 0):
+                levels[entry.author] = level
+                queue.append(entry.author)
+
+    def _check(self, entry: Entry, assertion: Assertion) -> None:
+        entry.checked = True
+        if self._checker.proven(assertion, entry.author, self._accept):
+            return
+        self._checks += 1
+        if self._checks > self._limits.signatures:
+            raise KeyNoteError(Why.LIMIT, f"more than {self._limits.signatures} signatures to check")
+        try:
+            self._checker.check(assertion, entry.author, self._accept)
+        except KeyNoteError as error:
+            entry.error = error
+
+    def _conditions(self, assertion: Assertion) -> int:
+        if assertion.conditions is None:
+            return self._most
+        return value_of(assertion.conditions, Scope(self._base | assertion.constants, self._limits), self._ranks)
+
+
+def licensees(tree: Tree, levels: Mapping[Principal, int]) -> int:
+    """The licensee compliance value of resolved licensees (§5.3.5)."""
+    kind = tree[0]
+    if kind == "is":
+        return levels.get(tree[1], 0)
+    if kind == "||":
+        return max(licensees(part, levels) for part in tree[1])
+    if kind == "&&":
+        return min(licensees(part, levels) for part in tree[1])
+    least: int = tree[1]
+    return sorted((licensees(part, levels) for part in tree[2]), reverse=True)[least - 1]
+
+
+def value_of(program: Program, scope: Scope, ranks: Mapping[str, int]) -> int:
+    """The conditions compliance value: the most of all clauses whose test succeeds (§5.3.4)."""
+    best, most = 0, len(ranks) - 1
+    groups = scope.groups
+    for test, value in program:
+        scope.groups = groups
+        if not holds(test, scope):
+            continue
+        best = max(best, clause_value(value, scope, ranks))
+        if best == most:
+            break
+    return best
+
+
+def clause_value(value: Program | Tree | None, scope: Scope, ranks: Mapping[str, int]) -> int:
+    """What a clause whose test succeeded is worth; a value that the query does not know is worth the least."""
+    if value is None:
+        return len(ranks) - 1
+    if isinstance(value, list):
+        return value_of(value, scope, ranks)
+    try:
+        return ranks.get(value[0](value, scope), 0)
+    except Fault:
+        return 0
+
+
+def known_algorithms(names: Iterable[str]) -> frozenset[str]:
+    """These algorithms, if all are known."""
+    chosen = frozenset(names)
+    unknown = chosen - frozenset(signatures.ALGORITHMS)
+    if unknown:
+        raise KeyNoteError(
+            Why.ALGORITHM,
+            f"{', '.join(sorted(unknown))}: not a signature algorithm of {', '.join(sorted(signatures.ALGORITHMS))}",
+        )
+    return chosen
