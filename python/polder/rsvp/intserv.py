@@ -241,6 +241,11 @@ def covers(a: Flowspec, b: Flowspec) -> bool:
     return merged(a, b) == a
 
 
+def smaller(a: Flowspec, b: Flowspec) -> bool:
+    """Whether ``a`` asks for strictly less than ``b``."""
+    return a != b and covers(b, a)
+
+
 def shaped(request: Flowspec, sent: Tspec | None) -> Flowspec:
     """What to install: never more than the senders can send (RFC 2210 §3.2: the lesser of Path_Te and the request)."""
     if sent is None:

@@ -1,0 +1,285 @@
+"""What a node remembers (RFC 2209 §1), what it is told about itself, and what it wants done."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from polder.model.reservations import Ask
+from polder.rsvp.adspec import Adspec
+from polder.rsvp.adspec import Hop as Link
+from polder.rsvp.intserv import Flowspec, Tspec
+from polder.rsvp.messages import ResvConf
+from polder.rsvp.objects import Address, ErrorSpec, Hop, Scope, Sender, Session, Style
+from polder.rsvp.timers import Timers
+from polder.rsvp.wire import Raw
+
+LOCAL = 0
+"""The number of the interface behind which this host's own applications sit."""
+SessionKey = tuple[Address, int, int]
+PathKey = tuple[SessionKey, Sender]
+ResvKey = tuple[SessionKey, int, Address, Sender | None]
+"""Session, outgoing interface, next hop; with style FF the sender too, since each of its flows stands alone."""
+OutKey = tuple[SessionKey, Address, int]
+"""Session, previous hop, the interface towards it."""
+TrafficKey = tuple[SessionKey, int, Sender | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How a node behaves; ``polder.settings.rsvp`` says why and at what cost."""
+
+    name: str = "router"
+    period: float = 30.0
+    lost: int = 3
+    longest_period: float = 300.0
+    blockade: int = 2
+    repair_wait: float = 2.0
+    first_retry: float = 0.5
+    retries: int = 7
+    reduce: bool = True
+    ahead: bool = True
+    most_paths: int = 4096
+    most_reservations: int = 4096
+    bundle_bytes: int = 4 << 20
+
+    def lifetime(self, period: float) -> float:
+        """Seconds that state lives without a refresh, where refreshes come every ``period`` seconds on average (RFC 2205 §3.7)."""
+        return (self.lost + 0.5) * 1.5 * min(max(period, 0.001), self.longest_period)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A link of this node. ``capacity``: bytes/s that may be reserved on the way out; ``rate``: what the link carries.
+
+    ``policy``: reservations on it need the policy decision point's word; ``link``: its name there.
+    """
+
+    index: int
+    address: Address
+    capacity: float = float("inf")
+    rate: float = 125e6
+    mtu: int = 1500
+    latency_us: int = 0
+    policy: bool = False
+    link: str = ""
+
+    def adds(self) -> Link:
+        """What it adds to an ADSPEC: a packet may wait for one packet of its own flow at the served rate (C), and for one packet of
+        another at the link's rate (D).
+        """
+        return Link(self.rate, self.mtu, self.latency_us, self.mtu, round(self.mtu / self.rate * 1e6) + 1)
+
+
+@dataclass(slots=True)
+class PathState:
+    """A sender's announcement (PSB)."""
+
+    session: Session
+    sender: Sender
+    tspec: Tspec
+    adspec: Adspec | None
+    policy: tuple[bytes, ...]
+    extra: tuple[Raw, ...]
+    hop: Hop
+    iif: int
+    ttl: int
+    period: float
+    out: tuple[int, ...] = ()
+
+    def key(self) -> PathKey:
+        """Its name."""
+        return self.session.key(), self.sender
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a next hop asks for."""
+
+    session: Session
+    style: Style
+    flowspec: Flowspec
+    senders: tuple[Sender, ...]
+    scope: Scope | None = None
+    policy: tuple[bytes, ...] = ()
+    extra: tuple[Raw, ...] = ()
+
+    def same_but_policy(self, other: Request) -> bool:
+        """Whether a decision about one holds for the other; the policy data may be whole once and a hash later."""
+        mine = (self.session.key(), self.style, self.flowspec, self.senders)
+        return mine == (other.session.key(), other.style, other.flowspec, other.senders)
+
+
+@dataclass(slots=True)
+class ResvState:
+    """A next hop's reservation (RSB): what it wants, and what was granted so far (``None``: the decision is awaited)."""
+
+    key: ResvKey
+    wanted: Request
+    granted: Request | None = None
+    period: float = 30.0
+    bundle: bytes = b""
+    ticket: int = 0
+    ask: Ask | None = None
+    confirm: Address | None = None
+
+
+@dataclass(slots=True)
+class Blockade:
+    """A request that was too large upstream holds back what is not smaller (BSB, RFC 2205 §3.5)."""
+
+    flowspec: Flowspec
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What traffic control is to do for a flow: on which interface, for whose packets, how much. No senders: anybody's."""
+
+    interface: int
+    session: Session
+    senders: tuple[Sender, ...]
+    flowspec: Flowspec
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message: out of ``interface``, with ``alert`` for routers on the way; ``source`` may be another's (RFC 2205 §3.3)."""
+
+    interface: int
+    source: Address
+    destination: Address
+    ttl: int
+    alert: bool
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Reserve; the same handle again changes it."""
+
+    handle: int
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Uninstall:
+    """Let go."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Ask the policy decision point; ``Node.decided`` takes the answer with the ticket."""
+
+    ticket: int
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Tell the policy decision point that this reservation is over."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something for an application of this host. ``kind``: path, path-gone, path-error, resv-error, confirmed."""
+
+    kind: str
+    session: Session
+    sender: Sender | None = None
+    tspec: Tspec | None = None
+    adspec: Adspec | None = None
+    flowspec: Flowspec | None = None
+    error: ErrorSpec | None = None
+    reason: str = ""
+
+
+Action = Send | Install | Uninstall | Question | Ended | Event
+
+
+@dataclass(slots=True)
+class Book:
+    """All state of a node, and what it has decided to do since it was last asked."""
+
+    config: Config
+    interfaces: dict[int, Interface]
+    paths: dict[PathKey, PathState] = field(default_factory=dict)
+    reservations: dict[ResvKey, ResvState] = field(default_factory=dict)
+    blockades: dict[tuple[SessionKey, Address, Sender | None], Blockade] = field(default_factory=dict)
+    installed: dict[TrafficKey, tuple[int, Traffic]] = field(default_factory=dict)
+    timers: Timers = field(default_factory=Timers)
+    actions: list[Action] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    held: dict[int, dict[SessionKey, float]] = field(default_factory=dict)
+    tickets: dict[int, ResvKey] = field(default_factory=dict)
+    confirmations: dict[SessionKey, list[ResvConf]] = field(default_factory=dict)
+    last_handle: int = 0
+    by_session: dict[SessionKey, tuple[set[PathKey], set[ResvKey]]] = field(default_factory=dict)
+
+    def paths_of(self, session: SessionKey) -> list[PathState]:
+        """Senders of a session, in a fixed order."""
+        return sorted((self.paths[key] for key in self._of(session)[0]), key=lambda p: (p.sender.address.packed, p.sender.port))
+
+    def reservations_of(self, session: SessionKey) -> list[ResvState]:
+        """Reservations of a session."""
+        return [self.reservations[key] for key in self._of(session)[1]]
+
+    def _of(self, session: SessionKey) -> tuple[set[PathKey], set[ResvKey]]:
+        return self.by_session.get(session, (set(), set()))
+
+    def put_path(self, state: PathState) -> None:
+        """Remember a sender."""
+        self.paths[state.key()] = state
+        self.by_session.setdefault(state.session.key(), (set(), set()))[0].add(state.key())
+
+    def drop_path(self, key: PathKey) -> PathState | None:
+        """Forget a sender."""
+        state = self.paths.pop(key, None)
+        self.timers.cancel(("path", key))
+        self._unlist(key[0], 0, key)
+        return state
+
+    def put_reservation(self, state: ResvState) -> None:
+        """Remember a reservation."""
+        self.reservations[state.key] = state
+        self.by_session.setdefault(state.key[0], (set(), set()))[1].add(state.key)
+
+    def drop_reservation(self, key: ResvKey) -> ResvState | None:
+        """Forget a reservation; the policy decision point is told when it had decided."""
+        state = self.reservations.pop(key, None)
+        self.timers.cancel(("resv", key))
+        self.timers.cancel(("decision", key))
+        self._unlist(key[0], 1, key)
+        if state is not None and state.ask is not None and state.granted is not None:
+            self.actions.append(Ended(state.ask))
+        return state
+
+    def _unlist(self, session: SessionKey, which: int, key: PathKey | ResvKey) -> None:
+        both = self.by_session.get(session)
+        if both is not None:
+            both[which].discard(key)
+            if not both[0] and not both[1]:
+                del self.by_session[session]
+
+    def own_address(self) -> Address:
+        """An address of this node for errors that belong to no interface."""
+        return next(iter(self.interfaces.values())).address
+
+    def free(self, interface: int, without: SessionKey) -> float:
+        """Bytes/s of a link that no other session holds, asked for or granted."""
+        held = self.held.get(interface, {})
+        return self.interfaces[interface].capacity - math.fsum(rate for session, rate in held.items() if session != without)
+
+    def hold(self, session: SessionKey, rates: dict[int, float]) -> None:
+        """What a session holds now, by interface."""
+        for interface in self.interfaces:
+            sessions = self.held.setdefault(interface, {})
+            if rate := rates.get(interface):
+                sessions[session] = rate
+            else:
+                sessions.pop(session, None)
