@@ -87,7 +87,7 @@ docs: setup ## the documentation site, into build/docs: journeys, runbook, refer
 
 lock: ## write the lock file anew
 	$(VENV)/bin/python -m pip install -q uv
-	$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes --extra lab --extra dev pyproject.toml -o requirements.lock
+	$(VENV)/bin/uv pip compile -q --upgrade --generate-hashes --extra lab --extra dev --extra postgresql pyproject.toml -o requirements.lock
 
 wheel: setup ## build the wheel
 	$(VENV)/bin/maturin build --release --out build/wheels

@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     WRONG_HOLDER = "wrong-holder"
     WRONG_PLACE = "wrong-ring-place"
     USED = "already-used"
+    EXCEEDED = "exceeded"
     UNKNOWN = "unknown"
     MALFORMED = "malformed"
     DENIED = "denied"

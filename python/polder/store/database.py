@@ -20,10 +20,7 @@ def open_database(url: str) -> Engine:
     SQLite runs in WAL mode with ``synchronous=FULL``: a commit returns after it is synced. Raises ``ValueError`` when a newer
     Polder wrote the database.
     """
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _sqlite_connect)
-        event.listen(engine, "begin", _sqlite_begin)
+    engine = open_engine(url)
     with engine.begin() as connection:
         tables.metadata.create_all(connection)
         found = connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == "schema"))
@@ -34,6 +31,15 @@ def open_database(url: str) -> Engine:
             connection.execute(update(tables.meta).where(tables.meta.c.key == "schema").values(value=str(tables.SCHEMA)))
         elif int(found) != tables.SCHEMA:
             raise ValueError(f"the database has schema {found}, this Polder knows {tables.SCHEMA}: use the Polder that wrote it")
+    return engine
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for ``url`` without tables. SQLite syncs every commit, and takes the write lock when a transaction begins."""
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
     return engine
 
 
