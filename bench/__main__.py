@@ -45,6 +45,9 @@ PROGRAMS = {
     "masking": Program("bench.masking", "whether anybody can tell beacons and servlets from other nodes", long=True),
     "control-stopped": Program("bench.control_stopped", "a node's control plane stands still for ten minutes", long=True),
     "crash-points": Program("bench.crash_points", "SIGKILL of authority and node at a thousand moments", long=True),
+    "bandex-crashes": Program(
+        "bench.bandex_crashes", "SIGKILL of clearing house and policy decision point, on SQLite and PostgreSQL", long=True
+    ),
     "soak": Program("bench.soak", "everything at once for half an hour: no leak, no failed request (make soak)", long=True),
     "punishment": Program("bench.punishment", "an access point is attacked in every way while users read", long=True),
     "sos": Program("bench.sos", "how likely attacks on nodes deny a user: closed forms beside the real roles", long=True),

@@ -61,6 +61,10 @@ class SpentSet:
         """The entry of a check, or none."""
         return self._entries.get(charge)
 
+    def entries(self) -> tuple[Entry, ...]:
+        """All of them, in the order in which they were taken."""
+        return tuple(self._entries.values())
+
     def of_credit(self, credit: str) -> int:
         """Micro-units spent of a credit so far."""
         return self._credits.get(credit, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -96,6 +96,10 @@ class Till:
                 Verdict.BUSY, f"the ISP cannot write down the check: {error}; it is not your fault", retry=True
             ) from error
         self._set.take(new)
+
+    def entries(self) -> Iterator[Entry]:
+        """All that was taken and is not forgotten."""
+        return iter(self._set.entries())
 
     def waiting(self, most: int) -> list[Entry]:
         """Checks that no clearing house has answered for yet, those that end first."""
