@@ -10,11 +10,11 @@ from pathlib import Path
 ONLY = {
     "pyo3": {"polder-py"},
     "rustls": {"polder-tls", "polder-fuzz", "polder-quic", "polder-http", "polder-engine"},
-    "aws-lc-rs": {"polder-tls"},
+    "aws-lc-rs": {"polder-tls", "polder-spread"},
     "libc": {"polder-sock", "polder-lab"},
 }
 NEVER = {
-    "tokio": {"polder-types", "polder-wire", "polder-plan", "polder-flow"},
+    "tokio": {"polder-types", "polder-wire", "polder-plan", "polder-flow", "polder-spread"},
 }
 
 

@@ -17,6 +17,11 @@ impl Count {
         self.0.fetch_add(n, Relaxed);
     }
 
+    /// Takes `n` from a gauge.
+    pub fn drop_by(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)

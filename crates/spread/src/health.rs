@@ -1,0 +1,324 @@
+//! What an end knows of a path: what it sent there, and what the other end says came in.
+//!
+//! A path that lost everything of two settled runs, or four packets in a row, is *suspect*: it carries nothing but probes, ever more seldom.
+//! A probe that comes through gives it a tenth of its weight back; each report without loss half as much again.
+
+use crate::control::Entry;
+use crate::ids::{Micros, Tick};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Runs that are remembered until the other end has told of them.
+const LOG: usize = 512;
+/// Packets after which an old loss counts for 1/e.
+const MEMORY: f64 = 64.0;
+/// Lost in a row, so many packets make a path suspect.
+const SILENT_PACKETS: u32 = 4;
+/// Or so many runs.
+const SILENT_RUNS: u32 = 2;
+/// Trust after a probe came through.
+const CAUTIOUS: f64 = 0.1;
+/// Trust of a path before anything is known.
+const UNTRIED: f64 = 0.5;
+/// First and longest wait for the next probe.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How a path stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing is known yet.
+    Untried,
+    /// Packets come through.
+    Live,
+    /// Nothing came through of late; it is probed.
+    Suspect,
+    /// No keys for it, or no way back: not in use.
+    Unusable,
+}
+
+/// The sender's view of a path.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    pub state: State,
+    pub sent: u32,
+    pub received: u32,
+    pub duplicates: u32,
+    pub loss: f64,
+    pub delay: Option<i32>,
+    /// Largest packet that came through.
+    pub largest: u16,
+    trust: f64,
+    settled: u32,
+    log: VecDeque<(Tick, u32)>,
+    sums: (f64, f64),
+    silent: (u32, u32),
+    retry: Duration,
+    /// When a suspect path is to be probed.
+    pub probe_at: Micros,
+    pub last_sent: Option<Micros>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            state: State::Untried,
+            sent: 0,
+            received: 0,
+            duplicates: 0,
+            loss: 0.0,
+            delay: None,
+            largest: 0,
+            trust: UNTRIED,
+            settled: 0,
+            log: VecDeque::new(),
+            sums: (0.0, 0.0),
+            silent: (0, 0),
+            retry: RETRY.0,
+            probe_at: Micros(0),
+            last_sent: None,
+        }
+    }
+}
+
+impl Health {
+    /// A packet left at `now`.
+    pub(crate) fn sent(&mut self, now: Micros) {
+        self.sent = self.sent.wrapping_add(1);
+        self.last_sent = Some(now);
+        match self.log.back_mut() {
+            Some((tick, sum)) if *tick == now.tick() => *sum = self.sent,
+            _ => {
+                if self.log.len() == LOG {
+                    self.log.pop_front();
+                }
+                self.log.push_back((now.tick(), self.sent));
+            }
+        }
+    }
+
+    /// The other end's word: what it has of this path (none: nothing new). What was sent until `horizon` has had its time.
+    pub(crate) fn report(&mut self, entry: Option<&Entry>, horizon: Tick, now: Micros) {
+        let mut until = horizon;
+        let mut came = 0;
+        if let Some(entry) = entry {
+            came = entry.received.wrapping_sub(self.received);
+            if came > u32::MAX / 2 {
+                return; // an older message that was overtaken
+            }
+            if entry.last.micros_since(horizon) > 0 {
+                until = entry.last;
+            }
+            (self.received, self.duplicates) = (entry.received, entry.duplicates);
+            self.largest = self.largest.max(entry.largest);
+            if came > 0 {
+                self.delay = Some(match self.delay {
+                    Some(old) if entry.delay > old => old.saturating_add(entry.delay.saturating_sub(old) / 2),
+                    _ => entry.delay,
+                });
+            }
+        }
+        let (went, runs) = self.settle(until);
+        self.judge(went, runs, came, now);
+    }
+
+    /// Packets and runs whose fate is known by `until`.
+    fn settle(&mut self, until: Tick) -> (u32, u32) {
+        let before = self.settled;
+        let mut runs = 0;
+        while let Some(&(tick, sum)) = self.log.front() {
+            if tick.micros_since(until) > 0 {
+                break;
+            }
+            self.settled = sum;
+            runs += 1;
+            self.log.pop_front();
+        }
+        (self.settled.wrapping_sub(before), runs)
+    }
+
+    fn judge(&mut self, went: u32, runs: u32, came: u32, now: Micros) {
+        if went == 0 && came == 0 {
+            return;
+        }
+        let fade = (-f64::from(went) / MEMORY).exp();
+        self.sums = (self.sums.0 * fade + f64::from(went), self.sums.1 * fade + f64::from(came));
+        if came > 0 {
+            self.silent = (0, 0);
+            if self.state == State::Suspect {
+                (self.trust, self.sums) = (CAUTIOUS, (f64::from(came), f64::from(came)));
+            } else if self.state == State::Untried {
+                self.trust = 1.0;
+            } else if came >= went {
+                self.trust = (self.trust * 1.5).min(1.0);
+            }
+            self.state = State::Live;
+            if self.trust >= 1.0 {
+                self.retry = RETRY.0;
+            }
+        } else {
+            self.silent = (self.silent.0 + went, self.silent.1 + runs);
+            if self.silent.0 >= SILENT_PACKETS || self.silent.1 >= SILENT_RUNS || self.state == State::Suspect {
+                self.suspect(now);
+            }
+        }
+        self.loss = if self.sums.0 > 0.0 { (1.0 - self.sums.1 / self.sums.0).clamp(0.0, 1.0) } else { 0.0 };
+    }
+
+    fn suspect(&mut self, now: Micros) {
+        if self.state == State::Suspect && now < self.probe_at {
+            return; // late news of what is known
+        }
+        self.state = State::Suspect;
+        self.trust = 0.0;
+        self.probe_at = now + self.retry;
+        self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// A probe of a suspect path leaves: the next only later.
+    pub(crate) fn probing(&mut self, now: Micros) {
+        if self.state != State::Suspect {
+            return;
+        }
+        self.probe_at = now + self.retry;
+        self.retry = (self.retry * 2).min(RETRY.1);
+    }
+
+    /// Nobody has told us anything for long: what we know of live paths may be wrong.
+    pub(crate) fn doubt(&mut self) {
+        if self.state != State::Suspect {
+            (self.state, self.trust, self.silent, self.sums) = (State::Untried, UNTRIED, (0, 0), (0.0, 0.0));
+        }
+    }
+
+    /// Share of the traffic before other paths are considered: by trust, loss, and delay over the best (`scale` µs cost 1/e).
+    pub(crate) fn weight(&self, best: i32, scale: f64) -> f64 {
+        let delay = match self.delay {
+            Some(delay) => (-f64::from(delay.saturating_sub(best).max(0)) / scale.max(1.0)).exp(),
+            None => 1.0,
+        };
+        self.trust * (1.0 - self.loss).powi(6) * delay
+    }
+}
+
+/// The receiver's view of a path.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub received: u32,
+    pub duplicates: u32,
+    last: Tick,
+    delay: Option<i32>,
+    largest: u16,
+    told: u32,
+}
+
+impl Tally {
+    /// A packet came in, sent at `sent`.
+    pub(crate) fn note(&mut self, sent: Tick, now: Micros, length: usize, duplicate: bool) {
+        if self.received == 0 || sent.micros_since(self.last) > 0 {
+            self.last = sent;
+        }
+        self.received = self.received.wrapping_add(1);
+        self.duplicates = self.duplicates.wrapping_add(u32::from(duplicate));
+        let took = now.tick().micros_since(sent).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+        self.delay = Some(self.delay.map_or(took, |least| least.min(took)));
+        self.largest = self.largest.max(length.min(usize::from(u16::MAX)) as u16);
+    }
+
+    /// Whether something came in since the last message.
+    pub(crate) fn has_news(&self) -> bool {
+        self.told != self.received
+    }
+
+    /// For the next message.
+    pub(crate) fn tell(&mut self, relay: u16) -> Entry {
+        self.told = self.received;
+        let delay = self.delay.take().unwrap_or_default();
+        let Tally { received, duplicates, last, largest, .. } = *self;
+        Entry { relay, received, duplicates, last, delay, largest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALE: f64 = 2000.0;
+
+    fn entry(received: u32, last: Micros, delay: i32) -> Entry {
+        Entry { received, last: last.tick(), delay, ..Entry::default() }
+    }
+
+    #[test]
+    fn a_path_that_loses_two_runs_is_suspect_and_comes_back_slowly() {
+        let mut health = Health::default();
+        let at = |ms: u64| Micros(1_000_000 + ms * 1000);
+        for ms in 0..10 {
+            health.sent(at(ms));
+        }
+        health.report(Some(&entry(10, at(9), 500)), at(8).tick(), at(20));
+        assert_eq!((health.state, health.loss), (State::Live, 0.0));
+        assert!(health.weight(500, SCALE) > 0.99);
+        for ms in 30..32 {
+            health.sent(at(ms));
+        }
+        health.report(None, at(30).tick(), at(40));
+        assert_eq!(health.state, State::Live, "one run may be chance");
+        health.report(None, at(33).tick(), at(43));
+        assert_eq!((health.state, health.weight(500, SCALE)), (State::Suspect, 0.0));
+        let first = health.probe_at;
+        assert_eq!(first.since(at(43)), RETRY.0);
+        health.probing(first);
+        assert_eq!(health.probe_at.since(first), 2 * RETRY.0, "ever more seldom");
+        health.sent(first);
+        health.report(Some(&entry(11, first, 600)), first.tick(), first + Duration::from_millis(10));
+        assert_eq!(health.state, State::Live);
+        let weight = health.weight(500, SCALE);
+        assert!((0.05..0.11).contains(&weight), "{weight}");
+        for n in 1..8 {
+            let then = first + Duration::from_millis(10 * n);
+            health.sent(then);
+            health.report(Some(&entry(11 + n as u32, then, 600)), then.tick(), then);
+        }
+        assert!(health.weight(500, SCALE) > 0.9);
+    }
+
+    #[test]
+    fn loss_and_delay_take_weight() {
+        let (mut lossy, mut slow) = (Health::default(), Health::default());
+        let mut received = 0;
+        for n in 0..200u64 {
+            let now = Micros(1_000_000 + n * 1000);
+            lossy.sent(now);
+            slow.sent(now);
+            received += u32::from(n % 4 != 0);
+            lossy.report(Some(&entry(received, now, 500)), now.tick(), now);
+            slow.report(Some(&entry(n as u32 + 1, now, 4500)), now.tick(), now);
+        }
+        assert!((0.15..0.35).contains(&lossy.loss), "{}", lossy.loss);
+        assert!(lossy.weight(500, SCALE) < 0.4);
+        assert!((0.1..0.2).contains(&slow.weight(500, SCALE)), "{}", slow.weight(500, SCALE));
+    }
+
+    #[test]
+    fn an_overtaken_report_changes_nothing() {
+        let mut health = Health::default();
+        let now = Micros(5_000_000);
+        (0..4).for_each(|_| health.sent(now));
+        health.report(Some(&entry(4, now, 1)), now.tick(), now);
+        health.report(Some(&entry(2, now, 1)), now.tick(), now);
+        assert_eq!((health.received, health.loss, health.state), (4, 0.0, State::Live));
+    }
+
+    #[test]
+    fn a_tally_tells_the_least_delay_since_it_last_told() {
+        let mut tally = Tally::default();
+        let sent = Micros(1_000_000);
+        tally.note(sent.tick(), sent + Duration::from_millis(5), 1400, false);
+        tally.note(sent.tick(), sent + Duration::from_millis(3), 1300, true);
+        assert!(tally.has_news());
+        let told = tally.tell(7);
+        assert_eq!((told.relay, told.received, told.duplicates, told.delay, told.largest), (7, 2, 1, 3000, 1400));
+        assert!(!tally.has_news());
+    }
+}

@@ -1,0 +1,180 @@
+//! The receiving half of a session: proves, drops what came before, hands out datagrams, learns from feedback.
+
+use crate::control::Control;
+use crate::end::Kind;
+use crate::health::State;
+use crate::ids::{Micros, NodeId, Tick};
+use crate::packet::{Head, Leg};
+use crate::path::PathKeys;
+use crate::relay::Refusal;
+use crate::session::{Role, Session};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Datagrams that one or more calls of [`Session::receive`] brought.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    bytes: Vec<u8>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Inbound {
+    /// Each once, in the order in which they came.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.ranges.iter().map(|range| &self.bytes[range.clone()])
+    }
+
+    /// Forgets them; memory is used again.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ranges.clear();
+    }
+
+    fn add(&mut self, datagram: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend(datagram);
+        self.ranges.push(start..self.bytes.len());
+    }
+}
+
+/// Less than this apart, packets of different relays may overtake each other without one being lost, at the least.
+const JITTER: Duration = Duration::from_millis(2);
+
+impl Session {
+    /// Takes one packet that came from `from`; its datagrams are added to `into` (none for duplicates and feedback). It is
+    /// decrypted where it lies.
+    pub fn receive(&mut self, now: Micros, from: SocketAddr, packet: &mut [u8], into: &mut Inbound) -> Result<(), Refusal> {
+        let taken = self.take(now, from, packet, into);
+        if taken.is_err() {
+            self.tallies.refused += 1;
+        }
+        taken
+    }
+
+    fn take(&mut self, now: Micros, from: SocketAddr, packet: &mut [u8], into: &mut Inbound) -> Result<(), Refusal> {
+        let head = Head::read(packet).ok_or(Refusal::Form)?;
+        let wanted = if self.role == Role::User { Leg::Home } else { Leg::Onward };
+        if head.leg != wanted {
+            return Err(Refusal::Form);
+        }
+        if now.tick().micros_since(head.time).unsigned_abs() > self.config.span.as_micros() as u64 {
+            return Err(Refusal::Time);
+        }
+        let at = self.path_of(&head, from, now)?;
+        let length = packet.len();
+        let generation = self.generations.iter_mut().find(|known| known.session == head.session).ok_or(Refusal::Destination)?;
+        let (inner, payload) = generation.end.open(head.number, packet).ok_or(Refusal::Seal)?;
+        // a relay's word counts only for a packet that the other end made
+        if let Some(keys) = generation.keys.get_mut(at).and_then(Option::as_mut)
+            && matches!(keys, PathKeys::Servlet { .. })
+            && !keys.vouch(&head.session, self.paths.all[at].id, &head, now)
+        {
+            return Err(Refusal::Return);
+        }
+        let new = generation.take(head.number, now);
+        self.paths.all[at].tally.note(head.time, now, length, !new);
+        self.tallies.received += 1;
+        self.tallies.duplicates += u64::from(!new);
+        self.note(head.time, now, inner.kind != Kind::Control || is_probe(payload));
+        if !new {
+            return Ok(());
+        }
+        match inner.kind {
+            Kind::Control => {
+                let control = Control::decode(payload).ok_or(Refusal::Form)?;
+                self.learn(control, now);
+            }
+            Kind::Data => {
+                into.add(payload);
+                if inner.sources > 0 {
+                    self.regain(&inner, payload, into);
+                }
+            }
+            Kind::Repair => self.regain(&inner, payload, into),
+        }
+        Ok(())
+    }
+
+    fn regain(&mut self, inner: &crate::end::Inner, payload: &[u8], into: &mut Inbound) {
+        for datagram in self.decoder.take(inner, payload) {
+            self.tallies.recovered += 1;
+            into.add(&datagram);
+        }
+    }
+
+    /// The path that a packet says it came by.
+    fn path_of(&self, head: &Head, from: SocketAddr, now: Micros) -> Result<usize, Refusal> {
+        let relay = NodeId(u64::from_be_bytes(head.party));
+        let at = self.paths.find(relay).ok_or(Refusal::Members)?;
+        let generation = self.generations.iter().find(|known| known.session == head.session).ok_or(Refusal::Destination)?;
+        if now > generation.terms.ends() + self.config.span {
+            return Err(Refusal::Expired);
+        }
+        match generation.keys.get(at).and_then(Option::as_ref) {
+            // to the user only a relay that it sends to itself can answer
+            Some(PathKeys::User { .. }) if self.paths.all[at].address != from => Err(Refusal::Place),
+            Some(_) => Ok(at),
+            None => Err(Refusal::Members),
+        }
+    }
+
+    /// Something came: when to tell the other end.
+    fn note(&mut self, sent: Tick, now: Micros, counts: bool) {
+        if self.feedback.newest.is_none_or(|(newest, _)| sent.micros_since(newest) > 0) {
+            self.feedback.newest = Some((sent, now));
+        }
+        if counts && self.feedback.due.is_none() {
+            let quarter = Duration::from_micros((self.feedback.rtt.unwrap_or(0.0) / 4.0) as u64);
+            let due = self.feedback.told + self.config.feedback.max(quarter.min(Duration::from_millis(50)));
+            self.feedback.due = Some(due.max(now));
+        }
+    }
+
+    /// The other end's word about our packets.
+    fn learn(&mut self, control: Control, now: Micros) {
+        let Control::Feedback { members, newest, held, entries } = control else { return };
+        let trip = now.tick().micros_since(newest) - i64::from(held);
+        if trip >= 0 {
+            let sample = trip as f64;
+            self.feedback.rtt = Some(self.feedback.rtt.map_or(sample, |rtt| rtt + (sample - rtt) / 8.0));
+        }
+        self.feedback.heard = Some(now);
+        self.feedback.unheard = None;
+        if self.config.naive {
+            return;
+        }
+        let Some(list) = self.paths.lists.iter().find(|list| list.members.version() as u8 == members) else { return };
+        let mut told = vec![None; self.paths.all.len()];
+        for entry in &entries {
+            if let Some(&path) = list.paths.get(usize::from(entry.relay)) {
+                told[usize::from(path)] = Some(entry);
+            }
+        }
+        let full = entries.len() >= crate::control::MOST;
+        let best = self.paths.best_delay();
+        let unknown = Duration::from_micros((self.feedback.rtt.unwrap_or(0.0) / 2.0) as u64);
+        for (path, entry) in self.paths.all.iter_mut().zip(told) {
+            if entry.is_none() && full {
+                continue; // there was no room for it
+            }
+            let later = match path.health.delay {
+                Some(delay) => Duration::from_micros(delay.saturating_sub(best).max(0) as u64),
+                None => unknown,
+            };
+            let patience = later + JITTER + unknown / 4;
+            let ticks = (patience.as_micros() * 2 / 125) as u32;
+            let was = path.health.state;
+            path.health.report(entry, Tick(newest.0.wrapping_sub(ticks)), now);
+            if was != State::Suspect && path.health.state == State::Suspect {
+                // perhaps only long packets stopped coming through
+                (path.health.largest, path.probe) = (0, Default::default());
+                self.run = None;
+            }
+        }
+    }
+}
+
+fn is_probe(payload: &[u8]) -> bool {
+    Control::decode(payload) == Some(Control::Probe)
+}

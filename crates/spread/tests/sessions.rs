@@ -1,0 +1,183 @@
+//! Both ends and the relays over a network in memory.
+
+mod net;
+
+use net::*;
+use polder_spread::*;
+use std::time::Duration;
+
+#[test]
+fn datagrams_cross_once_each_over_every_relay() {
+    let mut net = Net::new(8, &SpreadConfig { copies: 0.5, ..SpreadConfig::default() }, 1);
+    net.talk(0, 400, ms(1), 1200);
+    net.run(net.now + ms(100));
+    let there = Net::numbers(&net.at_servlet);
+    assert_eq!((there.len(), Net::distinct(&net.at_servlet)), (400, 400));
+    assert_eq!(net.refused, Default::default());
+    assert!(net.counters.iter().all(|relay| relay.out_packets.get() > 20), "every relay carries");
+    let tallies = net.user.tallies();
+    assert_eq!(tallies.copies, 200, "every second packet twice: {tallies:?}");
+    // replies go only where the user was heard from
+    assert!(net.at_user.len() >= 380 && Net::distinct(&net.at_user) == net.at_user.len());
+}
+
+#[test]
+fn two_hundred_percent_are_two_extra_copies() {
+    let mut net = Net::new(8, &SpreadConfig { copies: 2.0, naive: true, ..SpreadConfig::default() }, 2);
+    net.talk(0, 100, ms(1), 1200);
+    net.run(net.now + ms(100));
+    assert_eq!(net.user.tallies().copies, 200);
+    let user = net.user.tallies();
+    assert_eq!(user.packets, 300 + user.control);
+    // feedback goes over two relays
+    assert_eq!(net.servlet.tallies().duplicates, 200 + user.control / 2);
+    assert_eq!(Net::distinct(&net.at_servlet), 100);
+}
+
+#[test]
+fn dead_relays_are_left_within_two_round_trips() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 3);
+    net.talk(0, 200, ms(1), 1200);
+    let rtt = ms(20);
+    net.ways.iter_mut().take(4).for_each(|way| way.dead = true);
+    let died = net.now;
+    net.talk(200, 400, ms(1), 1200);
+    net.run(net.now + ms(200));
+    let there: std::collections::HashSet<u64> = Net::numbers(&net.at_servlet).into_iter().collect();
+    let lost: Vec<u64> = (200..600).filter(|n| !there.contains(n)).collect();
+    assert!(!lost.is_empty());
+    let last = died + ms(1) * (lost[lost.len() - 1] - 200) as u32;
+    assert!(last.since(died) <= 2 * rtt + ms(5), "the last datagram was lost {:?} after: {lost:?}", last.since(died));
+    let suspects = net.user.paths(net.now).iter().filter(|path| path.state == State::Suspect).count();
+    assert_eq!(suspects, 4);
+}
+
+#[test]
+fn relays_that_come_back_are_used_again() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 4);
+    net.talk(0, 100, ms(1), 1200);
+    net.ways[2].dead = true;
+    net.talk(100, 300, ms(1), 1200);
+    let relay = address(2);
+    let path = |net: &Net| net.user.paths(net.now).into_iter().find(|path| path.address == relay).unwrap();
+    assert_eq!(path(&net).state, State::Suspect);
+    net.ways[2].dead = false;
+    net.talk(400, 2000, ms(1), 1200);
+    assert_eq!(path(&net).state, State::Live);
+    assert!(path(&net).weight > 0.05, "{:?}", path(&net));
+}
+
+#[test]
+fn slow_relays_carry_little() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 5);
+    net.ways[0].delay = ms(80);
+    net.ways[1].delay = ms(40);
+    net.talk(0, 1000, ms(1), 1200);
+    let carried: Vec<u64> = net.counters.iter().map(|relay| relay.out_packets.get()).collect();
+    assert!(carried[0] < 80 && carried[1] < 80, "{carried:?}");
+    assert!(carried[2..].iter().all(|&packets| packets > 100), "{carried:?}");
+}
+
+#[test]
+fn loss_moves_weight() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 6);
+    net.ways[0].loss = 0.4;
+    net.talk(0, 3000, ms(1), 1200);
+    let carried: Vec<u64> = net.counters.iter().map(|relay| relay.out_packets.get()).collect();
+    assert!(carried[0] < carried[1..].iter().min().unwrap() / 2, "{carried:?}");
+}
+
+#[test]
+fn repairs_bring_back_what_dead_relays_took() {
+    let fec = Some(Fec { sources: 8, repairs: 8 });
+    let config = SpreadConfig { fec, naive: true, run: RunLength::Fixed(1), ..SpreadConfig::default() };
+    let mut net = Net::new(16, &config, 7);
+    net.ways.iter_mut().take(4).for_each(|way| way.dead = true);
+    for n in 0..100u64 {
+        let datagrams: Vec<u8> = (0..8).flat_map(|k| [&(n * 8 + k).to_be_bytes()[..], &[7; 992]].concat()).collect();
+        net.user_sends(&datagrams, 1000);
+        net.run(net.now + ms(5));
+    }
+    net.run(net.now + ms(100));
+    let there = Net::distinct(&net.at_servlet);
+    assert_eq!(there, net.at_servlet.len());
+    // of 16 packets a quarter is lost at random: more than 8 of them in 0.8 % of the groups
+    assert!(there >= 780, "{there} of 800 with {:?}", net.servlet.tallies());
+    assert!(net.servlet.tallies().recovered > 100);
+}
+
+#[test]
+fn reordering_costs_nothing() {
+    let mut net = Net::new(8, &SpreadConfig { copies: 1.0, ..SpreadConfig::default() }, 8);
+    net.ways.iter_mut().for_each(|way| way.jitter = ms(60));
+    net.talk(0, 500, ms(1), 1200);
+    net.run(net.now + ms(300));
+    assert_eq!((net.at_servlet.len(), Net::distinct(&net.at_servlet)), (500, 500));
+}
+
+#[test]
+fn a_user_who_moves_is_found_again() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 9);
+    net.talk(0, 200, ms(1), 1200);
+    net.user_address = ([192, 0, 2, 77], 5555).into();
+    let before = net.at_user.len();
+    net.talk(200, 400, ms(1), 1200);
+    net.run(net.now + ms(100));
+    assert_eq!(Net::distinct(&net.at_servlet), 600, "nothing is lost on the way out");
+    let back = net.at_user.len() - before;
+    assert!(back > 330, "{back} of 400 replies: the old address dies with the first packets from the new one");
+}
+
+#[test]
+fn a_new_ticket_and_a_new_list_change_nothing_for_the_datagrams() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 10);
+    net.talk(0, 100, ms(1), 1200);
+    // the next epoch: relays know both keys before users have tickets of it
+    for n in 0..8 {
+        net.relays[n].configure(relay_config(n, &[EPOCH, EPOCH + 1], vec![net.members.clone()]));
+    }
+    let next = ticket(2, 8, EPOCH + 1, &net.members, net.now);
+    net.servlet.renew_servlet(&hosted(&next, 8, &[EPOCH, EPOCH + 1]), net.now).unwrap();
+    net.user.renew_forwarder(&next, net.now).unwrap();
+    net.talk(100, 100, ms(1), 1200);
+    // a relay leaves the list
+    let fewer = members(2, 7);
+    for n in 0..7 {
+        net.relays[n].configure(relay_config(n, &[EPOCH, EPOCH + 1], vec![fewer.clone(), net.members.clone()]));
+    }
+    net.user.set_members(fewer.clone(), net.now);
+    net.servlet.set_members(fewer, net.now);
+    net.talk(200, 100, ms(1), 1200);
+    net.run(net.now + Duration::from_secs(6)); // now the new list is sent by
+    let last = net.counters[7].out_packets.get();
+    net.talk(300, 200, ms(1), 1200);
+    net.run(net.now + ms(200));
+    assert_eq!(Net::distinct(&net.at_servlet), 500);
+    assert_eq!(net.counters[7].out_packets.get(), last, "who left carries nothing more");
+    assert_eq!(net.refused, Default::default());
+}
+
+#[test]
+fn a_relay_that_restarts_is_deaf_for_a_moment_and_then_carries() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 11);
+    net.talk(0, 100, ms(1), 1200);
+    let config = relay_config(1, &[EPOCH], vec![net.members.clone()]);
+    net.relays[1] = Relay::new(config, &[0xCC; 16], net.now, net.counters[1].clone()).unwrap();
+    net.talk(100, 4000, ms(2), 1200);
+    let lost = 4100 - Net::distinct(&net.at_servlet);
+    assert!(lost < 40, "{lost} lost");
+    let before = net.counters[1].out_packets.get();
+    net.talk(4100, 1000, ms(2), 1200);
+    assert!(net.counters[1].out_packets.get() > before + 50);
+}
+
+#[test]
+fn the_longest_packet_that_passes_is_found() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 12);
+    net.ways[0].mtu = 1480;
+    assert_eq!(net.user.max_datagram(), 1200);
+    net.talk(0, 3000, ms(2), 1100);
+    // 1,480 less IP and UDP heads: 1,452 is a step of the ladder
+    assert_eq!(net.user.max_datagram(), 1452 - OVERHEAD);
+    assert_eq!(net.servlet.max_datagram(), 1452 - OVERHEAD);
+}
