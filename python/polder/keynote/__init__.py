@@ -8,7 +8,7 @@
 from polder.keynote.assertion import Assertion, parse
 from polder.keynote.checker import Answer, Checker
 from polder.keynote.errors import KeyNoteError, Why
-from polder.keynote.keys import principal, show
+from polder.keynote.keys import canonical, principal, show
 from polder.keynote.limits import Limits
 from polder.keynote.text import quote, split_assertions
 
@@ -19,6 +19,7 @@ __all__ = [
     "KeyNoteError",
     "Limits",
     "Why",
+    "canonical",
     "parse",
     "principal",
     "quote",

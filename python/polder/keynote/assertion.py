@@ -11,8 +11,8 @@ from polder.keynote.errors import Fault, KeyNoteError, Why
 from polder.keynote.expr import Scope, Tree
 from polder.keynote.keys import Principal, principal, show
 from polder.keynote.limits import Limits
-from polder.keynote.parser import Parser, Program, string_field
-from polder.keynote.text import decode, split_fields
+from polder.keynote.parser import Parser, Program, conditions, string_field
+from polder.keynote.text import decode, plain_string, split_fields
 
 
 class Assertion:
@@ -51,17 +51,13 @@ class Assertion:
         self.constants = Parser(fields.get("local-constants", ""), limits).constants() if "local-constants" in fields else {}
         self.conditions: Program | None = None
         if "conditions" in fields:
-            parser = Parser(fields["conditions"], limits)
-            self.conditions = parser.program()
-            parser.finish()
+            self.conditions = conditions(fields["conditions"], limits)
         self._author = string_field(fields["authorizer"], limits)
         self._licensees: Tree | None = None
         self.open = "licensees" not in fields
         """No Licensees field at all: worth _MAX_TRUST (§5.3.5)."""
         if not self.open:
-            plain = fields["licensees"].strip(" \t\n")
-            alone = plain.isidentifier() or plain.count('"') == 2 == len(plain) - len(plain.strip('"'))
-            self._licensees = ("is", string_field(plain, limits)) if alone else Parser(plain, limits).licensees()
+            self._licensees = _licensees(fields["licensees"], limits)
         self.authorizer: Principal | None = None
         self.licensees: Tree | None = None
         self.names: tuple[Principal, ...] = ()
@@ -80,7 +76,11 @@ class Assertion:
 
     def _resolve(self, scope: Scope) -> tuple[Principal, Tree | None, tuple[Principal, ...]]:
         names: list[Principal] = []
+        tree = self._licensees
         try:
+            if tree is not None and tree[0] == "is":
+                alone = principal(tree[1][0](tree[1], scope))
+                return principal(self._author[0](self._author, scope)), ("is", alone), (alone,)
             author = principal(self._author[0](self._author, scope))
             licensees = None if self._licensees is None else _resolved(self._licensees, scope, names)
         except Fault as error:
@@ -89,14 +89,15 @@ class Assertion:
 
     @staticmethod
     def _signature(field: str, scope: Scope, limits: Limits) -> str:
-        if not field.strip(" \t\n"):
-            return ""
+        field = field.strip(" \t\n")
+        value = plain_string(field)
+        if value is not None or not field:
+            return value or ""
         tree = string_field(field, limits)
         try:
-            value: str = tree[0](tree, scope)
+            return str(tree[0](tree, scope))
         except Fault as error:
             raise KeyNoteError(Why.SYNTAX, f"the signature cannot be made out: {error}") from None
-        return value
 
 
 def parse(text: str | bytes, limits: Limits | None = None) -> Assertion:
@@ -120,6 +121,15 @@ def licensees_text(tree: Tree | None) -> str:
     if kind == "of":
         return f"{tree[1]}-of({', '.join(map(licensees_text, tree[2]))})"
     return "(" + f" {kind} ".join(map(licensees_text, tree[1])) + ")"
+
+
+def _licensees(field: str, limits: Limits) -> Tree | None:
+    """The Licensees field; most name one principal."""
+    plain = field.strip(" \t\n")
+    if plain.isidentifier():
+        return ("is", (expr.attribute, plain))
+    value = plain_string(plain)
+    return ("is", (expr.literal, value)) if value is not None else Parser(plain, limits).licensees()
 
 
 def _resolved(tree: Tree, scope: Scope, names: list[Principal]) -> Tree:

@@ -74,6 +74,19 @@ def rsa_principal(one: int, other: int) -> bytes:
     return _RSA + integers(min(one, other), max(one, other))
 
 
+def canonical(text: str) -> str:
+    """One spelling for each principal: keys in base64 with their numbers in our order, other names as they are."""
+    who = principal(text)
+    if isinstance(who, str):
+        return who
+    algorithm, _, data = who.partition(b":")
+    if algorithm == b"rsa":
+        data = sequence(integers(*reversed(_numbers(data, 2))))
+    elif algorithm == b"dsa":
+        data = sequence(data)
+    return f"{algorithm.decode()}-base64:{do_ascii('base64', data)}"
+
+
 def show(who: Principal) -> str:
     """A short name for people; two keys may share it, so that it never decides anything."""
     if isinstance(who, str):

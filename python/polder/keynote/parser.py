@@ -13,7 +13,7 @@ from polder.keynote.errors import Fault, KeyNoteError, Why
 from polder.keynote.expr import SORT, Tree
 from polder.keynote.limits import Limits
 from polder.keynote.regex import Regex
-from polder.keynote.text import string, tokens
+from polder.keynote.text import COMPARISON, VALUE, plain_string, string, tokens
 
 _RELATIONS = frozenset(expr.RELATIONS)
 _FOLLOWS = frozenset(("&&", "||", ")", "->", ";"))
@@ -39,9 +39,36 @@ def string_field(text: str, limits: Limits) -> Tree:
     plain = text.strip(" \t\n")
     if plain.isidentifier():
         return (expr.attribute, plain)
-    if plain[:1] == '"' and plain.find('"', 1) == len(plain) - 1 > 0 and "\n" not in plain:
-        return (expr.literal, string(plain))
+    value = plain_string(plain)
+    if value is not None:
+        return (expr.literal, value)
     return Parser(text, limits).whole_string()
+
+
+def conditions(text: str, limits: Limits) -> Program:
+    """The Conditions field. Most are one clause of comparisons joined by ``&&``: those are read in one step each."""
+    parts: list[Tree] = []
+    at, end = 0, "&&"
+    while end == "&&":
+        found = COMPARISON.match(text, at)
+        if found is None:
+            break
+        number, name, sign, quoted, digits, end = found.groups()
+        if bool(number) is (digits is None):
+            break
+        if number:
+            parts.append((expr.number_is, name, int(digits), sign, expr.RELATIONS[sign]))
+        else:
+            parts.append((expr.attribute_is, name, quoted, sign, expr.RELATIONS[sign]))
+        at = found.end()
+    else:
+        value = VALUE.match(text, at) if end == "->" else None
+        if value is not None and 4 * len(parts) <= limits.tokens:
+            return [((expr.conjunction, parts) if len(parts) > 1 else parts[0], (expr.literal, value[1]))]
+    parser = Parser(text, limits)
+    program = parser.program()
+    parser.finish()
+    return program
 
 
 class Parser:
@@ -80,8 +107,7 @@ class Parser:
         """Local-Constants: a name, ``=``, a string, and so on (§4.6.2)."""
         found: dict[str, str] = {}
         row, at = self.tokens, 0
-        while row[at]:
-            name = row[at]
+        while name := row[at]:
             if row[at + 1] != "=" or not name.isidentifier() or row[at + 2][:1] != '"':
                 raise bad(f'Local-Constants hold NAME = "string"; near {name!r} they do not')
             if name in found:

@@ -16,6 +16,11 @@ _LEAD = re.compile(_SPACE)
 _STRING = r'"[^"\\\n]*+(?:\\[\s\S][^"\\\n]*+)*+"?'
 _TOKENS = re.compile(rf"{_SPACE}([A-Za-z_][A-Za-z0-9_]*+|{_STRING}|&&|==|[0-9]++(?:\.[0-9]++)?+|\|\||!=|<=|>=|~=|->|[^ \t\n]|\Z)")
 """Possessive: no text makes it look twice at a character. It ends with an empty token."""
+COMPARISON = re.compile(
+    rf'{_SPACE}(@?)([A-Za-z][A-Za-z0-9_]*+){_SPACE}([=<>!]=|<|>){_SPACE}(?:"([^"\\\n]*+)"|([0-9]{{1,9}}+)(?!\.)){_SPACE}(&&|->|;)'
+)
+"""The commonest test, with what follows it."""
+VALUE = re.compile(rf'{_SPACE}"([^"\\\n]*+)"{_SPACE};{_SPACE}\Z')
 _WHOLE = re.compile(_STRING.removesuffix("?"))
 _ESCAPE = re.compile(r"\\(?:(\n[ \t\n\r\f]*)|(0[0-7]{1,2}|[1-7][0-7]{2})|([\s\S]))")
 _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
@@ -51,14 +56,17 @@ def split_assertions(text: str) -> list[str]:
 def split_fields(text: str) -> tuple[dict[str, str], str]:
     """Fields by lower-case name, and the text that a signature covers but for the algorithm's name (RFC 2792 §4)."""
     text = text.rstrip(" \t\n")
-    lead = _LEAD.match(text)
-    begin = text.rfind("\n", 0, lead.end()) + 1 if lead is not None else 0
+    begin = 0
+    if text[:1] in "# \t\n":
+        lead = _LEAD.match(text)
+        begin = text.rfind("\n", 0, lead.end()) + 1 if lead is not None else 0
     if (" \n" in text or "\t\n" in text) and _BLANK.search(text, begin) is not None:
         raise KeyNoteError(Why.SYNTAX, "a blank line is inside: it ends an assertion")
     if begin >= len(text) or text[begin] == "#":
         raise KeyNoteError(Why.SYNTAX, "there is no field: an assertion begins with one, such as 'Authorizer:'")
     parts = _FIELD.split(text[begin:])
     fields: dict[str, str] = {}
+    label: str | None = None
     for part in parts:
         name, colon, body = part.partition(":")
         label = FIELDS.get(name) or FIELDS.get(name.rstrip(" \t").lower())
@@ -67,18 +75,13 @@ def split_fields(text: str) -> tuple[dict[str, str], str]:
         if label in fields:
             raise KeyNoteError(Why.SYNTAX, f"the field {label} appears twice")
         fields[label] = body
-    if "keynote-version" in fields and label_at(fields, 0) != "keynote-version":
+    if "keynote-version" in fields and next(iter(fields)) != "keynote-version":
         raise KeyNoteError(Why.SYNTAX, "KeyNote-Version must be the first field")
     if "signature" not in fields:
         return fields, ""
-    if label_at(fields, -1) != "signature":
+    if label != "signature":
         raise KeyNoteError(Why.SYNTAX, "Signature must be the last field")
     return fields, text[begin : len(text) - len(parts[-1])]
-
-
-def label_at(fields: dict[str, str], place: int) -> str:
-    """The first (0) or last (-1) field."""
-    return next(iter(fields) if place == 0 else reversed(fields))
 
 
 def _no_field(part: str) -> KeyNoteError:
@@ -108,6 +111,17 @@ def string(token: str) -> str:
             return plain
         return _ESCAPE.sub(_unescape, token[1:-1])
     raise KeyNoteError(Why.SYNTAX, f"the string {token[:40]} has no end on its line")
+
+
+def plain_string(text: str) -> str | None:
+    """The value of a field that is one literal whose only escapes are continued lines; None if it is anything else."""
+    if "\\" in text:
+        text = _CONTINUED.sub("", text)
+        if "\\" in text:
+            return None
+    if text[:1] == '"' == text[-1:] and text.count('"') == 2 and "\n" not in text:
+        return text[1:-1]
+    return None
 
 
 def _unescape(found: re.Match[str]) -> str:
