@@ -7,6 +7,7 @@ to the requester passes through the check, the credit and the offer, and KeyNote
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,27 +37,27 @@ class Bundle:
     offer: OfferTerms
     guarantees: tuple[GuaranteeTerms, ...]
 
-    @property
+    @functools.cached_property
     def charge(self) -> str:
         """Which payment this is, whoever spells the key how: SHA-256 of the payer's key and the check's nonce, in hex."""
         return charge_of(self.check.payer, self.check.nonce)
 
-    @property
+    @functools.cached_property
     def credit_id(self) -> str:
         """Which credit is spent: the same of the provider's key and the credit's nonce."""
         return charge_of(self.credit.provider, self.credit.nonce)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the check with its signature, in hex."""
         return hashlib.sha256(self.check_text.encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def until(self) -> int:
         """When the first of the credentials ends."""
         return min(terms.not_after for terms in (self.check, self.credit, self.offer, *self.guarantees))
 
-    @property
+    @functools.cached_property
     def since(self) -> int:
         """When the last of the credentials begins."""
         return max(terms.not_before for terms in (self.check, self.credit, self.offer, *self.guarantees))

@@ -6,6 +6,7 @@ KeyNote's, over the verifier's own attributes. Nothing is looked up elsewhere: t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from polder.bandex.bundle import Bundle, normal
 from polder.bandex.money import MOST, format_amount
 from polder.bandex.terms import join_senders, route_principal
 from polder.bandex.texts import APP_DOMAIN, format_date, kind_of
-from polder.keynote import Answer, Checker, KeyNoteError, Why
+from polder.keynote import Answer, Assertion, Checker, KeyNoteError, Why, parse
 from polder.model import Refused, Verdict
 
 VALUES = ("false", "true")
@@ -155,9 +156,15 @@ def policy(roots: Sequence[tuple[str, int]], isp: str, isp_key: str) -> list[str
     ]
 
 
+@functools.lru_cache(maxsize=256)
+def _rule(text: str) -> Assertion:
+    """A policy, parsed: the same few are asked again and again."""
+    return parse(text)
+
+
 def judge(checker: Checker, trust: Trust, bundle: Bundle, flow: Flow, now: float, due: int, total: int) -> frozenset[str]:
     """Ask KeyNote; raises ``Refused`` with the reason unless it says yes. Returns the credentials that it believed."""
-    rules = policy(trust.roots(bundle), flow.isp, bundle.offer.isp_key)
+    rules = [_rule(text) for text in policy(trust.roots(bundle), flow.isp, bundle.offer.isp_key)]
     asked = attributes(bundle, flow, now, due, total)
     try:
         answer = checker.query(

@@ -7,6 +7,7 @@ conditions demand, in one spelling only. All else comes from the RSVP objects an
 
 from __future__ import annotations
 
+import functools
 import re
 from calendar import timegm
 from collections.abc import Callable, Mapping
@@ -38,7 +39,12 @@ _SLOT = re.compile(r"\{(\w+):(\w+)\}")
 
 def format_date(seconds: float) -> str:
     """The ``date`` attribute of a moment: YYYYMMDDHHMMSS, UTC."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%d%H%M%S}"
+    return _format_second(int(seconds))
+
+
+@functools.lru_cache(maxsize=64)
+def _format_second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y%m%d%H%M%S}"
 
 
 def _read_date(text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +28,6 @@ class Assertion:
         "comment",
         "conditions",
         "constants",
-        "digest",
         "licensees",
         "names",
         "open",
@@ -38,10 +36,8 @@ class Assertion:
         "text",
     )
 
-    def __init__(self, text: str, limits: Limits, known: bytes = b"") -> None:
+    def __init__(self, text: str, limits: Limits) -> None:
         self.text = text
-        self.digest = known
-        """SHA-256 of the text, where a checker needed it."""
         fields, self.signed = split_fields(text)
         if "authorizer" not in fields:
             raise KeyNoteError(Why.SYNTAX, "there is no Authorizer field")
@@ -104,11 +100,6 @@ def parse(text: str | bytes, limits: Limits | None = None) -> Assertion:
     """Parse one assertion. KeyNoteError says what is wrong with it, or which limit it exceeds."""
     limits = limits or Limits()
     return Assertion(decode(text, limits), limits)
-
-
-def digest(text: str) -> bytes:
-    """What identifies an assertion: SHA-256 of its text."""
-    return hashlib.sha256(text.encode("ascii")).digest()
 
 
 def licensees_text(tree: Tree | None) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from polder.keynote import signatures
-from polder.keynote.assertion import Assertion, digest
+from polder.keynote.assertion import Assertion
 from polder.keynote.errors import Fault, KeyNoteError, Why
 from polder.keynote.expr import Scope, Tree, holds
 from polder.keynote.keys import Principal, principal
@@ -18,7 +17,6 @@ from polder.keynote.text import decode
 POLICY = "POLICY"
 ACCEPT = "_ACCEPT_SIGNATURES"
 """A constant of a trusted assertion: algorithms that it accepts beside the modern ones, such as "sig-rsa-sha1 sig-dsa-sha1"."""
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Entry:
@@ -72,7 +70,7 @@ class Answer:
 
 
 class Checker:
-    """Answers queries. Keeps assertions whose signature it has verified, parsed, by the hash of their text, up to ``limits.cached``.
+    """Answers queries. Keeps assertions whose signature it has verified, parsed, in a table hashed by their text, up to ``limits.cached``.
 
     ``accept`` names signature algorithms that are taken beside the modern ones; a policy may name more (`ACCEPT`). A checker
     belongs to one thread.
@@ -81,8 +79,8 @@ class Checker:
     def __init__(self, limits: Limits | None = None, accept: Iterable[str] = ()) -> None:
         self.limits = limits or Limits()
         self.accept = signatures.MODERN | known_algorithms(accept)
-        self._known: dict[bytes, Assertion] = {}
-        self._proven: dict[tuple[bytes, Principal], str] = {}
+        self._known: dict[str, Assertion] = {}
+        self._proven: dict[tuple[str, Principal], str] = {}
 
     def query(
         self,
@@ -119,15 +117,15 @@ class Checker:
 
     def proven(self, assertion: Assertion, author: Principal, accept: frozenset[str]) -> bool:
         """Whether this signature was verified before, with an algorithm that is accepted now."""
-        return self._proven.get((assertion.digest, author)) in accept
+        return self._proven.get((assertion.text, author)) in accept
 
     def check(self, assertion: Assertion, author: Principal, accept: frozenset[str]) -> None:
         """Raise KeyNoteError unless the assertion's signature is its author's; remember one that is."""
         if not assertion.signature:
             raise KeyNoteError(Why.UNSIGNED, "it has no signature, and it is no policy")
         name = signatures.verify(assertion.signed, assertion.signature, author, accept, self.limits)
-        self._known[assertion.digest] = assertion
-        self._proven[assertion.digest, author] = name
+        self._known[assertion.text] = assertion
+        self._proven[assertion.text, author] = name
         if len(self._known) > self.limits.cached:
             del self._known[next(iter(self._known))]
         if len(self._proven) > self.limits.cached:
@@ -148,12 +146,13 @@ class Checker:
     def _credential(self, text: str | bytes, require_conditions: bool) -> Entry:
         entry = Entry(text, trusted=False)
         try:
-            plain = decode(text, self.limits)
-            key = digest(plain)
-            found = self._known.pop(key, None)
+            plain = text if isinstance(text, str) else decode(text, self.limits)
+            found = self._known.pop(plain, None)
             if found is not None:
-                self._known[key] = found
-            entry.assertion = found = found or Assertion(plain, self.limits, key)
+                self._known[plain] = found
+            else:
+                found = Assertion(decode(plain, self.limits), self.limits)
+            entry.assertion = found
             if not found.signature:
                 raise KeyNoteError(Why.UNSIGNED, "it has no signature, and it is no policy")
             if require_conditions and found.conditions is None:
@@ -192,11 +191,12 @@ class Checker:
         limits = self.limits
         if len(attributes) > limits.attributes:
             raise KeyNoteError(Why.LIMIT, f"more than {limits.attributes} attributes")
+        most = limits.value
         for name, value in attributes.items():
-            if _NAME.fullmatch(name) is None:
+            if not name.isidentifier() or name[0] == "_" or not name.isascii():
                 raise KeyNoteError(Why.QUERY, f"{name[:40]!r} is no attribute's name: letters, digits and _, no _ in front")
-            if len(value) > limits.value or "\0" in value:
-                raise KeyNoteError(Why.QUERY, f"the value of {name} is longer than {limits.value}, or holds a NUL")
+            if len(value) > most or "\0" in value:
+                raise KeyNoteError(Why.QUERY, f"the value of {name} is longer than {most}, or holds a NUL")
         base = dict(attributes)
         base["_MIN_TRUST"], base["_MAX_TRUST"] = values[0], values[-1]
         base["_VALUES"], base["_ACTION_AUTHORIZERS"] = ",".join(values), ",".join(authorizers)
