@@ -1,6 +1,7 @@
 """``make bench``: the measurements with their peers, in turn. ``--long``: the experiments with failures; names run those only.
 
-``--quick`` asks each program for its shorter form, and leaves the recorded results alone: its own go to ``build/bench-quick``.
+``--quick`` asks each program for its shorter form, and leaves the recorded results alone: its own go to ``build/bench-quick``. How long
+each of them took is printed, and of all with peers recorded (``bench.json``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from polder.lab import results
+from polder.lab.results import Claim, Measure, Result
 
 
 class Program(NamedTuple):
@@ -56,6 +60,9 @@ PROGRAMS = {
 
 _CLAIMS = 3
 """Exit status of a program that has measured what does not bear out a claim."""
+_STUCK_S = 1800.0
+"""A program with peers that takes longer is ended, and the next begins: nobody watches."""
+MINUTES, MINUTES_QUICK = 40, 8
 
 
 def chosen(names: list[str], *, long: bool) -> list[str]:
@@ -73,27 +80,45 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="the long experiments with failures instead")
     parser.add_argument("--quick", action="store_true", help="the shorter form of each")
     arguments = parser.parse_args()
-    environment = dict(os.environ)
     if arguments.quick:
-        environment.setdefault("POLDER_RESULTS", str(Path("build/bench-quick").resolve()))
-    failed, short, whole = [], [], time.monotonic()
-    for name in chosen(arguments.names, long=arguments.long):
-        program = PROGRAMS[name]
-        print(f"== {name}: {program.what}", flush=True)
-        began = time.monotonic()
-        command = [sys.executable, "-m", program.module, *(["--quick"] if arguments.quick else [])]
-        status = subprocess.run(command, env=environment, check=False).returncode
-        if status == _CLAIMS:
-            short.append(name)
-        elif status != 0:
-            failed.append(name)
-        print(f"== {name}: {time.monotonic() - began:.0f} s", flush=True)
-    print(f"== all: {(time.monotonic() - whole) / 60:.1f} minutes", flush=True)
+        os.environ.setdefault("POLDER_RESULTS", str(Path("build/bench-quick").resolve()))
+    rows = [run(name, quick=arguments.quick) for name in chosen(arguments.names, long=arguments.long)]
+    print(f"== all: {sum(row['seconds'] for row in rows) / 60:.1f} minutes", flush=True)
+    if not arguments.names and not arguments.long:
+        print(f"wrote {results.write(times(rows, quick=arguments.quick))}")
+    short = [row["program"] for row in rows if row["status"] == _CLAIMS]
+    failed = [row["program"] for row in rows if row["status"] not in (0, _CLAIMS)]
     if short:
         print(f"measured, and a claim does not hold: {', '.join(short)}", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else _CLAIMS if short else 0
+
+
+def run(name: str, *, quick: bool) -> dict[str, Any]:
+    """Run one program; its exit status (124: it was ended) and how long it took."""
+    program = PROGRAMS[name]
+    print(f"== {name}: {program.what}", flush=True)
+    began = time.monotonic()
+    command = [sys.executable, "-m", program.module, *(["--quick"] if quick else [])]
+    try:
+        status = subprocess.run(command, check=False, timeout=None if program.long else _STUCK_S).returncode
+    except subprocess.TimeoutExpired:
+        print(f"{name} did not end within {_STUCK_S / 60:.0f} minutes", file=sys.stderr)
+        status = 124
+    seconds = round(time.monotonic() - began, 1)
+    print(f"== {name}: {seconds:.0f} s", flush=True)
+    return {"program": name, "seconds": seconds, "status": status}
+
+
+def times(rows: list[dict[str, Any]], *, quick: bool) -> Result:
+    """How long all programs with peers took."""
+    most = 60 * (MINUTES_QUICK if quick else MINUTES)
+    told = [
+        Claim("bench.time", "seconds that all programs with peers took together", f"< {most}", Measure("seconds", {}, "sum")),
+        Claim("bench.whole", "programs that did not end by themselves", "== 0", Measure("status", {"status": 124}, "count")),
+    ]
+    return Result("bench", {"quick": quick}, rows, told, "How long the measurements with peers take")
 
 
 if __name__ == "__main__":

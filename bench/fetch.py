@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -66,11 +67,13 @@ def _some(stream: ssl.SSLSocket) -> bytes:
     return data
 
 
-def connect(path: Path) -> socket.socket:
-    """TCP, and CONNECT if there is a proxy."""
+def connect(path: Path, wrap: Callable[[socket.socket], socket.socket] | None = None) -> socket.socket:
+    """TCP, what ``wrap`` makes of it (TLS with the proxy), and CONNECT if there is a proxy."""
     host, _, port = path.dial.rpartition(":")
     sock = socket.create_connection((host, int(port)), timeout=60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if wrap:
+        sock = wrap(sock)
     if path.connect:
         sock.sendall(f"CONNECT {path.connect} HTTP/1.1\r\nHost: {path.connect}\r\n\r\n".encode())
         head = b""

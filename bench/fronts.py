@@ -36,6 +36,8 @@ SITE = "wiki.test"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = resource.getpagesize()
 MANY = 1 << 20
+SILENT_S = 300
+"""Every front lets a connection be silent for so long, before its first request too: ten thousand are not made in ten seconds."""
 LIMITS = Limits(
     tunnels_per_identity=MANY,
     tunnel_rate_per_identity=MANY,
@@ -46,6 +48,7 @@ LIMITS = Limits(
     connections_per_identity=MANY,
     frame_rate_per_identity=100 * MANY,
     stalled_per_identity=MANY,
+    header_timeout_ms=SILENT_S * 1000,
 )
 """One client does everything: what limits a user is not what is measured."""
 
@@ -191,7 +194,8 @@ def judged(report: dict[str, Any], label: str, load: Load) -> dict[str, Any]:
 def _nginx(folder: Path, port: int, origin: int) -> str:
     return f"""daemon off; user root; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err error;
 events {{ worker_connections 19000; }}
-http {{ access_log off; tcp_nodelay on; keepalive_requests 100000000; keepalive_timeout 65;
+http {{ access_log off; tcp_nodelay on; keepalive_requests 100000000; keepalive_timeout {SILENT_S};
+  client_header_timeout {SILENT_S};
   client_body_temp_path {folder}/cb; proxy_temp_path {folder}/pt; fastcgi_temp_path {folder}/ft; uwsgi_temp_path {folder}/ut;
   scgi_temp_path {folder}/st;
   upstream o {{ server 127.0.0.1:{origin}; keepalive 128; keepalive_requests 100000000; }}
@@ -212,7 +216,7 @@ defaults
   option http-keep-alive
   http-reuse always
   timeout connect 5s
-  timeout client 60s
+  timeout client {SILENT_S}s
   timeout server 60s
 frontend tls
   bind 127.0.0.1:{port} ssl crt {folder}/pki/node1.pem ca-file {folder}/pki/ca.pem verify required ssl-min-ver TLSv1.3 \

@@ -1,18 +1,20 @@
 """``python -m bench.idle``: what tunnels cost that are open and silent, beside the peers. Writes ``idle.json`` and ``.svg``.
 
 One hop, mutual TLS 1.3 in, plain TCP to the origin; on loopback. A user opens tunnels through an entry on his machine (Polder's
-forwarder; the peer's own), says something through each, and falls silent. Memory: resident memory of the hop's processes. Another
-user with an entry of his own opens tunnels one after the other, before, meanwhile and after: what he notices. At the end every
-silent tunnel is asked whether it still carries. HAProxy with CONNECT over HTTP/2 cannot be the last hop: there the hop measured
-stands before a squid.
+forwarder carries all over one connection; *polder-own* has none, as a browser that is given an access point as its proxy: a TLS connection
+and a CONNECT for each tunnel, as all peers have but the one over HTTP/2. Another user with an entry of his own opens tunnels one after the
+other, before, meanwhile and after: what he notices. At the end every silent tunnel is asked whether it still carries. HAProxy with CONNECT
+over HTTP/2 cannot be the last hop: there the hop measured stands before a squid.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import resource
 import socket
+import ssl
 import statistics
 import sys
 import time
@@ -31,12 +33,14 @@ from polder.lab.plots import DIKE, FLOOD, SEA
 from polder.lab.processes import Process, Processes, wait_until_listening
 from polder.lab.results import Claim, Measure, Result
 from polder.model import Kind
-from polder.snapshot.schema import EngineConfig, Forwarder, RingRoute, ServletEntry, Site, Snapshot
+from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, RingRoute, ServletEntry, Site, Snapshot
 
 ORIGIN, FIRST_PORT = 8094, 25_000
 HOST = "wiki.test"
 WORD = b"are you there?"
 PHASES = ("before", "meanwhile", "after")
+OWN = "cid"
+"""The user without a forwarder."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Hop:
     silent: Path
     other: Path
     peer: bool = True
+    open: Callable[[Path], socket.socket] = open_path
+    """Opens a silent tunnel."""
 
 
 async def start(processes: Processes) -> list[Hop]:
     """Polder and every peer."""
-    hops = [await _polder(processes)]
+    hops = await _polder(processes)
     for number, label in enumerate(peers.KINDS):
         length = 2 if peers.KINDS[label].last else 1
         chain = await peers.start(processes, label, length, (length,), (FIRST_PORT + 1000 * number, ORIGIN), HOST)
@@ -62,25 +68,48 @@ async def start(processes: Processes) -> list[Hop]:
     return hops
 
 
-async def _polder(processes: Processes) -> Hop:
-    """A node that is everything at once, and two users' forwarders."""
+async def _polder(processes: Processes) -> list[Hop]:
+    """Twice a node that is everything at once, and two users' forwarders; one of the users comes without his to the second."""
+    return [await _node(processes, "polder"), await _node(processes, "polder-own", OWN)]
+
+
+async def _node(processes: Processes, label: str, own: str = "") -> Hop:
     members = Pki(fronts.DOMAIN, time.time(), 5)  # noqa: TID251 - the shell of a program
 
     def base(kind: Kind, name: str, place: int | None = None) -> Snapshot:
         return Snapshot(0, fronts.DOMAIN, (members.root,), members.member(kind, name, place), limits=fronts.LIMITS)
 
     config = EngineConfig(role="node", listen=("127.0.0.1:0",))
-    node = await launch(processes, None, "node", config, base(Kind.NODE, "node", 1))
+    node = await launch(processes, None, label, config, base(Kind.NODE, label, 1))
     site = Site("wiki", (HOST,), (ORIGIN,), ("anyone",), (), "ring", ring=(RingRoute(0, None),))
     servlet = ServletEntry("wiki", {"tcp": {"address": "127.0.0.1", "bind": None, "ports": [(ORIGIN, ORIGIN)]}})
     await node.apply(sites=(site,), servlets=(servlet,))
     peer, ways = node.peer(1, warm=True), []
     for name in ("ann", "bob"):
         config = EngineConfig(role="forwarder", listen=("127.0.0.1:0",))
-        forwarder = await launch(processes, None, f"forwarder-{name}", config, base(Kind.USER, name))
+        forwarder = await launch(processes, None, f"{label}-{name}", config, base(Kind.USER, name))
         await forwarder.apply(peers=(peer,), forwarder=Forwarder((peer.name,), (HOST,), ""))
-        ways.append(Path("polder", forwarder.address, f"{HOST}:{ORIGIN}"))
-    return Hop("polder", node.process, *ways, peer=False)
+        ways.append(Path(label, forwarder.address, f"{HOST}:{ORIGIN}"))
+    if not own:
+        return Hop(label, node.process, *ways, peer=False)
+    tls = _context(processes.directory / f"{own}.pem", members.member(Kind.USER, own), members.root)
+
+    def connect(path: Path) -> socket.socket:
+        return open_path(path, lambda sock: tls.wrap_socket(sock, server_hostname=f"{label}.node.{fronts.DOMAIN}"))
+
+    return Hop(label, node.process, Path(label, node.address, f"{HOST}:{ORIGIN}"), ways[1], peer=False, open=connect)
+
+
+def _context(place: FilePath, user: IdentityMaterial, root: bytes) -> ssl.SSLContext:
+    """TLS of a user, whose certificate and key are written to ``place``."""
+    key = base64.encodebytes(user.key).decode()
+    chain = "".join(map(ssl.DER_cert_to_PEM_cert, user.chain))
+    place.touch(0o600)
+    place.write_text(f"{chain}-----BEGIN PRIVATE KEY-----\n{key}-----END PRIVATE KEY-----\n")
+    context = ssl.create_default_context(cadata=root)
+    context.load_cert_chain(place)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def ask(tunnel: socket.socket) -> None:
@@ -118,7 +147,7 @@ def measure_one(hop: Hop, count: int, probes: int) -> dict[str, Any]:
     before, tunnels = resident(hop.process), []
     try:
         for _ in range(count):
-            tunnels.append(open_path(hop.silent))
+            tunnels.append(hop.open(hop.silent))
             ask(tunnels[-1])
         after = resident(hop.process)
         times["meanwhile"] = others(hop.other, probes)
@@ -164,12 +193,18 @@ def at(values: list[float], share: float) -> float:
 
 def claims() -> list[Claim]:
     """The targets."""
-    ours = {"system": "polder"}
+    ours, own = {"system": "polder"}, {"system": "polder-own"}
     best = Measure("kib_per_tunnel", {"peer": True}, "min")
     return [
         Claim("idle.count", "idle tunnels through one node, each alive at the end", ">= 10000", Measure("tunnels", ours)),
         Claim("idle.memory", "KiB of the node's memory for each", "<= 12", Measure("kib_per_tunnel", ours)),
         Claim("idle.best", "the same, × the best peer", "<= 1", Measure("kib_per_tunnel", ours, "only", best)),
+        Claim(
+            "idle.own",
+            "the same for a user without a forwarder, who has a TLS connection for each, × the best peer",
+            "<= 2",
+            Measure("kib_per_tunnel", own, "only", best),
+        ),
         Claim(
             "idle.p50",
             "another user's new tunnel meanwhile, median, × without idle tunnels",
@@ -184,7 +219,7 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     """Memory per tunnel; the other user's times without and with them."""
     left, right = drawn.subplots(1, 2)
     names = [r["system"] for r in rows]
-    colours = [SEA if name == "polder" else DIKE for name in names]
+    colours = [SEA if name.startswith("polder") else DIKE for name in names]
     left.barh(names[::-1], [r["kib_per_tunnel"] for r in rows][::-1], color=colours[::-1])
     left.axvline(12, color=FLOOD, linewidth=1)
     left.set(title="Memory of the hop per idle tunnel", xlabel="KiB (line: the bound)", xscale="log")
@@ -204,7 +239,7 @@ async def measure(count: int, others_count: int, probes: int) -> list[dict[str, 
         echo = await processes.start(None, "echo", [sys.executable, "-m", "bench.echo", str(ORIGIN)])
         await wait_until_listening("this host", ORIGIN, echo)
         for hop in await start(processes):
-            many = others_count if hop.peer else count
+            many = count if hop.label == "polder" else others_count
             rows.append(await asyncio.to_thread(measure_one, hop, many, probes))
             report.show(rows[-1:])
     return rows
@@ -221,11 +256,11 @@ def main() -> int:
         print(f"10,000 tunnels need 12,000 file descriptors and the limit is {hard}: raise it (ulimit -Hn)", file=sys.stderr)
         return 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    counts = (10_000, 500, 100) if chosen.quick else (10_000, 4000, 400)
+    counts = (10_000, 500, 100) if chosen.quick else (10_000, 2000, 400)
 
     def inside() -> int:
         rows = asyncio.run(measure(*counts))
-        parameters = {"tunnels": counts[0], "tunnels_of_peers": counts[1], "probes": counts[2], "build": BUILD}
+        parameters = {"tunnels": counts[0], "tunnels_of_others": counts[1], "probes": counts[2], "build": BUILD}
         result = Result("idle", parameters, rows, claims(), "Tunnels that are open and silent, through one hop")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)
 

@@ -4,7 +4,8 @@ Real processes with default settings in the laboratory: authority, 12 nodes, 8 r
 ``beacon`` that dials out. Delays between all of them are round-trip times measured between PlanetLab hosts (``POLDER_DATA``). Hosts are
 drawn at random; readers among those with a node near them, as an overlay would place its nodes. A page is HTML and ten pictures (141 KB)
 over TLS on at most six connections, all of them new, as a browser opens it. Each placement is read directly first, all of them, then
-through the overlay, whose filter shuts the direct way. Ratios are of one reader's medians in one placement.
+through the overlay, whose filter shuts the direct way; with servlets drawn anew, for how far those are from the site decides most.
+Ratios are of one reader's medians in one placement.
 """
 
 from __future__ import annotations
@@ -184,10 +185,13 @@ async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, An
             await overlay.build(experiment.SITE_NAME)
             for number, placement in enumerate(placements):
                 put(world, placement)
+                if number:
+                    await overlay.redraw()
                 # Readers read on while paths are measured anew; these pages do not count.
                 await read(processes, world, site.ca, overlay, f"settle{number}", SETTLE_S if number else seconds)
                 through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)
-                servlets = frozenset((await overlay.site_status())["servlets"])
+                stages = (await overlay.site_status())["servlets"]
+                servlets = frozenset(name for name, stage in stages.items() if stage == "serving")
                 rows += rows_of(number, placement, direct[number], through, servlets)
                 report.show(rows[-len(through) :])
                 overlay.check()

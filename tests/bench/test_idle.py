@@ -13,7 +13,7 @@ from bench import idle
 def hop(label: str) -> idle.Hop:
     way = Path(label, "127.0.0.1:1")
     process: Any = None
-    return idle.Hop(label, process, way, way, peer=label != "polder")
+    return idle.Hop(label, process, way, way, peer=not label.startswith("polder"))
 
 
 def test_ratios_compare_with_the_time_before_and_after() -> None:
@@ -27,12 +27,14 @@ def test_claims_come_from_the_rows() -> None:
     even = dict.fromkeys(idle.PHASES, [1.0] * 10)
     rows = [
         idle.row(hop("polder"), 10_000, 6, even),
+        idle.row(hop("polder-own"), 4000, 36, even),
         idle.row(hop("nginx"), 4000, 40, even),
         idle.row(hop("haproxy"), 4000, 24, even),
     ]
     judged = {claim.id: claim.judge(rows) for claim in idle.claims()}
     assert all(one["holds"] for one in judged.values())
     assert judged["idle.best"]["measured"] == 0.25
+    assert judged["idle.own"]["measured"] == 1.5
     rows[0]["kib_per_tunnel"] = 12.5
     assert not idle.claims()[1].judge(rows)["holds"]
 

@@ -161,6 +161,11 @@ class Overlay:
         """What the site's agent says of itself."""
         return await self._ask("gateway", f"site/{SITE}", "status")
 
+    async def redraw(self) -> None:
+        """Have the site draw fresh servlets, and wait until they serve and are known."""
+        await ask(self._home("gateway") / "site" / SITE / "admin.sock", "rotate", {})
+        await self._wait_site(group_hosts(self._world, "node"))
+
     def check(self) -> None:
         """Raise ``ProcessError`` when a part of the overlay has ended."""
         self._processes.check(*self._running)
