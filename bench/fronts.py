@@ -49,6 +49,7 @@ LIMITS = Limits(
     frame_rate_per_identity=100 * MANY,
     stalled_per_identity=MANY,
     header_timeout_ms=SILENT_S * 1000,
+    handshake_rate_per_identity=MANY,
 )
 """One client does everything: what limits a user is not what is measured."""
 

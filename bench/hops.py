@@ -45,6 +45,7 @@ LIMITS = Limits(
     tunnel_rate_per_identity=100_000,
     frame_rate_per_identity=100_000_000,
     connections_per_identity=100_000,
+    handshake_rate_per_identity=100_000,
     open_timeout_ms=20_000,
 )
 """One client makes all the connections: budgets per source and user are not what is measured; ten far hops take seconds."""

@@ -1,7 +1,9 @@
 """``make bench`` part ``punishment``: an access point is attacked in every way, and enrolled users measure what they notice.
 
-On loopback: two access points, a beacon, a servlet, an nginx, two users with forwarders (one at each access point) and one whose
-browser shakes hands with the attacked access point for every request. For each attack: a quiet time, then the attack. The
+On loopback: two access points, a beacon, a servlet, an nginx, two users with forwarders (one at each access point) and three whose
+browsers shake hands with the attacked access point for every request, each user from an address of his own. For each attack: a
+quiet time, then the attack, from many addresses that are nobody else's; then what the attack left behind must be gone before the next.
+Some come once more from one address that three browsers share with the attacker. The
 attacker has the machine's last core for itself and keeps it busy; everything else shares the others. Limits are the defaults.
 Writes ``bench/results/punishment.json`` and ``.svg``.
 """
@@ -47,11 +49,27 @@ NODES = ("attacked", "other", "beacon", "servlet")
 ORIGIN_PORT = 8091
 MEMORY = 512 << 20
 ATTACKERS = 64
-RATE, BROWSER_RATE = 40.0, 15.0
+BROWSERS = 3
+RATE, BROWSER_RATE = 40.0, 12.0
+"""Requests per second of a forwarder, and of all browsers together: four handshakes a second are many for a browser."""
 SETTLE_S = 1.0
-"""Between two attacks."""
-PATHS = {"forwarder": "attacked", "browser": "attacked", "elsewhere": "other"}
-"""How users come, and through which access point."""
+"""Between two attacks, once what the first left behind has gone."""
+GONE_S = 60.0
+"""For so long it may take."""
+PATHS = {"forwarder": "attacked", "browser": "attacked", "elsewhere": "other", "neighbour": "attacked"}
+"""How users come, and through which access point. Neighbours share the attacker's address."""
+SHARED = (
+    "PING",
+    "slow read",
+    "full handshakes",
+    "handshakes of strangers",
+    "half handshakes",
+    "garbage",
+    "connections of one user",
+)
+"""Attacks that come from the neighbours' address too: one of a kind."""
+HERE, THERE = "127.1.1.1", tuple(f"127.1.0.{number + 1}" for number in range(BROWSERS))
+"""The address of attacker and neighbours, and those of browsers."""
 
 
 class Bed:
@@ -105,18 +123,36 @@ def _usage(pid: int) -> tuple[float, int]:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * resource.getpagesize()
 
 
-async def attack(bed: Bed, name: str, files: Sequence[tuple[str, str]], quiet_s: float, attack_s: float) -> list[dict[str, Any]]:
-    """One attack: a row for each way in which users come."""
-    start = time.monotonic() + 1.0
+async def gone(victim: Remote, resting: int) -> float:
+    """Wait until the connections of an attack have ended at the node; seconds, at most ``GONE_S``."""
+    began = time.monotonic()
+    while time.monotonic() < began + GONE_S:
+        if (await victim.apply())["connections_open"] <= resting:
+            break
+        await asyncio.sleep(0.2)
+    return time.monotonic() - began
+
+
+async def attack(
+    bed: Bed, name: str, block: int, files: Sequence[tuple[str, str]], times: tuple[float, float], *, shared: bool
+) -> list[dict[str, Any]]:
+    """One attack: a row for each way in which users come. ``block``: whose addresses these are; ``shared``: one, the neighbours'."""
+    quiet_s, attack_s = times
+    start = time.monotonic() + 2.0
     begin, end = start + quiet_s, start + quiet_s + attack_s
     victim = bed.nodes["attacked"]
     before = await victim.apply()
+    sources = (HERE,) if shared else THERE
     tasks = {
         "forwarder": readers.Task(bed.proxies["attacked"].address, RATE, start, end),
-        "browser": readers.Task(victim.address, BROWSER_RATE, start, end, files[0], "127.1.0.9"),
+        "neighbour" if shared else "browser": readers.Task(
+            victim.address, BROWSER_RATE, start, end, tuple(files[:BROWSERS]), sources
+        ),
         "elsewhere": readers.Task(bed.proxies["other"].address, RATE, start, end),
     }
-    task = attackers.Task(name, victim.address, tuple(files[1:]), max(os.sched_getaffinity(0)) + 1, begin, attack_s)
+    core = max(os.sched_getaffinity(0)) + 1
+    source = HERE if shared else ""
+    task = attackers.Task(name, victim.address, tuple(files[BROWSERS:]), core, begin, attack_s, block, source)
 
     async def run(module: str, label: str, about: msgspec.Struct) -> bytes:
         argv = [sys.executable, "-m", f"bench.punishment.{module}"]
@@ -132,9 +168,8 @@ async def attack(bed: Bed, name: str, files: Sequence[tuple[str, str]], quiet_s:
             most = max(most, held)
         return (last - first) / attack_s, most
 
-    watched, attacked, *heard = await asyncio.gather(
-        watch(), run("attackers", "attacker", task), *(run("readers", f"reader-{way}", tasks[way]) for way in tasks)
-    )
+    runs = [run("attackers", "attacker", task), *(run("readers", f"reader-{way}", tasks[way]) for way in tasks)]
+    watched, (attacked, *heard) = await asyncio.gather(watch(), asyncio.gather(*runs))
     after = await victim.apply()
     report = msgspec.json.decode(attacked)
     moved = {key: after[key] - before[key] for key in after if _tells(key) and after[key] > before[key]}
@@ -142,6 +177,8 @@ async def attack(bed: Bed, name: str, files: Sequence[tuple[str, str]], quiet_s:
     told = max(moved, key=lambda key: ("over_" in key or "shed" in key, moved[key])) if moved else ""
     common = {
         "attack": name,
+        "from": "the users' address" if shared else "elsewhere",
+        "gone_s": round(await gone(victim, before["connections_open"]), 1),
         "attacker_cpu_share": round(report.pop("cpu_s") / attack_s, 2),
         "node_cpu_share": round(watched[0], 2),
         "node_memory_mib": round(watched[1] / (1 << 20), 1),
@@ -181,7 +218,10 @@ def claims() -> list[Claim]:
     """The issue's, by the worst attack."""
 
     def worst(field: str, fold: str, **where: Any) -> Measure:
-        return Measure(field, where, fold)
+        return Measure(field, {"from": "elsewhere"} | where, fold)
+
+    def beside(way: str) -> Measure:
+        return Measure("fast_share", {"from": "the users' address", "way": way}, "min")
 
     return [
         Claim(
@@ -195,6 +235,18 @@ def claims() -> list[Claim]:
             "the same, a handshake with the attacked access point for every request",
             ">= 0.9",
             worst("fast_share", "min", way="browser"),
+        ),
+        Claim(
+            "punishment.beside-forwarder",
+            "requests under 3 × quiet latency of a user with a forwarder, attacks from an address that others share, worst attack",
+            ">= 0.9",
+            beside("forwarder"),
+        ),
+        Claim(
+            "punishment.neighbour",
+            "the same, browsers at the attacker's own address, a handshake for every request",
+            ">= 0.9",
+            beside("neighbour"),
         ),
         Claim(
             "punishment.elsewhere",
@@ -220,6 +272,7 @@ def claims() -> list[Claim]:
 
 def draw(drawn: Any, rows: Sequence[Any]) -> None:
     """Share of requests under three times quiet latency, by attack and way."""
+    rows = [row for row in rows if row["from"] == "elsewhere"]
     names = list(dict.fromkeys(row["attack"] for row in rows))
     drawn.set_size_inches(9, 0.36 * len(names) + 1.2)
     axes = drawn.subplots()
@@ -233,7 +286,7 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     axes.legend(loc="lower left", fontsize=8)
 
 
-async def measure(names: Sequence[str], quiet_s: float, attack_s: float, *, record: bool) -> int:
+async def measure(cases: Sequence[tuple[str, bool]], times: tuple[float, float], *, record: bool) -> int:
     """Every attack in turn."""
     folder = (FilePath("build/lab") / f"punishment-{os.getpid()}").resolve()
     rows: list[dict[str, Any]] = []
@@ -243,25 +296,28 @@ async def measure(names: Sequence[str], quiet_s: float, attack_s: float, *, reco
             file.truncate(64 << 20)
         bed = Bed(processes, folder)
         await bed.build()
-        files = [bed.files("browser"), *(bed.files(f"eve{number}") for number in range(ATTACKERS))]
-        for name in names:
-            found = await attack(bed, name, files, quiet_s, attack_s)
+        files = [bed.files(f"browser{number}") for number in range(BROWSERS)]
+        files += [bed.files(f"eve{number}") for number in range(ATTACKERS)]
+        for block, (name, shared) in enumerate(cases):
+            found = await attack(bed, name, block, files, times, shared=shared)
             rows += found
             print(
-                f"{name:26}",
+                f"{name + ' (beside)' * shared:34}",
                 *(
                     f"{row['way']} {row['fast_share']:.2f} ({row['ratio']:.1f} x {row['quiet_ms']} ms, {row['failed']} failed)"
                     for row in found
                 ),
-                f"cpu {found[0]['attacker_cpu_share']} -> {found[0]['node_cpu_share']}, {found[0]['node_memory_mib']} MiB,"
+                f"gone in {found[0]['gone_s']} s, cpu {found[0]['attacker_cpu_share']} -> {found[0]['node_cpu_share']},"
+                f" {found[0]['node_memory_mib']} MiB,"
                 f" {found[0]['counter']} {found[0]['counted']} {found[0]['attacker']}",
                 flush=True,
             )
             await asyncio.sleep(SETTLE_S)
     cores = {"attacker": [max(os.sched_getaffinity(0)) + 1], "everything else": sorted(os.sched_getaffinity(0))}
     parameters = {
-        "quiet_s": quiet_s, "attack_s": attack_s, "rate": RATE, "browser_rate": BROWSER_RATE, "threads": attackers.THREADS,
-        "identities": ATTACKERS, "memory_mib": MEMORY >> 20, "cores": cores, "limits": "defaults", "build": BUILD,
+        "quiet_s": times[0], "attack_s": times[1], "rate": RATE, "browser_rate": BROWSER_RATE, "browsers": BROWSERS,
+        "threads": attackers.THREADS, "addresses": attackers.ADDRESSES, "identities": ATTACKERS,
+        "memory_mib": MEMORY >> 20, "cores": cores, "limits": "defaults", "build": BUILD,
     }  # fmt: skip
     result = Result("punishment", parameters, rows, claims(), "Attacks on an access point, and what enrolled users notice")
     for claim in result.record()["claims"]:
@@ -285,12 +341,13 @@ def main() -> int:
         print("two cores are needed: one is the attacker's", file=sys.stderr)
         return 2
     os.sched_setaffinity(0, set(cores[:-1]))
-    quiet_s, attack_s = (2.0, 3.0) if arguments.quick else (4.0, 8.0)
+    times = (2.0, 3.0) if arguments.quick else (4.0, 8.0)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     names = arguments.attacks or list(attackers.ATTACKS)
+    cases = [(name, False) for name in names] + [(name, True) for name in SHARED if name in names]
     record = not arguments.no_record and not arguments.attacks
-    return enclosure.run(lambda: asyncio.run(measure(names, quiet_s, attack_s, record=record)))
+    return enclosure.run(lambda: asyncio.run(measure(cases, times, record=record)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ import msgspec
 
 from bench.punishment import frames as h2
 
-THREADS = 12
+THREADS = 32
+"""So many that the core stays busy though each connection waits for the node's answers."""
+ADDRESSES = 1000
+"""Of an enrolled attacker. Fewer than he opens connections, so that the node knows them again; of a stranger, 60,000."""
 LONGEST_S = 60.0
 STUCK_S = 0.1
 """A connection that takes nothing for so long is left for a new one."""
@@ -36,7 +39,11 @@ TARGET = b"wiki.test:80"
 
 
 class Task(msgspec.Struct, frozen=True):
-    """``attack`` names one of ``ATTACKS``; ``identities`` are (certificate, key) files; ``start`` is a monotonic time."""
+    """``attack`` names one of ``ATTACKS``; ``identities`` are (certificate, key) files; ``start`` is a monotonic time.
+
+    ``block``: the attack's own part of 127.0.0.0/8 (127.2.0.0/16 and up), so that what the node learned of an earlier attack does not
+    count for or against it. ``source``: its only address, if it has one.
+    """
 
     attack: str
     target: str
@@ -44,6 +51,8 @@ class Task(msgspec.Struct, frozen=True):
     core: int
     start: float
     seconds: float
+    block: int = 0
+    source: str = ""
 
 
 class Attacker:
@@ -55,6 +64,7 @@ class Attacker:
         if not ipaddress.ip_address(host).is_loopback or task.seconds > LONGEST_S:
             raise ValueError("attacks go to loopback, and for a minute at most")
         self.target = (host, int(port))
+        self.block, self.source = task.block, task.source
         self.until = task.start + task.seconds
         self.done: Counter[str] = Counter()
         self._sources = itertools.count()
@@ -66,13 +76,13 @@ class Attacker:
         """Whether it goes on."""
         return time.monotonic() < self.until
 
-    def dial(self, *, many: bool = True) -> socket.socket | None:
-        """A TCP connection, from one of 60,000 addresses in turn unless ``many`` is false; ``None``: refused."""
-        number = next(self._sources) if many else 0
+    def dial(self, addresses: int = 60_000) -> socket.socket | None:
+        """A TCP connection, from one of ``addresses`` in turn; ``None``: refused."""
+        number = next(self._sources) % addresses
         raw = socket.socket()
         raw.settimeout(5)
         with contextlib.suppress(OSError):
-            raw.bind((f"127.{2 + number // 60_000 % 100}.{number // 250 % 240}.{1 + number % 250}", 0))
+            raw.bind((self.source or f"127.{2 + self.block}.{number // 250}.{1 + number % 250}", 0))
             raw.connect(self.target)
             self.done["connections"] += 1
             return raw
@@ -80,9 +90,9 @@ class Attacker:
         self.done["refused"] += 1
         return None
 
-    def secure(self, alpn: str, *, many: bool = True, who: int | None = 0) -> ssl.SSLSocket | None:
+    def secure(self, alpn: str, *, who: int | None = 0) -> ssl.SSLSocket | None:
         """The same with TLS as identity number ``who`` (``None``: nobody)."""
-        raw = self.dial(many=many)
+        raw = self.dial() if who is None else self.dial(ADDRESSES)
         if raw is None:
             return None
         context = self._stranger if who is None else self._contexts[who % len(self._contexts)]
@@ -97,9 +107,9 @@ class Attacker:
         self.done["handshakes"] += 1
         return tls
 
-    def greeted(self, *, window: int | None = None, many: bool = True, who: int | None = 0) -> ssl.SSLSocket | None:
+    def greeted(self, *, window: int | None = None) -> ssl.SSLSocket | None:
         """An HTTP/2 connection after its greeting."""
-        tls = self.secure("h2", many=many, who=who)
+        tls = self.secure("h2")
         if tls is not None:
             first = h2.settings() if window is None else h2.settings(initial_window_size=window)
             self.pour(tls, h2.PREFACE + first + h2.frame(h2.SETTINGS, h2.ACK, 0))

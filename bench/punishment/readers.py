@@ -1,4 +1,4 @@
-"""``python -m bench.punishment.readers``: one user's steady requests, timed.
+"""``python -m bench.punishment.readers``: users' steady requests, timed.
 
 A ``Task`` comes as JSON on stdin; (when it was due, seconds since, whether it succeeded) of every request leaves as JSON on stdout. Every
 request is on a connection of its own: ``forwarder`` opens a tunnel over a warm link, ``browser`` shakes hands with the access point.
@@ -13,29 +13,32 @@ import socket
 import ssl
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 GIVE_UP_S = 5.0
+AT_ONCE = 32
 _GET = b"GET /1k.bin HTTP/1.1\r\nHost: wiki.test\r\nConnection: close\r\n\r\n"
 
 
 class Task(msgspec.Struct, frozen=True):
-    """``identity``: (certificate, key) files of a browser without a forwarder; ``start`` and ``end`` are monotonic times."""
+    """``identities``: (certificate, key) files of browsers without a forwarder, who ask in turn, each from one of ``sources``;
+    ``start`` and ``end`` are monotonic times."""
 
     dial: str
     rate: float
     start: float
     end: float
-    identity: tuple[str, str] | None = None
-    source: str = ""
+    identities: tuple[tuple[str, str], ...] = ()
+    sources: tuple[str, ...] = ()
 
 
-def one(task: Task, context: ssl.SSLContext | None) -> None:
+def one(task: Task, context: ssl.SSLContext | None, source: str) -> None:
     """CONNECT and a GET; raises ``OSError`` when it does not come whole."""
     host, _, port = task.dial.rpartition(":")
     with contextlib.ExitStack() as stack:
-        address = (task.source, 0) if task.source else None
+        address = (source, 0) if source else None
         sock: socket.socket = stack.enter_context(socket.create_connection((host, int(port)), GIVE_UP_S, source_address=address))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
@@ -52,28 +55,36 @@ def one(task: Task, context: ssl.SSLContext | None) -> None:
             raise OSError("cut")
 
 
+def _context(files: tuple[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(*files)
+    return context
+
+
 def main() -> None:
-    """Ask until the end."""
+    """Ask until the end; each request in its own time, whatever became of the one before."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
-    context = None
-    if task.identity:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.load_cert_chain(*task.identity)
+    contexts: list[ssl.SSLContext | None] = [*map(_context, task.identities)] or [None]
+    sources = task.sources or ("",)
     gc.disable()
-    samples: list[tuple[float, float, bool]] = []
-    due = task.start
-    while due < task.end:
-        time.sleep(max(0.0, due - time.monotonic()))
+
+    def ask(number: int, due: float) -> tuple[float, float, bool]:
         good = True
         try:
-            one(task, context)
+            one(task, contexts[number % len(contexts)], sources[number % len(sources)])
         except OSError:
             good = False
-        # From when it was due: whoever waits for the one before waits too.
-        samples.append((due, time.monotonic() - due, good))
-        due += 1 / task.rate
-    print(json.dumps(samples))
+        # From when it was due: whoever found no thread free waits too.
+        return due, time.monotonic() - due, good
+
+    samples = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for number in range(int((task.end - task.start) * task.rate)):
+            due = task.start + number / task.rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            samples.append(pool.submit(ask, number, due))
+    print(json.dumps([sample.result() for sample in samples]))
 
 
 if __name__ == "__main__":

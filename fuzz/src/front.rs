@@ -81,6 +81,8 @@ fn limits() -> Limits {
         head_bytes: 16 * 1024,
         head_fields: 100,
         stalled_per_identity: 32,
+        handshake_rate_per_identity: 0,
+        work_percent_per_identity: 10,
         memory_bytes: 0,
     }
 }

@@ -1,10 +1,10 @@
 //! From an accepted socket to whoever serves it.
 
-use crate::turns::Turns;
 use polder_flow::Bucket;
 use polder_http::front::{self, FrontContext, Pass};
 use polder_http::plane::{Plane, World};
 use polder_http::tunnel::Opener;
+use polder_http::turns::Turns;
 use polder_http::{peer, relay};
 use polder_tls::{Alpn, Corked, HandshakeError};
 use polder_types::{Kind, Limits, Role};
@@ -19,6 +19,12 @@ use tokio::time::{sleep, timeout};
 /// Handshakes per second of all strangers together, and of all guests, as a multiple of one source's budget. A mutual handshake
 /// costs about 1.2 ms of CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources a flood has.
 const SOURCES: u32 = 8;
+
+/// How long strangers' handshakes rest together, as a multiple of their work: a third of a thread is theirs at most.
+const STRANGERS_REST: u32 = 2;
+
+/// Bytes to a user that the kernel may hold beyond what is on its way: as many as a turn of reading yields.
+const UNSENT: u32 = 256 * 1024;
 
 /// Connections accepted before others get their turn.
 const AT_ONCE: usize = 4;
@@ -127,7 +133,7 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
     let began = Instant::now();
     let accepting = world.tls.accept(socket);
     let shaken = match &pass {
-        Some(pass) if !pass.is_guest() => timeout(patience, door.turns.take(accepting)).await,
+        Some(pass) if !pass.is_guest() => timeout(patience, door.turns.take(STRANGERS_REST, accepting)).await,
         _ => timeout(patience, accepting).await,
     };
     let (stream, identity, alpn) = match shaken {
@@ -142,6 +148,9 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
         && !pass.proves(&identity.uri, from)
     {
         return plane.counters.connections_refused.up();
+    }
+    if identity.kind == Kind::User {
+        let _ = polder_sock::bound_unsent(stream.get_ref().0.socket(), UNSENT);
     }
     // The snapshot may have changed during the handshake; from here on the registry sees every change.
     let open = plane.clone();
@@ -177,13 +186,19 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
 /// Whether a connection of somebody from outside may begin its handshake.
 fn admit(door: &Door, limits: &Limits, from: IpAddr) -> Option<Pass> {
     let counters = &door.plane.counters;
-    let pass = door.front.enter(from).ok()?;
-    if !pass.is_guest() && door.plane.pressure.is_high() {
+    let mut pass = door.front.enter(from).ok()?;
+    if pass.is_guest() {
+        if door.guests.take(limits) {
+            return Some(pass);
+        }
+        // Guests without budget are no worse off than strangers.
+        pass.forget();
+    }
+    if door.plane.pressure.is_high() {
         counters.shed_connections.up();
         return None;
     }
-    let budget = if pass.is_guest() { &door.guests } else { &door.strangers };
-    if !budget.take(limits) {
+    if !door.strangers.take(limits) {
         counters.over_handshakes.up();
         return None;
     }

@@ -9,7 +9,6 @@ mod accept;
 mod listeners;
 mod queue;
 mod status;
-mod turns;
 mod weigh;
 
 use accept::{Budget, Door};
@@ -22,6 +21,7 @@ use polder_http::front::{self, FrontContext, Report};
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
 use polder_http::tunnel::Opener;
+use polder_http::turns::Turns;
 use polder_meter::Meaning;
 use polder_plan::Plan;
 use polder_tls::Settings;
@@ -36,7 +36,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
-use turns::Turns;
 
 /// Between looks at whether tunnels have ended while stopping.
 const LOOK: Duration = Duration::from_millis(10);

@@ -29,6 +29,11 @@ impl Bucket {
         true
     }
 
+    /// Whether [`Bucket::take`] would find a token.
+    pub fn has(&self, rate: u32, now: Millis) -> bool {
+        Bucket::clone(self).take(rate, now)
+    }
+
     /// Takes `count` tokens, on credit if need be; milliseconds until the debt is paid.
     pub fn spend(&mut self, count: u32, rate: u32, now: Millis) -> Millis {
         if rate == 0 {

@@ -4,7 +4,7 @@
 //! stranger with many addresses costs a constant.
 
 use crate::{Bucket, Millis};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct Bounds {
     pub frame_rate_per_identity: u32,
     /// Receivers per identity that take nothing.
     pub stalled_per_identity: u32,
+    /// Handshakes per second per identity that count as a guest's.
+    pub handshake_rate_per_identity: u32,
 }
 
 /// Which bound was hit.
@@ -63,8 +65,14 @@ pub enum Over {
 struct Held {
     count: u32,
     bucket: Bucket,
-    /// Until when whoever comes from here counts as a guest: somebody proved an identity here lately.
-    guest_until: Millis,
+    /// Who proved an identity here lately, the latest last, and until when whoever comes from here counts as a guest for that.
+    guests: Vec<(Arc<str>, Millis)>,
+}
+
+impl Held {
+    fn is_remembered(&self, now: Millis) -> bool {
+        self.guests.iter().any(|(_, until)| now < *until)
+    }
 }
 
 #[derive(Debug)]
@@ -74,6 +82,10 @@ struct Share {
     stalled: u32,
     opened: Bucket,
     frames: Bucket,
+    shaken: Bucket,
+    /// Where it made guests, the latest last, and until when the last of them is remembered.
+    homes: VecDeque<SourceKey>,
+    guest_until: Millis,
 }
 
 impl Share {
@@ -83,6 +95,8 @@ impl Share {
             && self.connections == 0
             && full(&mut self.opened, bounds.tunnel_rate_per_identity)
             && full(&mut self.frames, bounds.frame_rate_per_identity)
+            && full(&mut self.shaken, bounds.handshake_rate_per_identity)
+            && now >= self.guest_until
     }
 }
 
@@ -102,8 +116,15 @@ impl Gate {
     /// For how long a source is remembered as one of guests.
     pub const GUEST: Millis = 3_600_000;
 
-    /// A connection from `source` wants in, before its handshake; says whether it comes from where a guest has been. Every
-    /// `Ok` is to be followed by one [`Gate::left`].
+    /// Sources that one identity makes guests', and identities that one source remembers: a user is at a few places, and a place has
+    /// more users than that only behind a carrier's gateway. Who has more addresses than this cannot fill the table with them.
+    const HOMES: usize = 16;
+
+    /// For how long, and a little more, receivers that take nothing can cost new tunnels.
+    pub const PENANCE: Millis = 10_000;
+
+    /// A connection from `source` wants in, before its handshake; says whether it comes from where a guest has been who has not used
+    /// up his handshakes: an enrolled user with a thousand addresses must not look like a thousand users. Every `Ok` is to be followed by one [`Gate::left`].
     pub fn enter(&mut self, source: SourceKey, bounds: &Bounds, now: Millis) -> Result<bool, Over> {
         if bounds.connections != 0 && self.connections >= bounds.connections {
             return Err(Over::Connections);
@@ -116,7 +137,7 @@ impl Gate {
             }
         }
         let held =
-            self.sources.entry(source).or_insert_with(|| Held { count: 0, bucket: Bucket::full(rate, now), guest_until: 0 });
+            self.sources.entry(source).or_insert_with(|| Held { count: 0, bucket: Bucket::full(rate, now), guests: Vec::new() });
         if bounds.connections_per_source != 0 && held.count >= bounds.connections_per_source {
             return Err(Over::PerSource);
         }
@@ -125,13 +146,29 @@ impl Gate {
         }
         held.count += 1;
         self.connections += 1;
-        Ok(now < held.guest_until)
+        let calm = |who: &Arc<str>| {
+            self.identities.get(who).is_none_or(|share| share.shaken.has(bounds.handshake_rate_per_identity, now))
+        };
+        Ok(held.guests.iter().any(|(who, until)| now < *until && calm(who)))
     }
 
-    /// Somebody has proved an identity from `source`, and is still connected.
-    pub fn proved(&mut self, source: SourceKey, now: Millis) {
-        if let Some(held) = self.sources.get_mut(&source) {
-            held.guest_until = now.saturating_add(Self::GUEST);
+    /// `identity` has proved itself from `source`, and is still connected.
+    pub fn proved(&mut self, source: SourceKey, identity: &Arc<str>, bounds: &Bounds, now: Millis) {
+        let Some(held) = self.sources.get_mut(&source) else { return };
+        let until = now.saturating_add(Self::GUEST);
+        held.guests.retain(|(who, until)| who != identity && now < *until);
+        if held.guests.len() >= Self::HOMES {
+            held.guests.remove(0);
+        }
+        held.guests.push((identity.clone(), until));
+        let share = self.share(identity, bounds, now);
+        share.shaken.take(bounds.handshake_rate_per_identity, now);
+        share.guest_until = until;
+        share.homes.retain(|home| *home != source);
+        share.homes.push_back(source);
+        let left = if share.homes.len() > Self::HOMES { share.homes.pop_front() } else { None };
+        if let Some(held) = left.and_then(|home| self.sources.get_mut(&home)) {
+            held.guests.retain(|(who, _)| who != identity);
         }
     }
 
@@ -157,10 +194,16 @@ impl Gate {
         self.share(identity, bounds, now).frames.spend(count, bounds.frame_rate_per_identity, now)
     }
 
-    /// A receiver of `identity`'s takes nothing. False: too many do already; else followed by one [`Gate::moves`].
-    pub fn stalls(&mut self, identity: &str, bounds: &Bounds) -> bool {
+    /// A receiver of `identity`'s takes nothing. False: too many do already; else followed by one [`Gate::moves`]. One too many costs
+    /// as many new tunnels as a second allows, up to [`Gate::PENANCE`]: what it holds was fetched through everybody's links, and the next
+    /// would be too.
+    pub fn stalls(&mut self, identity: &str, bounds: &Bounds, now: Millis) -> bool {
         let Some(share) = self.identities.get_mut(identity) else { return true };
         if bounds.stalled_per_identity != 0 && share.stalled >= bounds.stalled_per_identity {
+            let rate = bounds.tunnel_rate_per_identity;
+            if share.opened.spend(0, rate, now) < Self::PENANCE {
+                share.opened.spend(2 * rate, rate, now);
+            }
             return false;
         }
         share.stalled += 1;
@@ -181,6 +224,9 @@ impl Gate {
             stalled: 0,
             opened: Bucket::full(bounds.tunnel_rate_per_identity, now),
             frames: Bucket::full(bounds.frame_rate_per_identity, now),
+            shaken: Bucket::full(bounds.handshake_rate_per_identity, now),
+            homes: VecDeque::new(),
+            guest_until: 0,
         };
         self.identities.entry(identity.clone()).or_insert_with(fresh)
     }
@@ -221,11 +267,11 @@ impl Gate {
         }
         self.swept = Some(now);
         self.sources.retain(|_, held| {
-            held.count > 0 || now < held.guest_until || (handshake_rate != 0 && !held.bucket.is_full(handshake_rate, now))
+            held.count > 0 || held.is_remembered(now) || (handshake_rate != 0 && !held.bucket.is_full(handshake_rate, now))
         });
     }
 
-    /// Forgets identities that hold nothing and have full buckets.
+    /// Forgets identities that hold nothing, have full buckets and were not here within the hour.
     pub fn sweep_identities(&mut self, bounds: &Bounds, now: Millis) {
         self.identities.retain(|_, share| !share.is_idle(bounds, now));
     }
@@ -260,6 +306,7 @@ mod tests {
         connections_per_identity: 2,
         frame_rate_per_identity: 10,
         stalled_per_identity: 2,
+        handshake_rate_per_identity: 1,
     };
 
     fn source(n: u8) -> SourceKey {
@@ -306,29 +353,72 @@ mod tests {
         assert_eq!(gate.spend(&ann, 5, &BOUNDS, 0), 500);
         assert_eq!(gate.spend(&ann, 1, &BOUNDS, 500), 100);
         assert_eq!(gate.spend(&bob, 1, &BOUNDS, 0), 0);
-        assert_eq!([gate.stalls("ann", &BOUNDS), gate.stalls("ann", &BOUNDS), gate.stalls("ann", &BOUNDS)], [true, true, false]);
+        assert!(gate.open(&ann, &BOUNDS, 500).is_ok());
+        assert_eq!([(); 3].map(|()| gate.stalls("ann", &BOUNDS, 500)), [true, true, false]);
+        assert!(matches!(gate.open(&ann, &BOUNDS, 500), Err(Over::TunnelRate(_))), "one too many costs new tunnels");
+        (0..100).for_each(|_| assert!(!gate.stalls("ann", &BOUNDS, 500)));
+        assert!(gate.open(&ann, &BOUNDS, 500 + Gate::PENANCE + 3000).is_ok(), "not for ever");
+        (0..2).for_each(|_| gate.closed("ann"));
         gate.moves("ann");
-        assert!(gate.stalls("ann", &BOUNDS) && gate.stalls("bob", &BOUNDS));
-        gate.sweep_identities(&BOUNDS, 10_000);
+        assert!(gate.stalls("ann", &BOUNDS, 500) && gate.stalls("bob", &BOUNDS, 500));
+        gate.sweep_identities(&BOUNDS, 30_000);
         assert_eq!(gate.identities.len(), 2, "they are connected");
         (0..2).for_each(|_| gate.parted("ann"));
         gate.parted("bob");
-        gate.sweep_identities(&BOUNDS, 10_000);
-        assert!(gate.identities.is_empty());
+        gate.sweep_identities(&BOUNDS, 30_000);
+        assert!(gate.identities.is_empty(), "nobody proved anything from anywhere");
     }
 
     #[test]
     fn where_somebody_proved_who_he_is_guests_come_from() {
-        let mut gate = Gate::default();
+        let (mut gate, ann): (_, Arc<str>) = (Gate::default(), "ann".into());
         assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(false));
-        gate.proved(source(1), 0);
-        gate.proved(source(2), 0);
+        gate.proved(source(1), &ann, &BOUNDS, 0);
+        gate.proved(source(2), &ann, &BOUNDS, 0);
         gate.left(source(1));
         gate.sweep(BOUNDS.handshake_rate_per_source, 60_000);
         assert_eq!(gate.enter(source(1), &BOUNDS, 60_000), Ok(true));
         assert_eq!(gate.enter(source(2), &BOUNDS, 60_000), Ok(false), "who was not here has proved nothing");
         gate.left(source(1));
         assert_eq!(gate.enter(source(1), &BOUNDS, Gate::GUEST), Ok(false));
+    }
+
+    #[test]
+    fn who_shakes_hands_too_often_is_no_guest_for_a_while_and_harms_no_other() {
+        let (mut gate, eve, ann): (_, Arc<str>, Arc<str>) = (Gate::default(), "eve".into(), "ann".into());
+        for n in 1..=2 {
+            assert!(gate.enter(source(n), &BOUNDS, 0).is_ok());
+            gate.proved(source(n), &eve, &BOUNDS, 0);
+            gate.left(source(n));
+        }
+        assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(false), "two in a moment, one a second");
+        gate.left(source(1));
+        assert_eq!(gate.enter(source(3), &BOUNDS, 0), Ok(false));
+        gate.proved(source(3), &ann, &BOUNDS, 0);
+        assert_eq!(gate.enter(source(3), &BOUNDS, 0), Ok(true));
+        assert_eq!(gate.enter(source(2), &BOUNDS, 1000), Ok(true), "her budget comes back");
+        assert!(gate.enter(source(2), &BOUNDS, 1000).is_ok());
+        gate.proved(source(2), &eve, &BOUNDS, 1000);
+        (0..2).for_each(|_| gate.proved(source(2), &ann, &BOUNDS, 1000));
+        gate.left(source(2));
+        assert_eq!(gate.enter(source(2), &BOUNDS, 1000), Ok(false), "both have used theirs up");
+        gate.left(source(2));
+        assert_eq!(gate.enter(source(2), &BOUNDS, 2001), Ok(true), "where ann was too");
+    }
+
+    #[test]
+    fn an_identity_is_remembered_at_a_few_places_only() {
+        let (mut gate, eve): (_, Arc<str>) = (Gate::default(), "eve".into());
+        let bounds = Bounds { connections: 0, ..BOUNDS };
+        for n in 0..100 {
+            assert!(gate.enter(source(n), &bounds, 0).is_ok());
+            gate.proved(source(n), &eve, &bounds, 0);
+            gate.left(source(n));
+        }
+        gate.sweep(bounds.handshake_rate_per_source, 60_000);
+        assert_eq!(gate.sources(), Gate::HOMES);
+        assert_eq!(gate.enter(source(99), &bounds, 60_000), Ok(true));
+        assert_eq!(gate.enter(source(9), &bounds, 60_000), Ok(false));
     }
 
     #[test]

@@ -134,4 +134,6 @@ polder_meter::histograms! {
     link_dial_seconds: Times,
     /// TLS handshakes of those who connected to this process.
     handshake_seconds: Times,
+    /// For how long one step of a user's connection or stream kept the thread from others.
+    client_turn_seconds: Times,
 }

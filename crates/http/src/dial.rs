@@ -1,5 +1,6 @@
 //! One attempt to make a connection to a node.
 
+use crate::crowd::Crowd;
 use crate::hearing::Hearing;
 use crate::link::{Lane, LinkError, Live};
 use crate::plane::{Plane, World};
@@ -97,6 +98,7 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
         let _open = here.counters.dialouts_open.hold();
         let (mut draining, mut leaving) = (here.draining(), false);
+        let crowd = Arc::<Crowd>::default();
         loop {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
@@ -118,7 +120,7 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
                     dialout::part(respond);
                 }
                 Some(Ok((request, respond))) => {
-                    drop(tokio::spawn(relay::serve_stream(here.clone(), servlet.clone(), request, respond)));
+                    drop(tokio::spawn(relay::serve_stream(here.clone(), servlet.clone(), request, respond, crowd.clone())));
                 }
                 Some(Err(_)) | None => return,
             }

@@ -11,6 +11,7 @@
 //! The answer is 200, or an error whose only content is the token in `proxy-status`: it is the same whatever role the node
 //! has (trap 10).
 
+use crate::crowd::Crowd;
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::pump::{End, Terms, pump};
@@ -111,12 +112,13 @@ pub(crate) fn refuse(mut respond: SendResponse<Bytes>, error: ProxyError) {
     }
 }
 
-/// Serves one CONNECT of a peer node to its end.
+/// Serves one CONNECT of a peer node to its end; `crowd`: of the connection that it came on.
 pub(crate) async fn serve(
     plane: Arc<Plane>,
     peer: Arc<Identity>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    crowd: Arc<Crowd>,
 ) {
     let (head, body) = request.into_parts();
     let asked = HopRequest::read(&head.uri, &head.headers);
@@ -136,7 +138,7 @@ pub(crate) async fn serve(
     };
     let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
     drop(respond);
-    let near = Tunnel { source: client, sink: Sink::H2(sink) };
+    let near = Tunnel { source: client, sink: Sink::shared(sink, crowd) };
     let _open = plane.counters.tunnels_open.hold();
     plane.counters.tunnels.up();
     let end = pump(near, far, terms, plane.meter()).await;
@@ -234,7 +236,7 @@ mod tests {
     /// It is most of what an idle tunnel costs a node.
     #[test]
     fn a_tunnel_keeps_little() {
-        fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        fn size<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
             size_of::<F>()
         }
         assert!(size(serve) <= 3584, "{}", size(serve));

@@ -9,6 +9,7 @@
 pub mod carried;
 pub mod control;
 pub mod counters;
+mod crowd;
 pub mod deliver;
 mod dial;
 pub mod dialout;
@@ -36,5 +37,6 @@ mod tell;
 pub mod told;
 pub mod trace;
 pub mod tunnel;
+pub mod turns;
 mod way;
 mod word;

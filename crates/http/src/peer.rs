@@ -1,5 +1,6 @@
 //! Serves connections that nodes, sites and admins made to us.
 
+use crate::crowd::Crowd;
 use crate::plane::{Plane, World};
 use crate::{control, dial, dialout, hop};
 use bytes::Bytes;
@@ -27,6 +28,7 @@ async fn streams(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, sour
     drop(world); // a connection must not keep an old snapshot alive
     let Ok(mut connection) = handshake else { return };
     let (mut draining, mut leaving) = (plane.draining(), false);
+    let crowd = Arc::<Crowd>::default();
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -41,7 +43,7 @@ async fn streams(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, sour
         if request.method() != Method::CONNECT {
             tokio::spawn(control::serve(plane, peer, source, request, respond));
         } else if peer.kind == Kind::Node {
-            tokio::spawn(hop::serve(plane, peer, request, respond));
+            tokio::spawn(hop::serve(plane, peer, request, respond, crowd.clone()));
         } else {
             let mut response = Response::new(());
             *response.status_mut() = http::StatusCode::FORBIDDEN;

@@ -1,6 +1,7 @@
 //! Site role: from the inner address, or from a servlet's stream, to the origin.
 
 use crate::carried::Held;
+use crate::crowd::Crowd;
 use crate::hop;
 use crate::origin::{self, Opened};
 use crate::plane::{Plane, World};
@@ -103,12 +104,13 @@ fn is_own(world: &World, host: &str, port: u16) -> bool {
     me.is_none_or(|me| world.plan.find(host, port).is_some_and(|site| site.name == me.name))
 }
 
-/// Serves a stream that `servlet` opened on our dial-out connection.
+/// Serves a stream that `servlet` opened on our dial-out connection, whose streams share `crowd`.
 pub(crate) async fn serve_stream(
     plane: Arc<Plane>,
     servlet: PeerName,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    crowd: Arc<Crowd>,
 ) {
     if request.method() != Method::CONNECT {
         return hop::refuse(respond, ProxyError::Malformed);
@@ -139,7 +141,7 @@ pub(crate) async fn serve_stream(
         Ok(opened) => {
             let Ok(sink) = respond.send_response(Response::new(()), false) else { return };
             drop(respond);
-            carry(&plane, &held, Tunnel { source, sink: Sink::H2(sink) }, opened).await;
+            carry(&plane, &held, Tunnel { source, sink: Sink::shared(sink, crowd) }, opened).await;
         }
         Err(error) => {
             plane.counters.tunnels_failed.up();

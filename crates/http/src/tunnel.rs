@@ -2,6 +2,7 @@
 //!
 //! Chunks are `Bytes`, so that what arrives as an HTTP/2 DATA frame leaves as one without a copy.
 
+use crate::crowd::{Crowd, Member, granted};
 use crate::mend::{Heard, Mend, Said};
 use crate::trace;
 use bytes::Bytes;
@@ -170,6 +171,9 @@ pub enum Sink {
     Tcp(TcpSink),
     /// An HTTP/2 stream.
     H2(SendStream<Bytes>),
+    /// An HTTP/2 stream on a link, with those of others.
+    #[allow(private_interfaces)]
+    Shared(Box<Member>),
     /// A path that may yet be replaced.
     #[allow(private_interfaces)]
     Mending(Arc<Mend>),
@@ -206,6 +210,11 @@ impl Sink {
         Sink::Tcp(TcpSink { half: Some(half) })
     }
 
+    /// An HTTP/2 stream on a connection whose streams share `crowd`.
+    pub(crate) fn shared(stream: SendStream<Bytes>, crowd: Arc<Crowd>) -> Self {
+        Sink::Shared(Box::new(Member::new(stream, crowd)))
+    }
+
     /// Sends a chunk at once, waiting for the peer's window or socket. Not cancel safe.
     pub async fn send(&mut self, chunk: Bytes) -> std::io::Result<()> {
         self.feed(chunk).await?;
@@ -226,17 +235,12 @@ impl Sink {
             Sink::Tcp(sink) => sink.half()?.write_all(&chunk).await,
             Sink::H2(stream) => {
                 while !chunk.is_empty() {
-                    stream.reserve_capacity(chunk.len());
-                    // `poll_capacity` reports growth only: what was granted before must be used first.
-                    while stream.capacity() == 0 {
-                        let grown = poll_fn(|cx| stream.poll_capacity(cx)).await;
-                        grown.unwrap_or(Err(h2::Reason::CANCEL.into())).map_err(std::io::Error::other)?;
-                    }
-                    let part = chunk.split_to(stream.capacity().min(chunk.len()));
-                    stream.send_data(part, false).map_err(std::io::Error::other)?;
+                    let part = granted(stream, chunk.len()).await?;
+                    stream.send_data(chunk.split_to(part), false).map_err(std::io::Error::other)?;
                 }
                 Ok(())
             }
+            Sink::Shared(member) => poll_fn(|cx| member.poll_feed(cx, &mut chunk)).await,
         }
     }
 
@@ -249,7 +253,7 @@ impl Sink {
     pub async fn flush(&mut self) -> std::io::Result<()> {
         match self {
             Sink::Io(writer) => writer.flush().await,
-            Sink::Tcp(_) | Sink::H2(_) | Sink::Mending(_) => Ok(()),
+            Sink::Tcp(_) | Sink::H2(_) | Sink::Shared(_) | Sink::Mending(_) => Ok(()),
         }
     }
 
@@ -273,6 +277,7 @@ impl Sink {
                 Ok(())
             }
             Sink::H2(stream) => stream.send_data(Bytes::new(), true).map_err(std::io::Error::other),
+            Sink::Shared(member) => member.stream().send_data(Bytes::new(), true).map_err(std::io::Error::other),
         }
     }
 
@@ -287,6 +292,7 @@ impl Sink {
             Sink::Io(_) => {} // under TLS the missing close_notify says it
             Sink::Tcp(sink) => drop(TcpSink { half: sink.half.take() }),
             Sink::H2(stream) => stream.send_reset(reason),
+            Sink::Shared(member) => member.stream().send_reset(reason),
             Sink::Mending(mend) => mend.reset(reason),
         }
     }
@@ -299,12 +305,14 @@ impl Sink {
                 Err(error) => return Poll::Ready(error),
             }
         }
-        match self {
-            Sink::H2(stream) => match ready!(stream.poll_reset(cx)) {
-                Ok(reason) => Poll::Ready(std::io::Error::other(h2::Error::from(reason))),
-                Err(e) => Poll::Ready(std::io::Error::other(e)),
-            },
-            Sink::Io(_) | Sink::Tcp(_) | Sink::Mending(_) => Poll::Pending,
+        let stream = match self {
+            Sink::H2(stream) => stream,
+            Sink::Shared(member) => member.stream(),
+            Sink::Io(_) | Sink::Tcp(_) | Sink::Mending(_) => return Poll::Pending,
+        };
+        match ready!(stream.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(std::io::Error::other(h2::Error::from(reason))),
+            Err(e) => Poll::Ready(std::io::Error::other(e)),
         }
     }
 }

@@ -256,6 +256,36 @@ async fn frames_that_carry_nothing_wait_for_their_budget() {
     assert!(answered(&front, 150).await < Duration::from_millis(500), "his budget is his own");
 }
 
+/// Who takes more than his share of the thread waits for turns, and is served all the same; the share is of all his connections.
+#[tokio::test]
+async fn who_takes_more_than_his_share_takes_turns() {
+    let mut limits = limits();
+    limits.work_percent_per_identity = 1;
+    limits.frame_rate_per_identity = 100_000_000;
+    let mut front = Front::with(limits, None);
+    let pings = b"\0\0\x08\x06\0\0\0\0\0polder!!".repeat(200);
+    let answered = async |io: &mut tokio::io::DuplexStream| {
+        let (mut heard, mut buffer) = (Vec::new(), vec![0; 65536]);
+        io.write_all(&pings).await.unwrap();
+        while heard.windows(8).filter(|part| part == b"polder!!").count() < 200 {
+            let n = io.read(&mut buffer).await.unwrap();
+            assert!(n > 0, "cut");
+            heard.extend_from_slice(&buffer[..n]);
+        }
+    };
+    let (mut first, mut second) = (by_hand(&front).await, by_hand(&front).await);
+    let began = std::time::Instant::now();
+    while front.counter("over_work") == 0 {
+        tokio::join!(answered(&mut first), answered(&mut second));
+        assert!(began.elapsed() < Duration::from_secs(60), "a minute's work is within one per cent");
+    }
+    let mut bob = polder_types::Identity::clone(front.who.as_deref().unwrap());
+    bob.uri = "spiffe://o.test/user/bob".into();
+    front.who = Some(std::sync::Arc::new(bob));
+    let mut third = by_hand(&front).await;
+    tokio::join!(answered(&mut first), answered(&mut second), answered(&mut third));
+}
+
 #[tokio::test]
 async fn what_ends_a_connection_is_counted_by_its_reason() {
     let front = Front::access_point();

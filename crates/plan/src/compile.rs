@@ -164,6 +164,8 @@ fn check_limits(limits: &Limits) -> Result<(), PlanError> {
         ("silence_ms", limits.silence_ms),
         ("connections_per_identity", limits.connections_per_identity),
         ("frame_rate_per_identity", limits.frame_rate_per_identity),
+        ("handshake_rate_per_identity", limits.handshake_rate_per_identity),
+        ("work_percent_per_identity", limits.work_percent_per_identity),
         ("head_bytes", limits.head_bytes),
         ("head_fields", limits.head_fields),
     ];

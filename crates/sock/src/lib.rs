@@ -7,6 +7,7 @@ mod gre;
 mod listener;
 mod memory;
 mod ready;
+mod unsent;
 
 pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
@@ -14,3 +15,4 @@ pub use gre::{GreCounters, GreEndpoint, GreError};
 pub use listener::adopt_listener;
 pub use memory::{give_memory_back, keep_memory};
 pub use ready::{Interest, Ready, adopt};
+pub use unsent::bound_unsent;

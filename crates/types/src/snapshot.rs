@@ -342,6 +342,12 @@ pub struct Limits {
     /// Receivers of a user identity that may take nothing for longer than a second at once; more are cut. 0: any number.
     #[serde(default = "stalled_per_identity")]
     pub stalled_per_identity: u32,
+    /// Handshakes per second of a user identity (burst: twice that) that count as a guest's; more compete with strangers'.
+    #[serde(default = "handshake_rate_per_identity")]
+    pub handshake_rate_per_identity: u32,
+    /// Percent of a thread that one user identity may use before its steps wait for their turns; 100: no bound.
+    #[serde(default = "work_percent_per_identity")]
+    pub work_percent_per_identity: u32,
     /// Resident bytes of which 80 and 95 % are the watermarks; 0: none.
     #[serde(default)]
     pub memory_bytes: u64,
@@ -376,6 +382,12 @@ const fn connections_per_identity() -> u32 {
 }
 const fn frame_rate_per_identity() -> u32 {
     10_000
+}
+const fn handshake_rate_per_identity() -> u32 {
+    5
+}
+const fn work_percent_per_identity() -> u32 {
+    10
 }
 const fn stalled_per_identity() -> u32 {
     32

@@ -189,6 +189,22 @@ class Limits(Settings):
         description="Receivers of one user that may take nothing for longer than a second at once (paused films); what is more is cut. "
         "Each may hold a stream_window of every link on its way, and enough of them would stop a link for everybody.",
     )
+    handshake_rate_per_identity: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="TLS handshakes per second of one user, with a burst of twice that, that count as a guest's: what is more, from "
+        "however many addresses, competes with strangers' for their budget. A browser opens a few connections and keeps them. "
+        "A kilobyte per user seen in the last hour.",
+    )
+    work_percent_per_identity: int = Field(
+        10,
+        ge=1,
+        le=100,
+        description="Share of a thread that one user's connections may use, in percent, before they wait for their turn: then one step "
+        "of one such user at a time, and all others' work in between. Alone he still uses all of it. 100: no bound. A step more of the "
+        "runtime for each of his.",
+    )
     memory_bytes: Size = Field(
         0,
         ge=0,

@@ -155,6 +155,8 @@ class Limits(Frozen, frozen=True):
     head_bytes: int = 16384
     head_fields: int = 100
     stalled_per_identity: int = 32
+    handshake_rate_per_identity: int = 5
+    work_percent_per_identity: int = 10
     memory_bytes: int = 0
 
 

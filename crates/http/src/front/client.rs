@@ -2,6 +2,7 @@
 
 use super::FrontContext;
 use super::context::{Permit, Stalled};
+use super::effort::Effort;
 use super::reverse::Reverse;
 use crate::trace::Context;
 use crate::tunnel::{Asker, Opener, Source, Target, Tunnel};
@@ -16,6 +17,8 @@ pub struct Client {
     pub(crate) source: IpAddr,
     pub(crate) opener: Arc<dyn Opener>,
     pub(crate) ctx: Arc<FrontContext>,
+    /// What this client's identity costs; `None`: the user's own programs.
+    pub(crate) effort: Option<Arc<Effort>>,
     /// Set at a site's agent.
     pub(crate) reverse: Option<Reverse>,
 }

@@ -2,20 +2,31 @@
 
 use super::client::Client;
 use super::counters::Counters;
+use super::effort::{Calm, Effort};
 use crate::counters::Measures;
 use crate::pressure::Pressure;
 use crate::pump::Meter;
 use crate::tunnel::Asker;
+use crate::turns::Turns;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use polder_flow::{Bounds, Gate, Over, SourceKey};
 use polder_types::{Forwarder, Limits};
 use polder_wire::{ProxyError, Refusal};
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// How long those who have taken more than their share rest together, as a multiple of their work, while others are there: a quarter
+/// of a thread is theirs at most, so that a machine that does other things too is not kept busy.
+const OVERWORK_REST: u32 = 3;
 
 /// Who is told what was refused (it becomes `Event::Refused`). Must not block; may drop and count.
 pub trait Report: Send + Sync + 'static {
@@ -34,6 +45,9 @@ pub struct FrontContext {
     traces_to_origins: AtomicBool,
     report: Box<dyn Report>,
     pressure: Arc<Pressure>,
+    turns: Turns,
+    calm: Mutex<Calm>,
+    efforts: Mutex<HashMap<Arc<str>, Weak<Effort>>>,
     /// Counters.
     pub counters: Counters,
     /// How long tunnels lived and what they carried.
@@ -53,6 +67,9 @@ impl FrontContext {
             traces_to_origins: AtomicBool::new(false),
             report: Box::new(report),
             pressure,
+            turns: Turns::default(),
+            calm: Mutex::default(),
+            efforts: Mutex::default(),
             counters: Counters::default(),
             measures: Measures::default(),
         })
@@ -104,10 +121,64 @@ impl FrontContext {
         wait
     }
 
+    /// What the connections of `who` cost; nobody counts what a user's own programs cost.
+    pub(crate) fn effort(&self, who: &Asker) -> Option<Arc<Effort>> {
+        let identity = who.as_ref()?;
+        let mut efforts = self.efforts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(effort) = efforts.get(&identity.uri).and_then(Weak::upgrade) {
+            return Some(effort);
+        }
+        efforts.retain(|_, effort| effort.strong_count() > 0);
+        let effort = Arc::new(Effort::default());
+        efforts.insert(identity.uri.clone(), Arc::downgrade(&effort));
+        Some(effort)
+    }
+
+    /// Runs `work` of somebody whose `effort` is counted: when he has taken more than his share of the thread, step by step, in turns
+    /// with others who have.
+    pub(crate) async fn fairly<T>(&self, effort: Option<&Effort>, work: impl Future<Output = T>) -> T {
+        let Some(effort) = effort else { return work.await };
+        let mut work = pin!(work);
+        loop {
+            let alone = poll_fn(|cx| {
+                if effort.is_over(self.limits.load().work_percent_per_identity, self.start.elapsed()) {
+                    return Poll::Ready(None);
+                }
+                let began = Instant::now();
+                self.calm().works(effort.id(), began.duration_since(self.start));
+                let step = work.as_mut().poll(cx);
+                self.worked(effort, began.elapsed());
+                step.map(Some)
+            });
+            if let Some(done) = alone.await {
+                return done;
+            }
+            self.counters.over_work.up();
+            let own = effort.turn.acquire().await;
+            let others = self.calm().others(effort.id(), self.start.elapsed());
+            let (step, bell, took) = self.turns.step(if others { OVERWORK_REST } else { 0 }, work.as_mut()).await;
+            self.worked(effort, took);
+            drop(own);
+            match step {
+                Poll::Ready(done) => return done,
+                Poll::Pending => bell.rings().await,
+            }
+        }
+    }
+
+    fn calm(&self) -> MutexGuard<'_, Calm> {
+        self.calm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worked(&self, effort: &Effort, took: Duration) {
+        effort.spend(took);
+        self.measures.client_turn_seconds.took(took);
+    }
+
     /// A receiver of `who` has taken nothing for a moment: what to hold while that lasts; `None`: too many do, cut it.
     pub(crate) fn stalls(&self, who: &Asker) -> Option<Stalled<'_>> {
         let Some(identity) = who else { return Some(Stalled(self, None)) };
-        if self.gate().stalls(&identity.uri, &self.bounds()) {
+        if self.gate().stalls(&identity.uri, &self.bounds(), self.now()) {
             return Some(Stalled(self, Some(identity.uri.clone())));
         }
         self.counters.over_stalled_per_identity.up();
@@ -202,6 +273,7 @@ impl FrontContext {
             connections_per_identity: limits.connections_per_identity,
             frame_rate_per_identity: limits.frame_rate_per_identity,
             stalled_per_identity: limits.stalled_per_identity,
+            handshake_rate_per_identity: limits.handshake_rate_per_identity,
         }
     }
 
@@ -230,9 +302,14 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Whether somebody has proved an identity from there within the last hour.
+    /// Whether somebody has proved an identity from there within the last hour, who has not shaken hands too often lately.
     pub fn is_guest(&self) -> bool {
         self.guest
+    }
+
+    /// Makes a stranger of a guest.
+    pub fn forget(&mut self) {
+        self.guest = false;
     }
 
     /// Its holder is `identity`; false when that has too many connections already.
@@ -240,7 +317,7 @@ impl Pass {
         let joined = {
             let mut gate = self.ctx.gate();
             let now = self.ctx.now();
-            gate.proved(self.key, now);
+            gate.proved(self.key, identity, &self.ctx.bounds(), now);
             gate.join(identity, &self.ctx.bounds(), now)
         };
         match joined {

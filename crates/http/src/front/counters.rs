@@ -62,6 +62,8 @@ polder_meter::counts! {
     over_frames,
     /// Limit: receivers cut because too many of the same identity took nothing.
     over_stalled_per_identity,
+    /// Limit: steps of users that waited for their turn, because they had taken more than their share of the thread.
+    over_work,
     /// HTTP/2 connections ended for breaking its rules.
     refused_protocol,
     /// Memory above 80 %: idle tunnels to origins not kept for a next request.

@@ -75,7 +75,7 @@ where
                 Some(Ok((_, mut respond))) if streams.len() >= most_tasks => respond.send_reset(Reason::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
                     check = Idle::new(idle);
-                    streams.spawn(stream(shared.clone(), request, respond));
+                    streams.spawn(fairly(shared.clone(), request, respond));
                 }
                 Some(Err(error)) => return broke(&client, &error),
                 None => return,
@@ -153,6 +153,11 @@ fn builder(limits: &Limits) -> Builder {
         .max_concurrent_reset_streams(MAX_RESETS)
         .max_local_error_reset_streams(Some(MAX_RESETS));
     builder
+}
+
+async fn fairly(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
+    let client = shared.client.clone();
+    client.ctx.fairly(client.effort.as_deref(), stream(shared, request, respond)).await
 }
 
 async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {

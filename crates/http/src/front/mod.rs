@@ -11,6 +11,7 @@
 mod client;
 mod context;
 mod counters;
+mod effort;
 mod exchange;
 mod h1;
 mod h2;
@@ -40,6 +41,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     ctx.counters.connections.up();
-    let client = Arc::new(Client { who, source, opener, ctx, reverse: None });
-    if h2 { h2::serve(io, client).await } else { h1::serve(io, &client).await }
+    let effort = ctx.effort(&who);
+    let client = Arc::new(Client { who, source, opener, ctx: ctx.clone(), effort: effort.clone(), reverse: None });
+    let served = async { if h2 { h2::serve(io, client).await } else { h1::serve(io, &client).await } };
+    ctx.fairly(effort.as_deref(), served).await;
 }

@@ -53,6 +53,6 @@ pub(crate) async fn serve(
     opener: Arc<dyn Opener>,
     ctx: Arc<super::FrontContext>,
 ) {
-    let client = Client { who, source, opener, ctx, reverse: Some(reverse) };
+    let client = Client { who, source, opener, ctx, effort: None, reverse: Some(reverse) };
     super::h1::serve_tunnel(near, &client).await;
 }

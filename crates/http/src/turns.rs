@@ -1,11 +1,12 @@
-//! One stranger's handshake at a time, and everybody else's work in between.
+//! One step at a time for those who would take too much, and everybody else's work in between.
 //!
-//! A step of a handshake keeps the thread for up to a millisecond, and a flood makes hundreds of them ready at once. Whoever takes
-//! turns is polled alone, and the next only when the runtime has looked at its sockets and has run what was ready. Together they rest twice as long as they worked, so
-//! that a third of a thread is theirs at most.
+//! A step of a handshake keeps the thread for up to a millisecond, and a flood makes hundreds of them ready at once; so do the
+//! connections and streams of a user who asks for as much as they can. Whoever takes
+//! turns is polled alone, and the next only when the runtime has looked at its sockets and has run what was ready. Then
+//! all of them rest for a multiple of the time that the step took: with twice, a third of a thread is theirs at most.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,13 +15,11 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Rest, as a multiple of work.
-const REST: u32 = 2;
 /// Rests shorter than this are saved up: timers count milliseconds.
 const NAP: Duration = Duration::from_millis(2);
 
 /// The turn, which one has at a time.
-pub(crate) struct Turns {
+pub struct Turns {
     turn: Semaphore,
     /// Rest that is due, in microseconds. Only who has the turn writes it.
     tired: AtomicU64,
@@ -33,9 +32,16 @@ impl Default for Turns {
 }
 
 /// Remembers that a step is due, also while its task waits for something else.
-struct Bell {
+pub(crate) struct Bell {
     rung: AtomicBool,
     task: Waker,
+}
+
+impl Bell {
+    /// Waits until the step is due.
+    pub(crate) async fn rings(&self) {
+        poll_fn(|_| if self.rung.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
 }
 
 impl Wake for Bell {
@@ -46,29 +52,37 @@ impl Wake for Bell {
 }
 
 impl Turns {
-    /// Runs `work`, each step in a turn of its own. Those who wait are served in order.
-    pub(crate) async fn take<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Runs `work`, each step in a turn of its own, after which all of them rest `rest` times as long. Those who wait are served in
+    /// order.
+    pub async fn take<T>(&self, rest: u32, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
-            let turn = self.turn.acquire().await;
-            let began = Instant::now();
-            let (step, bell) = poll_fn(|cx| {
-                let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
-                let step = work.as_mut().poll(&mut Context::from_waker(&Waker::from(bell.clone())));
-                Poll::Ready((step, bell))
-            })
-            .await;
-            self.rest(began.elapsed()).await;
-            drop(turn);
+            let (step, bell, _) = self.step(rest, work.as_mut()).await;
             match step {
                 Poll::Ready(done) => return done,
-                Poll::Pending => poll_fn(|_| if bell.rung.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }).await,
+                Poll::Pending => bell.rings().await,
             }
         }
     }
 
-    async fn rest(&self, worked: Duration) {
-        let tired = Duration::from_micros(self.tired.load(Relaxed)) + REST * worked;
+    /// Runs one step of `work` in a turn; how long it took, and what rings when the next is due.
+    pub(crate) async fn step<F: Future>(&self, rest: u32, mut work: Pin<&mut F>) -> (Poll<F::Output>, Arc<Bell>, Duration) {
+        let turn = self.turn.acquire().await;
+        let began = Instant::now();
+        let (step, bell) = poll_fn(|cx| {
+            let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
+            let step = work.as_mut().poll(&mut Context::from_waker(&Waker::from(bell.clone())));
+            Poll::Ready((step, bell))
+        })
+        .await;
+        let took = began.elapsed();
+        self.rest(rest * took).await;
+        drop(turn);
+        (step, bell, took)
+    }
+
+    async fn rest(&self, due: Duration) {
+        let tired = Duration::from_micros(self.tired.load(Relaxed)) + due;
         if tired < NAP {
             self.tired.store(u64::try_from(tired.as_micros()).unwrap_or(0), Relaxed);
             yield_now().await;
@@ -93,7 +107,7 @@ mod tests {
             let (turns, order) = (turns.clone(), order.clone());
             all.spawn(async move {
                 turns
-                    .take(async {
+                    .take(2, async {
                         order.lock().expect("order").push(number);
                         sleep(Duration::from_millis(number % 7)).await;
                     })
