@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
-LEAST = {"h2": (0, 4, 16), "rustls": (0, 23, 45)}
+LEAST = {"h2": (0, 4, 16), "quinn-proto": (0, 11, 15), "rustls": (0, 23, 45)}
 
 
 def rust() -> list[str]:

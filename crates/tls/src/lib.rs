@@ -8,6 +8,7 @@
 
 mod corked;
 mod identify;
+mod quic;
 mod session;
 mod settings;
 mod verify;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use corked::{Corked, Hold};
 pub use identify::{GROUPS_OID, RING_ID_OID, Rejected, read_leaf};
+pub use quic::{ALPN_SPREAD, SPREAD_NAME, spread_pin};
 pub use session::{BadWord, Jws, SEAL_KEY, Sealer, Unsealer, pseudonym};
 pub use settings::{ALPN_DIALOUT, ALPN_H1, ALPN_H2, Alpn, Expected, HandshakeError, Settings, SettingsError};
 pub use wire::{FRAME, Wire, read_batch};

@@ -198,6 +198,18 @@ impl Settings {
         &self.trust
     }
 
+    pub(crate) fn shared_trust(&self) -> Arc<Trust> {
+        self.trust.clone()
+    }
+
+    pub(crate) fn certified_arc(&self) -> Arc<rustls::sign::CertifiedKey> {
+        self.key.clone()
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
     pub(crate) fn certified(&self) -> &rustls::sign::CertifiedKey {
         &self.key
     }

@@ -1,0 +1,114 @@
+//! Congestion control over many relays: losses of single relays are not congestion.
+//!
+//! A relay that dies or is flooded loses packets although the ends' own lines are idle, and copies hide most of it; the session
+//! leaves it within two round trips. What all relays have in common is the ends' own access lines. So CUBIC (RFC 9438) hears of
+//! losses only when they are more than a share of what was sent in a round trip: as on a line that is full.
+
+use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Makes [`Patient`] controllers.
+#[derive(Clone, Debug)]
+pub struct PatientConfig {
+    /// Share of the bytes of a round trip that may be lost without slowing down, 0 to 1.
+    pub tolerated: f64,
+}
+
+/// CUBIC that does not mind some loss.
+#[derive(Clone)]
+pub struct Patient {
+    inner: Box<dyn Cloned>,
+    tolerated: f64,
+    since: Instant,
+    round: Duration,
+    acked: u64,
+    lost: u64,
+    before: (u64, u64),
+}
+
+trait Cloned: Controller {
+    fn copy(&self) -> Box<dyn Cloned>;
+}
+
+impl<C: Controller + Clone + 'static> Cloned for C {
+    fn copy(&self) -> Box<dyn Cloned> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn Cloned> {
+    fn clone(&self) -> Self {
+        (**self).copy()
+    }
+}
+
+impl ControllerFactory for PatientConfig {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        let inner: Box<dyn Cloned> = Box::new(quinn::congestion::Cubic::new(Arc::new(CubicConfig::default()), now, mtu));
+        let round = Duration::from_millis(100);
+        Box::new(Patient { inner, tolerated: self.tolerated, since: now, round, acked: 0, lost: 0, before: (0, 0) })
+    }
+}
+
+impl Patient {
+    /// Counts by round trips, the last whole one and the one that runs.
+    fn turn(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.since) >= self.round {
+            self.before = (self.acked, self.lost);
+            (self.acked, self.lost, self.since) = (0, 0, now);
+        }
+    }
+
+    fn too_much(&self) -> bool {
+        let (acked, lost) = (self.acked + self.before.0, self.lost + self.before.1);
+        lost as f64 > self.tolerated * (acked + lost) as f64
+    }
+}
+
+impl Controller for Patient {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &quinn_proto::RttEstimator) {
+        self.round = rtt.get();
+        self.turn(now);
+        self.acked += bytes;
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest);
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
+        self.turn(now);
+        self.lost += lost_bytes;
+        // Without lost bytes it is a mark of the network's own (RFC 3168): congestion for certain.
+        if lost_bytes == 0 || is_persistent_congestion || self.too_much() {
+            self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        }
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

@@ -1,0 +1,155 @@
+//! The socket that quinn has: datagrams in and out of spread sessions.
+
+use crate::seats::{Seat, Seats};
+use crate::wire::Batch;
+use polder_spread::{Inbound, peek};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+/// Datagrams that quinn may give or take in one piece.
+pub(crate) const SEGMENTS: usize = 16;
+
+/// quinn's socket.
+#[derive(Debug)]
+pub struct SpreadSocket {
+    seats: Arc<Seats>,
+    inlet: Mutex<Incoming>,
+}
+
+/// What came and waits for quinn.
+#[derive(Debug, Default)]
+struct Incoming {
+    batch: Batch,
+    /// Bytes of `batch` that were taken.
+    taken: usize,
+    inbound: Inbound,
+    from: Option<SocketAddr>,
+    /// Datagrams of `inbound` that were taken.
+    given: usize,
+}
+
+impl SpreadSocket {
+    pub(crate) fn new(seats: Arc<Seats>) -> Arc<Self> {
+        Arc::new(SpreadSocket { seats, inlet: Mutex::default() })
+    }
+}
+
+/// Packets may always be sent: those that do not fit are lost.
+#[derive(Debug)]
+struct Always;
+
+impl UdpPoller for Always {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Incoming {
+    /// Takes the batch's next packets, as far as they belong to one session.
+    fn unpack(&mut self, seats: &Seats) {
+        self.inbound.clear();
+        self.given = 0;
+        let mut current: Option<Arc<Seat>> = None;
+        let Some(from) = self.batch.from else { return };
+        while self.taken < self.batch.bytes.len() {
+            let end = (self.taken + self.batch.segment.max(1)).min(self.batch.bytes.len());
+            let packet = &mut self.batch.bytes[self.taken..end];
+            let Some(seat) = peek(packet).and_then(|(_, session)| seats.of(session)) else {
+                seats.counters.unknown_packets.up();
+                self.taken = end;
+                continue;
+            };
+            if current.as_ref().is_some_and(|current| current.address != seat.address) {
+                break;
+            }
+            seats.receive(&seat, from, packet, &mut self.inbound);
+            self.taken = end;
+            current = Some(seat);
+        }
+        self.from = current.as_ref().map(|seat| seat.address);
+        if let Some(seat) = current {
+            seats.look(&seat);
+        }
+    }
+
+    /// Fills quinn's buffers with what was unpacked; how many were used.
+    fn give(&mut self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta], given: &mut u64) -> usize {
+        let Some(addr) = self.from else { return 0 };
+        let mut waiting = self.inbound.datagrams().skip(self.given).peekable();
+        let mut used = 0;
+        for (buf, meta) in bufs.iter_mut().zip(meta) {
+            let Some(first) = waiting.next() else { break };
+            self.given += 1;
+            *given += 1;
+            if first.len() > buf.len() {
+                continue;
+            }
+            let stride = first.len().max(1);
+            buf[..first.len()].copy_from_slice(first);
+            let mut len = first.len();
+            while let Some(next) = waiting.next_if(|next| next.len() <= stride && len % stride == 0 && len + next.len() <= buf.len()) {
+                buf[len..len + next.len()].copy_from_slice(next);
+                len += next.len();
+                self.given += 1;
+                *given += 1;
+            }
+            *meta = RecvMeta { addr, len, stride, ecn: None, dst_ip: None };
+            used += 1;
+        }
+        used
+    }
+}
+
+impl AsyncUdpSocket for SpreadSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Always)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(seat) = self.seats.at(transmit.destination) {
+            let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
+            self.seats.send(&seat, transmit.contents, segment);
+        }
+        Ok(())
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+        let mut incoming = self.inlet.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let mut given = 0;
+            let used = incoming.give(bufs, meta, &mut given);
+            if used > 0 {
+                self.seats.counters.datagrams_in.add(given);
+                return Poll::Ready(Ok(used));
+            }
+            if incoming.taken >= incoming.batch.bytes.len() {
+                ready!(self.seats.wire.poll_receive(cx, &mut incoming.batch))?;
+                incoming.taken = 0;
+            }
+            incoming.unpack(&self.seats);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        // Of the same family as the addresses that stand for sessions: quinn dials no other.
+        let port = self.seats.wire.local_addr()?.port();
+        Ok(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port))
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        SEGMENTS
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        SEGMENTS
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
