@@ -18,5 +18,5 @@ pub mod wire;
 pub use clock::Clock;
 pub use congestion::{Patient, PatientConfig};
 pub use ends::{ForwarderEnd, Limits, ServletEnd, Trouble};
-pub use quinn::{Connection, Incoming, ConnectionError, RecvStream, SendStream, VarInt};
+pub use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
 pub use seats::{Counters, Full};

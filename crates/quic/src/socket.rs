@@ -92,7 +92,9 @@ impl Incoming {
             let stride = first.len().max(1);
             buf[..first.len()].copy_from_slice(first);
             let mut len = first.len();
-            while let Some(next) = waiting.next_if(|next| next.len() <= stride && len % stride == 0 && len + next.len() <= buf.len()) {
+            while let Some(next) =
+                waiting.next_if(|next| next.len() <= stride && len % stride == 0 && len + next.len() <= buf.len())
+            {
                 buf[len..len + next.len()].copy_from_slice(next);
                 len += next.len();
                 self.given += 1;
