@@ -41,6 +41,13 @@ log = logging.getLogger("polder.host")
     "--inner", multiple=True, metavar="NET", help=f"Where tunnels may lead; default: {', '.join(INNER)}. May be repeated."
 )
 @click.option(
+    "--reserve",
+    multiple=True,
+    metavar="DEVICE",
+    help="Device on which `polder rsvpd` may reserve bandwidth; with one at all it gets RSVP's raw socket, with which any packet can be "
+    "sent. Default: none. May be repeated.",
+)
+@click.option(
     "--run-dir", default=str(RUN_DIRECTORY), show_default=True, help="Notes on unconfirmed filters; emptied by a reboot."
 )
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), show_default=True)
@@ -51,20 +58,30 @@ def host_helper(
     allow_user: tuple[str, ...],
     protect: tuple[str, ...],
     inner: tuple[str, ...],
+    reserve: tuple[str, ...],
     run_dir: str,
     log_level: str,
     as_json: bool,
 ) -> None:
     """Make tunnels and filters for agents that have no rights of their own. Runs until it is told to stop.
 
-    Needs CAP_NET_ADMIN and CAP_NET_RAW. An agent's tunnels go when it leaves; its filter stays.
+    Needs CAP_NET_ADMIN and CAP_NET_RAW. An agent's tunnels and reservations go when it leaves; its filter stays.
     """
     setup(log_level)
     allow = dict([*(_allowed(text, _number) for text in allow_uid), *(_allowed(text, _uid) for text in allow_user)])
     for option, networks in (("protect", protect), ("inner", inner)):
         for network in networks:
             _check_network(option, network)
-    helper = Helper(Path(path), allow, wall, directory=Path(run_dir), protect=protect, inner=inner or INNER, log=log.warning)
+    helper = Helper(
+        Path(path),
+        allow,
+        wall,
+        directory=Path(run_dir),
+        protect=protect,
+        inner=inner or INNER,
+        reserve=frozenset(reserve),
+        log=log.warning,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: helper.stop())
     facts = {

@@ -26,10 +26,17 @@ from polder.host.messages import (
     FilterRollback,
     FilterState,
     FilterStatus,
+    FlowCounts,
+    FlowRelease,
+    FlowReserve,
+    FlowsCarried,
+    LinkShape,
     Probe,
     Remove,
     Reply,
     Request,
+    RsvpReady,
+    RsvpSocket,
     Tunnel,
     TunnelUp,
     decode_reply,
@@ -84,6 +91,27 @@ class Host:
     async def filter_state(self, site: str) -> FilterState:
         """State and counters of a site's filter."""
         return (await self._ask(FilterStatus(site), FilterState))[0]
+
+    async def rsvp_socket(self) -> int:
+        """The raw socket of RSVP; the descriptor is the caller's."""
+        _, descriptors = await self._ask(RsvpSocket(), RsvpReady)
+        return descriptors[0]
+
+    async def shape(self, device: str, rate: int | None) -> None:
+        """Make a device's queue ready for reservations, ``rate`` bytes/s; ``None``: no longer."""
+        await self._ask(LinkShape(device, rate), Done)
+
+    async def reserve(self, flow: FlowReserve) -> None:
+        """Reserve for a flow, or change that."""
+        await self._ask(flow, Done)
+
+    async def release(self, device: str, handle: int) -> None:
+        """Let it go."""
+        await self._ask(FlowRelease(device, handle), Done)
+
+    async def carried(self, device: str) -> dict[int, tuple[int, int, int, int]]:
+        """What reserved flows carried, by handle: packets and bytes within, packets and bytes beyond."""
+        return (await self._ask(FlowCounts(device), FlowsCarried))[0].flows
 
     async def remove_tunnel(self, name: str) -> None:
         """Take a tunnel away."""

@@ -30,14 +30,22 @@ from polder.host.messages import (
     FilterRollback,
     FilterState,
     FilterStatus,
+    FlowCounts,
+    FlowRelease,
+    FlowReserve,
+    FlowsCarried,
+    LinkShape,
     Probe,
     Remove,
     Reply,
     Request,
+    RsvpReady,
+    RsvpSocket,
     Tunnel,
     decode_request,
     encode,
 )
+from polder.host.shaping import Shaper, open_rsvp
 from polder.host.tunnels import Tunnels
 
 INNER = ("fd00::/8", "100.64.0.0/10", "198.18.0.0/15")
@@ -51,12 +59,14 @@ _RETRY_S = 0.05
 @dataclass(frozen=True)
 class Rights:
     """What one agent may ask for. ``sites``: whose filters (``None``: any); ``protect``: networks that its plans may shut (CIDR;
-    empty: any); ``inner``: where its tunnels may lead, so that nobody routes the host's other traffic into a tunnel.
+    empty: any); ``inner``: where its tunnels may lead, so that nobody routes the host's other traffic into a tunnel; ``reserve``: devices
+    whose queues it may order, and RSVP's socket when there is one at all (``None``: any).
     """
 
     sites: frozenset[str] | None = None
     protect: tuple[str, ...] = ()
     inner: tuple[str, ...] = INNER
+    reserve: frozenset[str] | None = None
 
     def check(self, request: Request) -> None:
         """Raise ``HostError`` when it may not."""
@@ -74,6 +84,13 @@ class Rights:
                 self._own(site)
             case Remove(site=str() as site):
                 self._own(site)
+            case RsvpSocket() if self.reserve is not None and not self.reserve:
+                raise HostError("this helper gives no RSVP socket: start it with --reserve DEVICE if it should")
+            case LinkShape() | FlowReserve() | FlowRelease() | FlowCounts():
+                if self.reserve is not None and request.device not in self.reserve:
+                    raise HostError(
+                        f"this helper does not order the queue of {request.device}: start it with --reserve {request.device}"
+                    )
 
     def _own(self, site: str) -> None:
         if self.sites is not None and site not in self.sites:
@@ -97,6 +114,7 @@ class Workshop:
         self._wall_clock = wall_clock
         self._rights = rights
         self._tunnels = Tunnels()
+        self._shaper = Shaper()
 
     def handle(self, request: Request) -> tuple[Reply, list[int]]:
         """Do it. Returns the reply and descriptors that go with it, to be closed by the caller. Never raises for a bad wish."""
@@ -104,13 +122,30 @@ class Workshop:
             self._rights.check(request)
             if isinstance(request, Tunnel):
                 return self._tunnels.set(request)
+            if isinstance(request, RsvpSocket):
+                return RsvpReady(), [open_rsvp()]
+            if isinstance(request, LinkShape | FlowReserve | FlowRelease | FlowCounts):
+                return self._reservation(request), []
             return self._plain(request), []
         except (HostError, OSError, ValueError) as error:
             return Failed(str(error), getattr(error, "retry", False)), []
 
     def leave(self) -> None:
-        """The agent is gone: its tunnels go, its filter stays."""
+        """The agent is gone: its tunnels and reservations go, its filter stays."""
         self._tunnels.clear()
+        self._shaper.clear()
+
+    def _reservation(self, request: LinkShape | FlowReserve | FlowRelease | FlowCounts) -> FlowsCarried | Done:
+        match request:
+            case LinkShape():
+                self._shaper.shape(request)
+            case FlowReserve():
+                self._shaper.reserve(request)
+            case FlowRelease():
+                self._shaper.release(request)
+            case FlowCounts(device=device):
+                return self._shaper.carried(device)
+        return Done()
 
     def _plain(self, request: Request) -> Abilities | FilterState | Done:
         match request:
@@ -145,12 +180,15 @@ class Helper:
         directory: Path | None = None,
         protect: tuple[str, ...] = (),
         inner: tuple[str, ...] = INNER,
+        reserve: frozenset[str] = frozenset(),
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
         """``allow``: user id → sites whose filters it may change (``None``: any). Root and the helper's own user may all."""
         self._keeper = FilterKeeper(directory) if directory else FilterKeeper()
         self._wall_clock = wall_clock
-        self._rights = {uid: Rights(sites, protect, inner) for uid, sites in {**allow, 0: None, os.geteuid(): None}.items()}
+        self._rights = {
+            uid: Rights(sites, protect, inner, reserve) for uid, sites in {**allow, 0: None, os.geteuid(): None}.items()
+        }
         self._log = log
         self._agents: dict[socket.socket, Workshop] = {}
         self._selector = selectors.DefaultSelector()

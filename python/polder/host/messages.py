@@ -15,7 +15,13 @@ from polder.perimeter import Place, Plan
 
 MAX_MESSAGE = 1 << 18
 """Bytes of one message: a plan of some thousand pairs."""
+_NETWORK_DEVICE = re.compile(r"[A-Za-z0-9_.@-]{1,15}\Z")
 _DEVICE = re.compile(r"pld[a-z0-9]{1,11}\Z")
+
+
+def _check_device(name: str) -> None:
+    if not _NETWORK_DEVICE.match(name):
+        raise ValueError(f"{name!r} is not a network device's name")
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,11 +110,95 @@ class Remove(Message, frozen=True, tag="remove"):
     site: str | None = None
 
 
+class RsvpSocket(Message, frozen=True, tag="rsvp_socket"):
+    """Ask for the raw socket of RSVP (IPv4, protocol 46), which also hears what passes by with Router Alert. Whoever holds it can send
+    any IPv4 packet: the helper gives it only where it was started for reservations.
+    """
+
+
+class LinkShape(Message, frozen=True, tag="link_shape"):
+    """Make a device's queue ready for reservations: ``rate`` is what the link carries, in bytes/s of whole frames. Reservations come
+    first, RSVP itself before them, all else shares what is left. ``None``: give the device back its usual queue.
+    """
+
+    device: str
+    rate: int | None
+
+    def __post_init__(self) -> None:
+        _check_device(self.device)
+        if self.rate is not None and not 1_000 <= self.rate <= 1 << 40:
+            raise ValueError("a link carries 1,000 to 2^40 bytes/s")
+
+
+class FlowReserve(Message, frozen=True, tag="flow_reserve"):
+    """Reserve for a flow on a shaped device; the same ``handle`` (1 to 50,000) again changes it.
+
+    Packets to ``destination`` of ``protocol`` and ``port`` (0: any), from ``senders`` as (address, port; 0: any); none: from anybody.
+    Up to ``rate`` bytes/s plus ``bucket`` bytes of IP packets get the reserved queue, served with ``served`` bytes/s; more is carried
+    as anybody else's. Packets have at most ``max_packet`` bytes.
+    """
+
+    device: str
+    handle: int
+    protocol: int
+    destination: str
+    port: int
+    senders: tuple[tuple[str, int], ...]
+    rate: int
+    bucket: int
+    served: int
+    max_packet: int
+
+    def __post_init__(self) -> None:
+        _check_device(self.device)
+        version = ip_address(self.destination).version
+        if any(ip_address(address).version != version or not 0 <= port < 1 << 16 for address, port in self.senders):
+            raise ValueError("senders have an address of the destination's family and a port from 0 to 65535")
+        for name, value, least, most in (
+            ("handle", self.handle, 1, 50_000),
+            ("protocol", self.protocol, 1, 255),
+            ("port", self.port, 0, 65_535),
+            ("rate", self.rate, 1, 1 << 40),
+            ("bucket", self.bucket, 1, 1 << 31),
+            ("served", self.served, self.rate, 1 << 40),
+            ("max_packet", self.max_packet, 1, 65_535),
+            ("number of senders", len(self.senders), 0, 256),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {least} to {most}, not {value}")
+
+
+class FlowRelease(Message, frozen=True, tag="flow_release"):
+    """Let a flow's reservation go; nothing happens when there is none."""
+
+    device: str
+    handle: int
+
+
+class FlowCounts(Message, frozen=True, tag="flow_counts"):
+    """Ask what the reserved flows of a device carried."""
+
+    device: str
+
+
 class Probe(Message, frozen=True, tag="probe"):
     """Ask what this host can do."""
 
 
-Request = Tunnel | FilterApply | FilterConfirm | FilterRollback | FilterStatus | Remove | Probe
+Request = (
+    Tunnel
+    | FilterApply
+    | FilterConfirm
+    | FilterRollback
+    | FilterStatus
+    | Remove
+    | Probe
+    | RsvpSocket
+    | LinkShape
+    | FlowReserve
+    | FlowRelease
+    | FlowCounts
+)
 
 
 class Done(Message, frozen=True, tag="done"):
@@ -124,6 +214,16 @@ class TunnelUp(Message, frozen=True, tag="tunnel_up"):
     name: str
     mode: str
     fds: tuple[str, ...] = ()
+
+
+class RsvpReady(Message, frozen=True, tag="rsvp_ready"):
+    """The raw socket comes along as the only descriptor."""
+
+
+class FlowsCarried(Message, frozen=True, tag="flows_carried"):
+    """By handle: packets and bytes within the reservation, packets and bytes beyond it."""
+
+    flows: dict[int, tuple[int, int, int, int]]
 
 
 class FilterState(Message, frozen=True, tag="filter_state"):
@@ -148,7 +248,7 @@ class Failed(Message, frozen=True, tag="failed"):
     retry: bool = False
 
 
-Reply = Done | TunnelUp | FilterState | Abilities | Failed
+Reply = Done | TunnelUp | RsvpReady | FlowsCarried | FilterState | Abilities | Failed
 
 
 def decode_request(data: bytes) -> Request:

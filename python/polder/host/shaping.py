@@ -1,0 +1,253 @@
+"""Reserved bandwidth on a link: ``tc`` HTB serves, nftables says whose packets are within their reservation.
+
+```text
+1:  HTB ── 1:1 the link's rate ─┬─ 1:3   RSVP's own messages, first
+                                ├─ 1:10… a class per reservation, next: its rate for sure, more while the link is idle
+                                └─ 1:2   everything else, last: what is left, never less than a hundredth
+```
+
+A flow's packets within rate and bucket get their class by ``meta priority``; those beyond keep the default class, so that excess is
+best effort (RFC 2211 §7) and cannot delay what is within. The kernel needs HTB, pfifo and nf_tables; no ``police``, ``fw`` or
+``flower``. Fragments behind the first carry no ports and are best effort.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+from polder.host.commands import HostError, run
+from polder.host.messages import FlowRelease, FlowReserve, FlowsCarried, LinkShape
+
+TABLE = "polder_rsvp"
+_RSVP = 46
+_IP_ROUTER_ALERT, _IP_PKTINFO, _IP_HDRINCL = 5, 8, 3
+_ROOT, _LINK, _REST, _CONTROL, _FIRST = 0x1_0000, 0x1_0001, 0x1_0002, 0x1_0003, 0x0F
+_REST_SHARE = 100
+_CONTROL_RATE = 8_000
+_QUEUE_S = 0.05
+"""How long best effort may queue: as a router's buffer of that many seconds."""
+_BURST_S = 0.001
+_FRAME = 1514
+_SMALL = 64
+"""A reserved queue holds a whole bucket of packets of so many bytes; what comes is bounded in bytes before."""
+
+
+def open_rsvp() -> int:
+    """A raw socket of protocol 46 that gets what is for this host, and what it would forward with Router Alert (ip(7))."""
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, _RSVP)
+    except OSError as error:
+        raise HostError(f"no raw socket for RSVP ({error.strerror}): the host helper needs CAP_NET_RAW") from error
+    try:
+        raw.setsockopt(socket.IPPROTO_IP, _IP_HDRINCL, 1)
+        raw.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        raw.setsockopt(socket.IPPROTO_IP, _IP_ROUTER_ALERT, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        raw.setblocking(False)
+    except OSError as error:
+        raw.close()
+        raise HostError(f"the raw socket of RSVP cannot be set up: {error}") from error
+    return raw.detach()
+
+
+class Shaper:
+    """The links that one agent ordered. Every change of filter rules is one transaction, so that no packet meets half a change."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, tuple[int, int]] = {}
+        self._flows: dict[tuple[str, int], FlowReserve] = {}
+
+    def shape(self, request: LinkShape) -> None:
+        """Order a device's queue anew; its reservations are gone with the old one."""
+        self._unshape(request.device)
+        if request.rate is None:
+            return
+        rate = request.rate
+        with _netlink() as link:
+            index = _index(link, request.device)
+            with contextlib.suppress(HostError):
+                _tc(link, "del", index=index, root=True)
+            _tc(link, "add", "htb", index, _ROOT, default=_REST & 0xFFFF)
+            _class(link, "add", index, _LINK, _ROOT, rate, rate, 0)
+            _class(link, "add", index, _REST, _LINK, max(rate // _REST_SHARE, 1000), rate, 7)
+            _class(link, "add", index, _CONTROL, _LINK, min(_CONTROL_RATE, rate // 4), rate, 0)
+            packets = max(16, round(rate * _QUEUE_S / _FRAME))
+            _tc(link, "add", "pfifo", index, 0x2_0000, parent=_REST, limit=packets)
+        self._links[request.device] = (index, rate)
+        run("nft", "-f", "-", stdin=_link_rules(index, request.device))
+
+    def reserve(self, request: FlowReserve) -> None:
+        """Make or change a reservation: the class first, then the rule that sends packets there."""
+        index, link_rate = self._link(request.device)
+        old = self._flows.get((request.device, request.handle))
+        minor = _FIRST + request.handle
+        with _netlink() as link:
+            command = "change" if old else "add"
+            _class(link, command, index, _ROOT | minor, _LINK, request.served, max(link_rate, request.served), 1)
+            if not old:
+                packets = min(max(64, request.bucket // _SMALL), 8192)
+                _tc(link, "add", "pfifo", index, minor << 16, parent=_ROOT | minor, limit=packets)
+        run("nft", "-f", "-", stdin=_flow_rules(index, minor, request, old))
+        self._flows[request.device, request.handle] = request
+
+    def release(self, request: FlowRelease) -> None:
+        """The rule first, then the class."""
+        old = self._flows.pop((request.device, request.handle), None)
+        if old is None:
+            return
+        index, _ = self._link(request.device)
+        minor = _FIRST + request.handle
+        run("nft", "-f", "-", stdin=_no_flow(index, minor, old))
+        with _netlink() as link:
+            _tc(link, "del-class", index=index, handle=_ROOT | minor, parent=_LINK)
+
+    def carried(self, device: str) -> FlowsCarried:
+        """Counters of a device's flows."""
+        index, _ = self._link(device)
+        listed = json.loads(run("nft", "-j", "list", "table", "inet", TABLE))["nftables"]
+        found: dict[int, list[int]] = {}
+        for rule in (each["rule"] for each in listed if "rule" in each):
+            chain, _, minor = rule["chain"].rpartition("_")
+            if chain != f"flow{index}":
+                continue
+            for counter in (each["counter"] for each in rule["expr"] if "counter" in each):
+                found.setdefault(int(minor) - _FIRST, []).extend((counter["packets"], counter["bytes"]))
+        return FlowsCarried({handle: (n[2], n[3], n[0], n[1]) for handle, n in found.items() if len(n) == 4})
+
+    def clear(self) -> None:
+        """Give every device back its usual queue."""
+        for device in [*self._links]:
+            with contextlib.suppress(HostError):
+                self._unshape(device)
+
+    def _link(self, device: str) -> tuple[int, int]:
+        if device not in self._links:
+            raise HostError(f"the queue of {device} was not ordered for reservations")
+        return self._links[device]
+
+    def _unshape(self, device: str) -> None:
+        known = self._links.pop(device, None)
+        if known is None:
+            return
+        for name in [name for name in self._flows if name[0] == device]:
+            del self._flows[name]
+        if not self._links:
+            run("nft", "-f", "-", stdin=f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        else:
+            index = known[0]
+            run("nft", "-f", "-", stdin=f"flush chain inet {TABLE} link{index}\n")
+        with _netlink() as link, contextlib.suppress(HostError):
+            _tc(link, "del", index=known[0], root=True)
+
+
+@contextlib.contextmanager
+def _netlink() -> Iterator[Any]:
+    from pyroute2 import IPRoute  # its import takes 0.4 s, which helpers that shape nothing need not wait for
+
+    with IPRoute() as link:
+        yield link
+
+
+def _index(link: Any, device: str) -> int:
+    found = link.link_lookup(ifname=device)
+    if not found:
+        raise HostError(f"there is no network device {device}")
+    return int(found[0])
+
+
+def _tc(link: Any, command: str, *arguments: Any, **options: Any) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        link.tc(command, *arguments, **options)
+    except NetlinkError as error:
+        raise HostError(f"traffic control refused {command} {' '.join(map(str, arguments[:1]))}: {error}") from error
+
+
+def _class(link: Any, command: str, index: int, handle: int, parent: int, rate: int, ceil: int, prio: int) -> None:
+    """A class; its burst is what a millisecond carries and two frames, so that it never fills the queue of the line behind."""
+    quantum = min(max(rate // 100, 2 * _FRAME), 60_000)
+    _tc(
+        link,
+        f"{command}-class",
+        "htb",
+        index,
+        handle,
+        parent=parent,
+        rate=rate,
+        ceil=ceil,
+        burst=round(rate * _BURST_S) + 2 * _FRAME,
+        cburst=round(ceil * _BURST_S) + 2 * _FRAME,
+        prio=prio,
+        quantum=quantum,
+    )
+
+
+def _link_rules(index: int, device: str) -> str:
+    """The table with a chain and maps for one device; what was there of it is emptied."""
+    lines = [
+        f"add table inet {TABLE}",
+        f"add chain inet {TABLE} link{index}",
+        f"flush chain inet {TABLE} link{index}",
+        f"add chain inet {TABLE} leave {{ type filter hook postrouting priority 10; policy accept; }}",
+    ]
+    for version in (4, 6):
+        address = f"ipv{version}_addr"
+        kind = f"type {address} . {address} . inet_proto . inet_service . inet_service : verdict; flags interval;"
+        lines.append(f"add map inet {TABLE} flows{version}_{index} {{ {kind} }}")
+    lines += [
+        f"add rule inet {TABLE} link{index} meta l4proto {_RSVP} meta priority set 1:{_CONTROL & 0xFFFF:x} return",
+        f"add rule inet {TABLE} link{index} ip saddr . ip daddr . ip protocol . th sport . th dport vmap @flows4_{index}",
+        f"add rule inet {TABLE} link{index} ip6 saddr . ip6 daddr . ip6 nexthdr . th sport . th dport vmap @flows6_{index}",
+        f"add rule inet {TABLE} leave oif {index} jump link{index}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(index: int, flow: FlowReserve) -> tuple[str, list[str]]:
+    """The map of a flow's family and the keys of its senders."""
+    version = ip_address(flow.destination).version
+    anybody = ("0.0.0.0/0" if version == 4 else "::/0", 0)
+    port = str(flow.port) if flow.port else "0-65535"
+    keys = [
+        f"{address} . {flow.destination} . {flow.protocol} . {source or '0-65535'} . {port}"
+        for address, source in flow.senders or (anybody,)
+    ]
+    return f"flows{version}_{index}", keys
+
+
+def _flow_rules(index: int, minor: int, flow: FlowReserve, old: FlowReserve | None) -> str:
+    chain = f"flow{index}_{minor}"
+    lines = [f"add chain inet {TABLE} {chain}", f"flush chain inet {TABLE} {chain}"]
+    if old is not None:
+        lines += _elements("delete", index, old, chain)
+    beyond = f"limit rate over {flow.rate} bytes/second burst {max(flow.bucket, flow.max_packet)} bytes counter return"
+    lines += [
+        f"add rule inet {TABLE} {chain} {beyond}",
+        f"add rule inet {TABLE} {chain} counter meta priority set 1:{minor:x} return",
+        *_elements("add", index, flow, chain),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _elements(command: str, index: int, flow: FlowReserve, chain: str) -> list[str]:
+    name, keys = _keys(index, flow)
+    tail = f" : jump {chain}"
+    return [f"{command} element inet {TABLE} {name} {{ {key}{tail} }}" for key in keys]
+
+
+def _no_flow(index: int, minor: int, flow: FlowReserve) -> str:
+    chain = f"flow{index}_{minor}"
+    lines = [*_elements("delete", index, flow, chain), f"flush chain inet {TABLE} {chain}", f"delete chain inet {TABLE} {chain}"]
+    return "\n".join(lines) + "\n"
+
+
+def pktinfo(interface: int) -> list[tuple[int, int, bytes]]:
+    """Ancillary data that send a packet out of an interface (``IP_PKTINFO``, ip(7))."""
+    return [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", interface, bytes(4), bytes(4)))]
