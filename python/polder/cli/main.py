@@ -30,6 +30,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rotate": ("polder.cli.rotate:rotate", "Operator", "replace the authority's issuer, in steps that can be taken back"),
     "backup": ("polder.cli.backup:backup", "Operator", "put the whole authority into one encrypted file"),
     "restore": ("polder.cli.backup:restore", "Operator", "bring an authority back from its backup, or only verify it"),
+    "rsvpd": ("polder.cli.rsvp:rsvpd", "Provider", "run the reservation daemon of a host or router"),
+    "rsvp": ("polder.cli.rsvp:rsvp", "Provider", "show reservations; announce what this host sends"),
+    "pdp": ("polder.cli.pdp:pdp", "Provider", "judge reservations for several routers"),
     # site
     "protect": ("polder.cli.protect:protect", "Site owner", "put a site behind the overlay"),
     "filter": ("polder.cli.perimeter:filter_group", "Site owner", "plan, apply and export the perimeter filter"),
@@ -39,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "browse": ("polder.cli.client:browse", "User", "open a browser that reads sites through the overlay"),
     "connect": ("polder.cli.client:connect", "User", "run the forwarder"),
     "client": ("polder.cli.profile:client", "User", "profiles for browsers without a forwarder"),
+    "reserve": ("polder.cli.rsvp:reserve", "User", "reserve bandwidth for what this host receives"),
     # everybody
     "doctor": ("polder.cli.doctor:doctor", "Everybody", "find what is wrong on this machine"),
     "config": ("polder.cli.config:config", "Everybody", "check configuration, print its schema"),

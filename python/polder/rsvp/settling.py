@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from polder.rsvp import merging
@@ -70,10 +71,14 @@ class Settler:
         for key, traffic in wanted.items():
             if key in had and had[key][1] == traffic:
                 continue
-            self._book.last_handle += key not in had
-            handle = had[key][0] if key in had else self._book.last_handle
+            handle = had[key][0] if key in had else self._free_handle()
             self._book.installed[key] = (handle, traffic)
             self._book.actions.append(Install(handle, traffic))
+
+    def _free_handle(self) -> int:
+        """The smallest that is free: traffic control numbers its classes with 16 bits."""
+        used = {handle for handle, _ in self._book.installed.values()}
+        return next(number for number in itertools.count(1) if number not in used)
 
     def _ask_upstream(self, session: SessionKey, now: float, torn: tuple[Address, int] | None) -> set[tuple[Address, int]]:
         """Send previous hops what is new for them; returns which."""

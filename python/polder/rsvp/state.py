@@ -218,7 +218,6 @@ class Book:
     held: dict[int, dict[SessionKey, float]] = field(default_factory=dict)
     tickets: dict[int, ResvKey] = field(default_factory=dict)
     confirmations: dict[SessionKey, list[ResvConf]] = field(default_factory=dict)
-    last_handle: int = 0
     by_session: dict[SessionKey, tuple[set[PathKey], set[ResvKey]]] = field(default_factory=dict)
 
     def paths_of(self, session: SessionKey) -> list[PathState]:

@@ -16,6 +16,7 @@ from polder.settings.base import ConfigError, Settings
 from polder.settings.client import ClientSettings
 from polder.settings.lines import line_of, line_of_syntax
 from polder.settings.node import NodeSettings
+from polder.settings.rsvp import PdpSettings, RsvpSettings
 from polder.settings.site import SiteSettings
 
 S = TypeVar("S", bound=Settings)
@@ -25,6 +26,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "site": SiteSettings,
     "client": ClientSettings,
     "authority": AuthoritySettings,
+    "rsvp": RsvpSettings,
+    "pdp": PdpSettings,
 }
 """Configuration file and environment section → model."""
 

@@ -1,0 +1,89 @@
+"""A router's side: questions out, answers back, and a refusal in words while the policy decision point cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+
+from polder.model.reservations import Ask, Verdict
+from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
+from polder.rsvp.errors import Policy
+
+log = logging.getLogger("polder.pdp")
+_PAUSE_S = 1.0
+
+
+class PdpClient:
+    """Keeps one connection. ``judge`` answers within ``wait`` seconds, whatever happens; what is open when the connection breaks is asked
+    again on the next one, since judging twice does no harm.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]], wait: float) -> None:
+        self._connect = connect
+        self._wait = wait
+        self._number = 0
+        self._open: dict[int, tuple[Ask, asyncio.Future[Verdict]]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._ready = asyncio.Event()
+
+    @classmethod
+    def to(cls, endpoint: str, wait: float, tls: ssl.SSLContext | None = None) -> PdpClient:
+        """For ``unix:/path`` or ``tls:address:port``."""
+        kind, _, place = endpoint.partition(":")
+        if kind == "unix":
+            return cls(lambda: asyncio.open_unix_connection(place), wait)
+        host, _, port = place.rpartition(":")
+        return cls(lambda: asyncio.open_connection(host.strip("[]"), int(port), ssl=tls, server_hostname=""), wait)
+
+    async def run(self) -> None:
+        """Keep connected, for ever."""
+        while True:
+            try:
+                reader, writer = await self._connect()
+            except (OSError, ssl.SSLError) as error:
+                log.warning("the policy decision point cannot be reached", extra={"error": str(error)})
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self._writer = writer
+            for number, (ask, _) in self._open.items():
+                writer.write(pack(Judge(number, ask)))
+            try:
+                while (data := await read(reader)) is not None:
+                    said: Judged = unpack(data, Judged)
+                    _, future = self._open.get(said.number, (None, None))
+                    if future is not None and not future.done():
+                        future.set_result(said.verdict)
+            except (FrameError, OSError) as error:
+                log.warning("lost the policy decision point", extra={"error": str(error)})
+            finally:
+                self._writer = None
+                with contextlib.suppress(OSError):
+                    writer.close()
+            await asyncio.sleep(_PAUSE_S)
+
+    async def judge(self, ask: Ask) -> Verdict | None:
+        """The verdict; ``None`` when there was none in time."""
+        self._number += 1
+        number, future = self._number, asyncio.get_running_loop().create_future()
+        self._open[number] = (ask, future)
+        try:
+            if self._writer is not None:
+                self._writer.write(pack(Judge(number, ask)))
+            return await asyncio.wait_for(future, self._wait)
+        except (TimeoutError, FrameError):
+            return None
+        finally:
+            del self._open[number]
+
+    def over(self, ask: Ask) -> None:
+        """A reservation ended. When nobody listens it is not told: what was paid is paid, and deciders forget by time."""
+        if self._writer is not None:
+            self._writer.write(pack(Over(ask)))
+
+
+def unreachable() -> Verdict:
+    """What is answered in place of a decision that did not come."""
+    return Verdict(False, Policy.REJECTED, "the policy decision point does not answer: try again in a while", 0.0, "")

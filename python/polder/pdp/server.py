@@ -1,0 +1,179 @@
+"""The service: several routers at once, over a Unix socket or TLS; what arrived together is judged together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+
+from polder.model.reservations import Ask, Verdict
+from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
+from polder.pdp.values import Decider
+from polder.rsvp.errors import Policy
+
+log = logging.getLogger("polder.pdp")
+
+
+class Counts:
+    """What was judged."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.refused = 0
+        self.ended = 0
+        self.batches = 0
+        self.failed = 0
+
+
+class Pdp:
+    """One policy decision point. ``start`` listens, ``close`` ends. A router behind TLS is who its certificate says it is."""
+
+    def __init__(
+        self, decider: Decider, wall: Callable[[], float], *, batch: int = 256, routers: int = 256, pending: int = 4096
+    ) -> None:
+        self.counts = Counts()
+        self._decider = decider
+        self._wall = wall
+        self._batch = batch
+        self._routers = routers
+        self._pending = pending
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+        self._queue: asyncio.Queue[tuple[Judge | Over, asyncio.StreamWriter, asyncio.Semaphore]] = asyncio.Queue()
+        self._judge: asyncio.Task[None] | None = None
+
+    async def start(
+        self, path: Path | None, address: tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
+    ) -> list[str]:
+        """Listen at a Unix socket, at an address with mutual TLS, or both; where that is. Raises ``OSError``."""
+        where = []
+        self._judge = asyncio.create_task(self._judging())
+        if path is not None:
+            self._servers.append(await asyncio.start_unix_server(self._serve, sock=listen_at(path)))
+            where.append(f"unix:{path}")
+        if address is not None:
+            server = await asyncio.start_server(self._serve, *address, ssl=tls)
+            self._servers.append(server)
+            host, port = server.sockets[0].getsockname()[:2]
+            where.append(f"tls:{host}:{port}")
+        return where
+
+    async def close(self) -> None:
+        """End."""
+        for server in self._servers:
+            server.close()
+        tasks = [*self._connections, *([self._judge] if self._judge else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._connections) >= self._routers:
+            writer.close()
+            return
+        self._connections.add(task)
+        name = _name(writer)
+        room = asyncio.Semaphore(self._pending)
+        try:
+            while (data := await read(reader)) is not None:
+                said: Judge | Over = unpack(data, Judge | Over)
+                await room.acquire()
+                self._queue.put_nowait((_named(said, name), writer, room))
+        except (FrameError, OSError) as error:
+            log.warning("lost a router", extra={"router": name or "local", "error": str(error)})
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._connections.discard(task)
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    async def _judging(self) -> None:
+        while True:
+            taken = [await self._queue.get()]
+            while len(taken) < self._batch and not self._queue.empty():
+                taken.append(self._queue.get_nowait())
+            # Accepting a check waits for a disk: not on the thread that reads from routers.
+            answers = await asyncio.to_thread(self._decide, [said for said, _, _ in taken])
+            for (said, writer, room), verdict in zip(taken, answers, strict=True):
+                room.release()
+                if isinstance(said, Judge) and verdict is not None and not writer.is_closing():
+                    writer.write(pack(Judged(said.number, verdict)))
+            await asyncio.sleep(0)
+
+    def _decide(self, said: list[Judge | Over]) -> list[Verdict | None]:
+        now = self._wall()
+        asks = [each.ask for each in said if isinstance(each, Judge)]
+        self.counts.batches += 1
+        try:
+            verdicts = iter(self._decider.decide_many(asks, now) if asks else ())
+            for each in said:
+                if isinstance(each, Over):
+                    self._decider.release(each.ask, now)
+                    self.counts.ended += 1
+            found: list[Verdict | None] = [next(verdicts) if isinstance(each, Judge) else None for each in said]
+        except Exception:  # a decider that fails must not accept, and must not end the service
+            log.exception("the decider failed")
+            self.counts.failed += 1
+            sorry = Verdict(
+                False, Policy.REJECTED, "the policy decision point has a fault: its operator finds it in the log", 0.0, ""
+            )
+            return [sorry if isinstance(each, Judge) else None for each in said]
+        for verdict in found:
+            if verdict is not None:
+                self.counts.accepted += verdict.accepted
+                self.counts.refused += not verdict.accepted
+        return found
+
+
+def _named(said: Judge | Over, name: str | None) -> Judge | Over:
+    """The router's name from its certificate, in place of what it says itself."""
+    if name is None:
+        return said
+    ask = Ask(**{field: getattr(said.ask, field) for field in Ask.__struct_fields__} | {"router": name})
+    return Judge(said.number, ask) if isinstance(said, Judge) else Over(ask)
+
+
+def _name(writer: asyncio.StreamWriter) -> str | None:
+    """Who is behind TLS: the last part of the certificate's URI, or its common name; ``None`` on a Unix socket."""
+    tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    data = tls.getpeercert(binary_form=True)
+    assert data is not None
+    certificate = x509.load_der_x509_certificate(data)
+    with contextlib.suppress(x509.ExtensionNotFound):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+            return uri.rpartition("/")[2]
+    common = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(common[0].value) if common else "unnamed"
+
+
+def listen_at(path: Path) -> socket.socket:
+    """A Unix socket for its owner and group. Raises ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o660)
+    return listener
+
+
+def tls_context(certificate: str, key: str, roots: str, *, server: bool) -> ssl.SSLContext:
+    """TLS 1.3 with certificates on both sides. Raises ``OSError`` or ``ssl.SSLError`` naming no secret."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(roots)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = False  # the roots are the provider's own: whoever they vouch for is its policy decision point
+    return context

@@ -1,0 +1,1 @@
+"""The daemon of RSVP: raw sockets, timers, routes, traffic control around a ``polder.rsvp.node.Node``."""

@@ -1,0 +1,225 @@
+"""The daemon's socket: each connection is one application; what it asked for ends with it, so that nothing outlives who wanted it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from polder.pdp.frames import FrameError, pack, read, unpack
+from polder.pdp.server import listen_at
+from polder.rsvp.adspec import BANDWIDTH, GENERAL, HOPS
+from polder.rsvp.errors import Code, Policy, RsvpError, explain
+from polder.rsvp.intserv import Flowspec, Rspec, Tspec
+from polder.rsvp.messages import Flow as FlowDescriptor
+from polder.rsvp.objects import Sender, Session, Style
+from polder.rsvp.policy_data import by_hash, whole
+from polder.rsvp.state import Event
+from polder.rsvpd import showing
+from polder.rsvpd.daemon import Daemon
+from polder.rsvpd.values import Announce, Asked, Flow, Reserve, Show, Shown, Told
+from polder.shell.clock import monotonic
+
+log = logging.getLogger("polder.rsvpd")
+_MOST = 256
+
+
+class Door:
+    """Serves the socket of one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, path: Path) -> None:
+        """Listen; raises ``OSError``."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=listen_at(path))
+
+    async def close(self) -> None:
+        """End; what applications asked for is taken back and neighbours are told."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._connections) >= _MOST:
+            writer.close()
+            return
+        self._connections.add(task)
+        application = Application(self._daemon, writer)
+        try:
+            while (data := await read(reader)) is not None:
+                said: Asked = unpack(data, Asked)
+                await application.ask(said)
+                await writer.drain()
+        except (FrameError, OSError) as error:
+            log.warning("lost an application", extra={"error": str(error)})
+        except asyncio.CancelledError:
+            pass
+        finally:
+            application.end()
+            self._connections.discard(task)
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+class Application:
+    """What one connection asked for."""
+
+    def __init__(self, daemon: Daemon, writer: asyncio.StreamWriter) -> None:
+        self._daemon = daemon
+        self._writer = writer
+        self._announced: list[tuple[Session, Sender]] = []
+        self._reserve: Reserve | None = None
+        self._session: Session | None = None
+        self._short = False
+
+    async def ask(self, said: Asked) -> None:
+        """Do what it asks; a refusal is told, not raised."""
+        if isinstance(said, Show):
+            self._write(Shown(await showing.facts(self._daemon)))
+            return
+        if self._hear not in self._daemon.heard:
+            self._daemon.heard.append(self._hear)
+        try:
+            if isinstance(said, Announce):
+                self._announce(said)
+            else:
+                self._begin(said)
+        except (RsvpError, ValueError) as error:
+            code = error.code if isinstance(error, RsvpError) and error.code is not None else Code.API
+            self._write(Told("refused", str(error), code, getattr(error, "value", 0)))
+        self._daemon.act()
+
+    def end(self) -> None:
+        """The application is gone."""
+        with contextlib.suppress(ValueError):
+            self._daemon.heard.remove(self._hear)
+        for session, sender in self._announced:
+            self._daemon.node.withdraw(session, sender, monotonic())
+        if self._session is not None:
+            self._daemon.node.release(self._session, monotonic())
+        self._daemon.act()
+
+    def _announce(self, said: Announce) -> None:
+        session, tspec = _session(said.flow), _tspec(said.flow)
+        sender = Sender(ip_address(said.source), said.source_port)
+        self._daemon.node.announce(session, sender, tspec, monotonic())
+        self._announced.append((session, sender))
+        self._write(Told("announced"))
+
+    def _begin(self, said: Reserve) -> None:
+        session = _session(said.flow)
+        if self._session is not None and session.key() != self._session.key():
+            raise RsvpError("one connection reserves for one session", Code.API)
+        _flowspec(said).check()
+        self._session, self._reserve, self._short = session, said, False
+        known = [path.sender for path in self._daemon.node.paths if path.session.key() == session.key()]
+        if self._complete(known):
+            self._request()
+        else:
+            self._write(Told("waiting", "no sender has announced itself yet"))
+
+    def _complete(self, known: list[Sender]) -> bool:
+        """Whether every sender that is wanted has announced itself; with WF, whether anybody has."""
+        assert self._reserve is not None
+        wanted = {Sender(ip_address(address), port) for address, port in self._reserve.senders}
+        return bool(known) and wanted <= set(known)
+
+    def _request(self) -> None:
+        said, session = self._reserve, self._session
+        assert said is not None
+        assert session is not None
+        style, flowspec = Style[said.style], _flowspec(said)
+        senders = tuple(Sender(ip_address(address), port) for address, port in said.senders)
+        if style == Style.FF:
+            flows = tuple(FlowDescriptor(flowspec, (sender,)) for sender in senders)
+        else:
+            flows = (FlowDescriptor(flowspec, senders if style == Style.SE else ()),)
+        policy = () if not said.bundle else (by_hash(said.bundle) if self._short else whole(said.bundle),)
+        self._daemon.node.reserve(session, style, flows, monotonic(), policy, confirm=not self._short)
+        if not self._short:
+            self._write(Told("asked"))
+
+    def _hear(self, event: Event) -> None:
+        """Something happened to a session; perhaps to one of ours."""
+        mine = self._session is not None and event.session.key() == self._session.key()
+        if event.kind == "path-error":
+            if (event.session, event.sender) in self._announced:
+                self._tell(event)
+            return
+        if not mine or self._reserve is None:
+            return
+        missing = event.error is not None and (event.error.code, event.error.value) == (Code.POLICY, Policy.MISSING)
+        if event.kind == "path":
+            known = [path.sender for path in self._daemon.node.paths if path.session.key() == event.session.key()]
+            self._tell(event)
+            if self._complete(known):
+                self._later()
+        elif event.kind == "resv-error" and missing and self._short:
+            self._short = False  # a router has forgotten the bundle: once more whole
+            self._later()
+        else:
+            self._tell(event)
+            if event.kind == "confirmed" and self._reserve.bundle and not self._short:
+                self._short = True  # from now on the hash is enough
+                self._later()
+
+    def _later(self) -> None:
+        """Not from within the machine's own actions."""
+        asyncio.get_running_loop().call_soon(self._again)
+
+    def _again(self) -> None:
+        if self._writer.is_closing() or self._reserve is None:
+            return
+        try:
+            self._request()
+        except RsvpError as error:
+            self._write(Told("refused", error.why, error.code or 0, error.value))
+        self._daemon.act()
+
+    def _tell(self, event: Event) -> None:
+        error, adspec = event.error, event.adspec
+        told = Told(event.kind, event.reason)
+        if error is not None:
+            reason = event.reason or explain(error.code, error.value)
+            told = Told(event.kind, reason, error.code, error.value, str(error.address), bool(error.flags & error.IN_PLACE))
+        elif adspec is not None:
+            hops, bandwidth = adspec.number(GENERAL, HOPS), adspec.number(GENERAL, BANDWIDTH)
+            told = Told(event.kind, hops=int(hops or 0), bandwidth=float(bandwidth or 0.0))
+        self._write(told)
+
+    def _write(self, answer: Shown | Told) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(pack(answer))
+
+
+def _session(flow: Flow) -> Session:
+    if not 1 <= flow.protocol <= 255 or not 0 <= flow.port <= 65_535:
+        raise RsvpError(f"protocol {flow.protocol}, port {flow.port}: 1 to 255, and 0 to 65535", Code.API)
+    return Session(ip_address(flow.destination), flow.protocol, flow.port)
+
+
+def _tspec(flow: Flow) -> Tspec:
+    tspec = Tspec(flow.rate, flow.bucket, flow.peak, flow.min_unit, flow.max_packet).rounded()
+    tspec.check()
+    return tspec
+
+
+def _flowspec(said: Reserve) -> Flowspec:
+    if said.style not in Style.__members__:
+        raise RsvpError(f"{said.style!r} is no reservation style: WF, FF or SE", Code.API)
+    if (said.style == "WF") != (not said.senders):
+        raise RsvpError("style WF is for any sender, FF and SE name theirs", Code.API)
+    tspec = _tspec(said.flow)
+    if said.served is None:
+        return Flowspec(tspec)
+    return Flowspec(replace(tspec), Rspec(max(said.served, tspec.rate)))
