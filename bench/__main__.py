@@ -35,6 +35,9 @@ PROGRAMS = {
     "idle": Program("bench.idle", "memory of 10,000 idle tunnels through one node, beside the peers"),
     "growth": Program("bench.growth", "how latency, CPU and memory grow with connections and nodes"),
     "wide": Program("bench.wide", "pages over a quiet overlay with measured delays, against direct (needs POLDER_DATA)"),
+    "keynote-table": Program(
+        "bench.keynote_table", "requests with 3 to 7 credentials, with and without KeyNote (BandExSOS, table I)"
+    ),
     "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
     "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),
     "spoof": Program("bench.spoof", "spoofed packets at the perimeter", long=True),

@@ -47,6 +47,7 @@ def _format_second(second: int) -> str:
     return f"{datetime.fromtimestamp(second, UTC):%Y%m%d%H%M%S}"
 
 
+@functools.lru_cache(maxsize=256)
 def _read_date(text: str) -> int:
     return timegm((int(text[:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2))))
 

@@ -219,10 +219,27 @@ class _Run:
         self._checks = 0
 
     def levels(self, entries: Sequence[Entry], authorizers: Sequence[Principal]) -> dict[Principal, int]:
-        """Every principal's compliance value: the least fixed point of §5.3. Values only rise, so that it ends."""
-        levels: dict[Principal, int] = dict.fromkeys(authorizers, self._most)
+        """Every principal's compliance value: the least fixed point of §5.3.
+
+        First as if all signatures were good. If that comes to nothing, no signature is worth checking; else those are checked on
+        which it rests, and what fails is left out of a second pass, in which nothing can count that did not in the first.
+        """
+        naming = self._naming(entries)
+        levels = self._spread(entries, naming, authorizers)
+        failed = False
+        for entry in entries if self._whole else used(entries, levels):
+            if not entry.checked and entry.error is None and entry.assertion is not None:
+                self._check(entry, entry.assertion)
+                failed = failed or entry.error is not None
+        if failed:
+            for entry in entries:
+                entry.licensed = entry.level = 0
+            levels = self._spread(entries, naming, authorizers)
+        return levels
+
+    def _naming(self, entries: Sequence[Entry]) -> dict[Principal, list[Entry]]:
+        """Which entries ask for each principal. An entry whose principals cannot be made out is an error from here on."""
         naming: dict[Principal, list[Entry]] = {}
-        queue = list(levels)
         for entry in entries:
             if entry.assertion is None or entry.error is not None:
                 continue
@@ -233,17 +250,24 @@ class _Run:
                 continue
             for name in entry.names:
                 naming.setdefault(name, []).append(entry)
-            if entry.assertion.open or self._whole:
-                self._raise(entry, levels, queue)
+        return naming
+
+    def _spread(
+        self, entries: Sequence[Entry], naming: Mapping[Principal, list[Entry]], authorizers: Sequence[Principal]
+    ) -> dict[Principal, int]:
+        """From those who ask to whoever trusts them. Values only rise, so that it ends."""
+        levels: dict[Principal, int] = dict.fromkeys(authorizers, self._most)
+        queue = list(levels)
+        for entry in entries:
+            if entry.error is None and entry.assertion is not None and (entry.assertion.open or self._whole):
+                self._raise(entry, entry.assertion, levels, queue)
         while queue:
             for entry in naming.get(queue.pop(), ()):
-                if entry.error is None:
-                    self._raise(entry, levels, queue)
+                if entry.error is None and entry.assertion is not None:
+                    self._raise(entry, entry.assertion, levels, queue)
         return levels
 
-    def _raise(self, entry: Entry, levels: dict[Principal, int], queue: list[Principal]) -> None:
-        assertion = entry.assertion
-        assert assertion is not None  # entries without one have an error
+    def _raise(self, entry: Entry, assertion: Assertion, levels: dict[Principal, int], queue: list[Principal]) -> None:
         licensed = self._most if assertion.open else 0 if entry.licensees is None else licensees(entry.licensees, levels)
         if licensed <= entry.licensed and not (self._whole and entry.conditions is None):
             return
@@ -251,9 +275,7 @@ class _Run:
         if entry.conditions is None:
             entry.conditions = self._conditions(assertion)
         level = min(licensed, entry.conditions)
-        if not entry.checked and (level or self._whole):
-            self._check(entry, assertion)
-        if entry.error is None and level > entry.level:
+        if level > entry.level:
             entry.level = level
             if level > levels.get(entry.author, 0):
                 levels[entry.author] = level
@@ -275,6 +297,25 @@ class _Run:
         if assertion.conditions is None:
             return self._most
         return value_of(assertion.conditions, Scope(self._base | assertion.constants, self._limits), self._ranks)
+
+
+def used(entries: Sequence[Entry], levels: Mapping[Principal, int]) -> list[Entry]:
+    """The entries on a way from POLICY down that carry something."""
+    naming: dict[Principal, list[Entry]] = {}
+    for entry in entries:
+        if entry.level:
+            naming.setdefault(entry.author, []).append(entry)
+    found: list[Entry] = []
+    todo: list[Principal] = [POLICY]
+    seen: set[Principal] = set(todo)
+    while todo:
+        for entry in naming.get(todo.pop(), ()):
+            found.append(entry)
+            for name in entry.names:
+                if name not in seen and levels.get(name, 0):
+                    seen.add(name)
+                    todo.append(name)
+    return found
 
 
 def licensees(tree: Tree, levels: Mapping[Principal, int]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from polder.keynote import expr
 from polder.keynote.assertion import licensees_text
-from polder.keynote.checker import POLICY, Answer, Entry, clause_value
+from polder.keynote.checker import POLICY, Answer, Entry, clause_value, used
 from polder.keynote.errors import Fault
 from polder.keynote.expr import SORT, Scope, Tree
 from polder.keynote.keys import Principal, show
@@ -33,8 +33,8 @@ class Note:
 def explain(answer: Answer, limits: Limits | None = None) -> list[Note]:
     """A note for each assertion, in the order of the query, which must have been asked with ``whole=True``."""
     limits = limits or Limits()
-    used = _used(answer)
-    return [_note(number, entry, answer, entry in used, limits) for number, entry in enumerate(answer.entries, 1)]
+    counted = used(answer.entries, answer.levels)
+    return [_note(number, entry, answer, entry in counted, limits) for number, entry in enumerate(answer.entries, 1)]
 
 
 def graph(answer: Answer) -> list[dict[str, Any]]:
@@ -89,32 +89,14 @@ def as_dict(answer: Answer, limits: Limits | None = None) -> dict[str, Any]:
     }
 
 
-def _used(answer: Answer) -> list[Entry]:
-    """Entries on a way from POLICY down that carry something."""
-    naming: dict[Principal, list[Entry]] = {}
-    for entry in answer.entries:
-        if entry.level:
-            naming.setdefault(entry.author, []).append(entry)
-    used: list[Entry] = []
-    todo: list[Principal] = [POLICY]
-    seen: set[Principal] = set(todo)
-    while todo:
-        for entry in naming.get(todo.pop(), ()):
-            used.append(entry)
-            fresh = [name for name in entry.names if name not in seen and answer.levels.get(name, 0)]
-            seen.update(fresh)
-            todo.extend(fresh)
-    return used
-
-
-def _note(number: int, entry: Entry, answer: Answer, used: bool, limits: Limits) -> Note:
-    kind, why = _reason(entry, answer, used, limits)
+def _note(number: int, entry: Entry, answer: Answer, counts: bool, limits: Limits) -> Note:
+    kind, why = _reason(entry, answer, counts, limits)
     who = "unknown" if entry.assertion is None or entry.author == "" else show(entry.author)
     to = "unknown" if entry.assertion is None else "anybody" if entry.assertion.open else licensees_text(entry.licensees)
     return Note(number, entry.trusted, who, to, kind == "counted", answer.values[entry.level], kind, why)
 
 
-def _reason(entry: Entry, answer: Answer, used: bool, limits: Limits) -> tuple[str, str]:
+def _reason(entry: Entry, answer: Answer, counts: bool, limits: Limits) -> tuple[str, str]:
     if entry.error is not None:
         return "refused", f"{entry.error.kind}: {entry.error}"
     assertion = entry.assertion
@@ -126,7 +108,7 @@ def _reason(entry: Entry, answer: Answer, used: bool, limits: Limits) -> tuple[s
         if entry.licensees is None and not assertion.open:
             return "licensees", "its Licensees field is empty: it authorizes nobody"
         return "licensees", f"nobody showed that these allow the action: {', '.join(missing)}"
-    if not used:
+    if not counts:
         return "unused", f"it holds, but no chain from POLICY reaches {show(entry.author)}"
     return "counted", f"conditions hold for {answer.values[entry.conditions]}, and so do its licensees"
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from polder.keynote.errors import KeyNoteError, Why
 
@@ -32,7 +32,10 @@ def undo_ascii(encoding: str, text: str) -> bytes:
     try:
         if encoding.lower() == "hex":
             return bytes.fromhex(text)
-        return base64.b64decode(text, validate=True) if text.isalnum() else base64.b64decode("".join(text.split()), validate=True)
+        try:
+            return binascii.a2b_base64(text, strict_mode=True)
+        except binascii.Error:
+            return binascii.a2b_base64("".join(text.split()), strict_mode=True)
     except (ValueError, binascii.Error):
         raise KeyNoteError(Why.KEY, f"the {encoding} digits of {text[:20]!r} are not valid") from None
 
@@ -50,7 +53,7 @@ def principal(text: str) -> Principal:
         return text
     algorithm, data = found[1].lower(), undo_ascii(found[2], text[found.end() :])
     if algorithm == "rsa":
-        return rsa_principal(*_numbers(data, 2))
+        return rsa_principal(data)
     if algorithm == "ed25519":
         if len(data) != 32:
             raise KeyNoteError(Why.KEY, f"an ed25519 key has 32 bytes, not {len(data)}")
@@ -67,11 +70,34 @@ def principal(text: str) -> Principal:
     return _of_certificate(data)
 
 
-def rsa_principal(one: int, other: int) -> bytes:
-    """The smaller number is the exponent. Sizes are bounded, because they decide what a check of a signature costs."""
+def rsa_principal(data: bytes) -> bytes:
+    """PKCS#1 of modulus and exponent; the smaller number is the exponent. Sizes are bounded: they decide what a check costs."""
+    if _is_pkcs1(data):
+        return _RSA + data
+    one, other = _numbers(data, 2)
     if max(one, other).bit_length() > 4096 or min(one, other).bit_length() > 32:
         raise KeyNoteError(Why.KEY, "an RSA key may have a modulus of 4,096 bits and an exponent of 32")
-    return _RSA + integers(min(one, other), max(one, other))
+    return _RSA + sequence(integers(max(one, other), min(one, other)))
+
+
+def _is_pkcs1(data: bytes) -> bool:
+    """Whether these are already the bytes that we would write, for the commonest keys: 1,024 to 4,096 bits, exponent 65,537."""
+    if data[:2] == b"\x30\x82" and data[4:6] == b"\x02\x82":
+        size, begin = data[6] << 8 | data[7], 8
+        whole = data[2] << 8 | data[3]
+    elif data[:2] == b"\x30\x81" and data[3:5] == b"\x02\x81":
+        size, begin, whole = data[5], 6, data[2]
+    else:
+        return False
+    end = begin + size
+    first = data[begin : begin + 2]
+    return (
+        (0x80 <= size < 0x100 if begin == 6 else 0x100 <= size <= 513)
+        and whole == len(data) - begin // 2
+        and (whole > 0xFF) is (begin == 8)
+        and data[end:] == b"\x02\x03\x01\x00\x01"
+        and (first[0] == 0 and first[1] > 0x7F if size & 1 else 0 < first[0] < 0x80)
+    )
 
 
 def canonical(text: str) -> str:
@@ -80,9 +106,7 @@ def canonical(text: str) -> str:
     if isinstance(who, str):
         return who
     algorithm, _, data = who.partition(b":")
-    if algorithm == b"rsa":
-        data = sequence(integers(*reversed(_numbers(data, 2))))
-    elif algorithm == b"dsa":
+    if algorithm == b"dsa":
         data = sequence(data)
     return f"{algorithm.decode()}-base64:{do_ascii('base64', data)}"
 
@@ -106,7 +130,11 @@ def public_key(who: bytes) -> PublicKey:
     algorithm, _, data = who.partition(b":")
     try:
         if algorithm == b"rsa":
-            e, n = _numbers(data, 2)
+            if _is_pkcs1(data):
+                key = load_der_public_key(data)
+                assert isinstance(key, rsa.RSAPublicKey)  # PKCS#1 holds no other
+                return key
+            n, e = _numbers(data, 2)
             return rsa.RSAPublicNumbers(e, n).public_key()
         if algorithm == b"dsa":
             y, p, q, g = _numbers(data, 4)

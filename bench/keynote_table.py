@@ -1,0 +1,340 @@
+"""The paper's table I again: what a request with 3 to 7 credentials costs, with and without the policy engine (BandExSOS §IV).
+
+A request is a bundle as POLICY_DATA carries it: check, credit, up to four guarantees of banks, and the offer; who decides is an
+internet provider's desk. "cold": nothing of the request was seen before; "warm": as at a refresh. Without the engine KeyNote is
+replaced by a yes, as in the paper. "parse" is KeyNote's parser alone, over all credentials of a request. Times are CPU time of the
+deciding thread, medians over blocks of trials that take turns; wall time stands beside them.
+
+The reference C implementation is in no registry that this program could fetch it from. What it cannot go below is measured instead: the
+signature checks alone, by OpenSSL's C on loaded keys, for the same algorithm and in the same blocks.
+
+Run: ``python -m bench keynote-table [--quick]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from polder.bandex import CheckTerms, CreditTerms, Desk, GuaranteeTerms, Isp, OfferTerms, SpentSet, Trust, judge, pack, unpack
+from polder.bandex.terms import Terms
+from polder.keynote import Checker, keys, parse, signatures
+from polder.keynote.signing import PrivateKey, identifier, make_key, sign
+from polder.lab.results import Claim, Measure, Result, write
+
+NOW = 1_195_516_800
+COUNTS = range(3, 8)
+KINDS: dict[str, tuple[str, int, str]] = {
+    "ed25519": ("ed25519", 0, "sig-ed25519"),
+    "ecdsa-p256": ("ecdsa-p256", 0, "sig-ecdsa-p256"),
+    "rsa-sha256": ("rsa", 2048, "sig-rsa-sha256"),
+    "rsa-sha1": ("rsa", 1024, "sig-rsa-sha1"),
+}
+"""Name → kind of key, bits, algorithm. The last is the paper's; 1,024 bits were usual then."""
+BLOCK, WARMING = 10, 3
+"""Trials in a row, and those before them that are not counted: they find the processor's caches full of something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What a router asks."""
+
+    bundle: bytes
+    router: str = "edge"
+    link: str = "lasthop"
+    session: str = "udp 198.18.1.1 port 5004"
+    senders: tuple[str, ...] = ("203.0.113.7 port 5004",)
+    style: str = "FF"
+    service: str = "controlled-load"
+    rate: int = 2_500_000
+    bucket: int = 30_000
+    peak: int = 2_500_000
+    reserved_rate: int = 2_500_000
+    flowspec: str = "5f" * 32
+
+
+class World:
+    """Keys of one kind, and the credentials that they sign."""
+
+    def __init__(self, kind: str) -> None:
+        sort, bits, self.algorithm = KINDS[kind]
+        self.kind = kind
+        self.keys = {who: make_key(sort, bits) for who in ("alice", "martha", "nick", "bank1", "bank2", "bank3", "bank4")}
+        self.names = {who: identifier(key) for who, key in self.keys.items()}
+        self.isp = Isp("nick", self.names["nick"], {"dublin-nyc": frozenset({("edge", "lasthop")})})
+
+    def sign(self, terms: Terms, who: str) -> str:
+        """The signed text."""
+        key: PrivateKey = self.keys[who]
+        return sign(terms.text(), key, f"{self.algorithm}-base64:")
+
+    def ask(self, credentials: int, number: int = 0) -> Ask:
+        """A request with so many credentials; ``number`` makes another check on another credit."""
+        life: dict[str, Any] = {"not_before": NOW - 60, "not_after": NOW + 3600}
+        money: dict[str, Any] = {"currency": "USD", "most": 550_000}
+        offer = OfferTerms(
+            **life, isp_key=self.names["nick"], isp="nick", route="dublin-nyc", service="controlled-load", currency="USD",
+            setup=33_333, per_mbit_hour=1_000, most_rate=2_500_000, most_seconds=7200,
+        )  # fmt: skip
+        credit = CreditTerms(
+            **life,
+            **money,
+            provider=self.names["martha"],
+            user=self.names["alice"],
+            nonce=f"{number:032x}",
+            least=1,
+            total=2_000_000,
+        )
+        check = CheckTerms(
+            **life, payer=self.names["alice"], isp_key=self.names["nick"], isp="nick", route="dublin-nyc", session=Ask.session,
+            senders=Ask.senders, flowspec=Ask.flowspec, currency="USD", amount=440_000, credit_nonce=credit.nonce, nonce=f"{number:032x}",
+        )  # fmt: skip
+        chain = ["martha", "bank1", "bank2", "bank3", "bank4"][: credentials - 2]
+        links = [
+            self.sign(GuaranteeTerms(**life, **money, guarantor=self.names[giver], provider=self.names[receiver]), giver)
+            for receiver, giver in itertools.pairwise(chain)
+        ]
+        return Ask(pack([self.sign(check, "alice"), self.sign(credit, "martha"), *links, self.sign(offer, "nick")]))
+
+    def desk(self, credentials: int) -> Desk:
+        """A desk that has seen nothing, and trusts the last of the chain."""
+        last = ["martha", "bank1", "bank2", "bank3", "bank4"][credentials - 3]
+        return Desk(self.isp, Trust({self.names[last]: 1_000_000}), SpentSet(), Checker(accept=[self.algorithm]))
+
+
+def forget() -> None:
+    """Empty every cache that outlives a desk."""
+    for cached in (keys.principal, keys.public_key, judge._rule):
+        cached.cache_clear()
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Microseconds of CPU and of wall time."""
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    work()
+    return (time.thread_time_ns() - cpu) / 1000, (time.perf_counter_ns() - wall) / 1000
+
+
+def decide(desk: Desk, ask: Ask) -> None:
+    """One decision, which must be yes."""
+    decision = desk.decide(ask, NOW + 1.0)
+    assert decision.accepted, decision.reason
+
+
+def block(prepare: Callable[[], Callable[[], object]]) -> list[tuple[float, float]]:
+    """Times of one block; what ``prepare`` does before each trial is not timed."""
+    times = []
+    for trial in range(WARMING + BLOCK):
+        took = timed(prepare())
+        if trial >= WARMING:
+            times.append(took)
+    return times
+
+
+def ways(world: World, ask: Ask, credentials: int) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """A block of each way to process a request."""
+    known = world.desk(credentials)
+    decide(known, ask)
+    texts = unpack(ask.bundle)
+
+    def cold() -> Callable[[], object]:
+        forget()
+        desk = world.desk(credentials)
+        return lambda: decide(desk, ask)
+
+    def parsing() -> Callable[[], object]:
+        forget()
+        return lambda: [parse(text) for text in texts]
+
+    found = {
+        ("cold", "on"): block(cold),
+        ("warm", "on"): block(lambda: lambda: decide(known, ask)),
+        ("cold", "parse"): block(parsing),
+    }
+    checks = [_signature(text, world) for text in texts]
+    found["cold", "signatures"] = block(lambda: lambda: [check() for check in checks])
+    with mock.patch("polder.bandex.desk.judge", return_value=frozenset()):
+        found["cold", "off"] = block(cold)
+        found["warm", "off"] = block(lambda: lambda: decide(known, ask))
+    return found
+
+
+def _signature(text: str, world: World) -> Callable[[], object]:
+    """The check of one credential's signature by OpenSSL alone: all else is done beforehand."""
+    one = parse(text)
+    assert isinstance(one.authorizer, bytes)
+    name, written, data = signatures.read_signature(one.signature or "")
+    key, message = keys.public_key(one.authorizer), (one.signed + written).encode()
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return lambda: key.verify(data, message)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return lambda: key.verify(data, message, ec.ECDSA(hashes.SHA256()))
+    assert isinstance(key, rsa.RSAPublicKey)
+    if name in signatures.MODERN:
+        return lambda: key.verify(data, message, padding.PKCS1v15(), hashes.SHA256())
+    return lambda: key.recover_data_from_signature(data, padding.PKCS1v15(), None)
+
+
+def table(world: World, rounds: int) -> list[dict[str, Any]]:
+    """The rows of one algorithm."""
+    asks = {credentials: world.ask(credentials) for credentials in COUNTS}
+    found: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for credentials, ask in asks.items():
+            for (state, engine), times in ways(world, ask, credentials).items():
+                found.setdefault((credentials, state, engine), []).extend(times)
+    rows = [
+        {
+            "part": "request",
+            "algorithm": world.kind,
+            "credentials": credentials,
+            "bytes": len(asks[credentials].bundle),
+            "state": state,
+            "engine": engine,
+            "cpu_us": round(statistics.median(cpu for cpu, _ in times), 1),
+            "wall_us": round(statistics.median(wall for _, wall in times), 1),
+        }
+        for (credentials, state, engine), times in found.items()
+    ]
+    slopes = {"on": "with_engine_us", "off": "without_engine_us", "parse": "parse_us"}
+    cold = [row for row in rows if row["state"] == "cold"]
+    slope = {name: _slope([row for row in cold if row["engine"] == engine]) for engine, name in slopes.items()}
+    return [*rows, {"part": "slope", "algorithm": world.kind, **slope}]
+
+
+def _slope(rows: list[dict[str, Any]]) -> float:
+    """Microseconds a credential: the line through all five, by least squares."""
+    return round(statistics.linear_regression([row["credentials"] for row in rows], [row["cpu_us"] for row in rows]).slope, 2)
+
+
+def rate(world: World, credentials: int, payments: int, seconds: float) -> dict[str, Any]:
+    """Warm decisions a second of one core, over so many payments in turn."""
+    asks = [world.ask(credentials, number) for number in range(payments)]
+    desk = world.desk(credentials)
+    for ask in asks:
+        decide(desk, ask)
+    done, began = 0, time.thread_time()
+    while time.thread_time() - began < seconds:
+        for ask in asks:
+            decide(desk, ask)
+        done += len(asks)
+    per_second = done / (time.thread_time() - began)
+    return {
+        "part": "rate",
+        "algorithm": world.kind,
+        "credentials": credentials,
+        "payments": payments,
+        "per_core_s": round(per_second),
+    }
+
+
+def claims() -> tuple[Claim, ...]:
+    """What must hold."""
+    seven: dict[str, Any] = {"part": "request", "algorithm": "ed25519", "credentials": 7, "engine": "on"}
+    alone = Measure("cpu_us", {**seven, "engine": "signatures"})
+    return (
+        Claim(
+            "keynote-table.cold",
+            "µs for a request with 7 credentials, cold",
+            "<= 1500",
+            Measure("cpu_us", {**seven, "state": "cold"}),
+        ),
+        Claim(
+            "keynote-table.floor",
+            "the same over what its 7 signatures alone cost in C (no reference can be quicker)",
+            "<= 2",
+            Measure("cpu_us", {**seven, "state": "cold"}, over=alone),
+        ),
+        Claim(
+            "keynote-table.warm",
+            "µs for a request with 7 credentials, warm",
+            "<= 60",
+            Measure("cpu_us", {**seven, "state": "warm"}),
+        ),
+        Claim(
+            "keynote-table.parse",
+            "µs for each credential, parsing alone",
+            "<= 20",
+            Measure("parse_us", {"part": "slope", "algorithm": "ed25519"}),
+        ),
+        Claim(
+            "keynote-table.rate",
+            "warm decisions a second and core, 7 credentials",
+            ">= 5000",
+            Measure("per_core_s", {"part": "rate", "credentials": 7}),
+        ),
+    )
+
+
+def draw(figure: Any, rows: Any) -> None:
+    """Request time over credentials, beside the paper's."""
+    axes = figure.subplots()
+    paper = {"with engine": (2793, 3480, 4754, 5518, 6722), "without": (249, 261, 304, 321, 338)}
+    for (label, values), style in zip(paper.items(), ("-", "--"), strict=True):
+        axes.plot(list(COUNTS), values, style, color="#999999", label=f"paper, 2007, {label}")
+    for kind in KINDS:
+        for state, engine, style in (("cold", "on", "o-"), ("warm", "on", "o--")):
+            chosen = [row for row in rows if (row.get("algorithm"), row.get("state"), row.get("engine")) == (kind, state, engine)]
+            axes.plot(
+                [row["credentials"] for row in chosen],
+                [row["cpu_us"] for row in chosen],
+                style,
+                label=f"{kind}, {state}",
+                markersize=3,
+            )
+    off = [row for row in rows if (row.get("algorithm"), row.get("state"), row.get("engine")) == ("ed25519", "cold", "off")]
+    axes.plot(
+        [row["credentials"] for row in off], [row["cpu_us"] for row in off], "s:", label="without engine, cold", markersize=3
+    )
+    axes.set_yscale("log")
+    axes.set_xticks(list(COUNTS))
+    axes.set_xlabel("credentials in the request")
+    axes.set_ylabel("µs of CPU a request")
+    axes.legend(fontsize=6, ncols=2)
+
+
+def main() -> int:
+    """Measure; exit status 3 when a claim does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer trials")
+    quick = parser.parse_args().quick
+    rounds, seconds = (4, 1) if quick else (20, 3)
+    worlds = {kind: World(kind) for kind in KINDS}
+    rows: list[dict[str, Any]] = []
+    for world in worlds.values():
+        rows += table(world, rounds)
+    for credentials in (3, 7):
+        rows.append(rate(worlds["ed25519"], credentials, 50 if quick else 200, seconds))
+    result = Result(
+        "keynote-table",
+        {
+            "trials": rounds * BLOCK,
+            "in_a_row": BLOCK,
+            "seconds_of_rate": seconds,
+            "counts": list(COUNTS),
+            "clock": "CPU time of the thread",
+        },
+        rows,
+        claims(),
+        "Request processing with 3 to 7 credentials (table I)",
+    )
+    write(result, draw)
+    for row in rows:
+        print(row)
+    judged = [claim.judge(rows) for claim in claims()]
+    for claim in judged:
+        print(f"{claim['id']}: {claim['measured']} {claim['target']} {'holds' if claim['holds'] else 'DOES NOT HOLD'}")
+    return 0 if all(claim["holds"] for claim in judged) else 3
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
