@@ -8,6 +8,7 @@
 mod accept;
 mod listeners;
 mod queue;
+mod spread;
 mod status;
 mod weigh;
 
@@ -24,11 +25,13 @@ use polder_http::tunnel::Opener;
 use polder_http::turns::Turns;
 use polder_meter::Meaning;
 use polder_plan::Plan;
+use polder_spread::Here;
 use polder_tls::Settings;
 use polder_types::{CallId, EngineConfig, Peer, Role, SCHEMA, Snapshot, decode};
 use queue::Queue;
+use spread::RelayThread;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -71,6 +74,7 @@ pub struct Engine {
     handle: Handle,
     front: OnceLock<Arc<FrontContext>>,
     listeners: Listeners,
+    relay: Option<RelayThread>,
     stopped: AtomicBool,
     end: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -101,6 +105,7 @@ impl Engine {
             let _inside = handle.enter();
             listeners.set(&config.listen, &config.inherit)?;
         }
+        let relay = RelayThread::start(&config).map_err(system)?;
         let plane_config = PlaneConfig {
             role: config.role,
             call_timeout: Duration::from_millis(u64::from(config.call_timeout_ms)),
@@ -117,6 +122,7 @@ impl Engine {
             handle,
             front: OnceLock::new(),
             listeners,
+            relay,
             stopped: AtomicBool::new(false),
             end,
             thread: Mutex::new(Some(thread)),
@@ -126,6 +132,23 @@ impl Engine {
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.bound()
+    }
+
+    /// Where it takes datagrams of the spread plane, in the order of the configuration.
+    pub fn spread_addresses(&self) -> Vec<SocketAddr> {
+        self.relay.as_ref().map(RelayThread::addresses).unwrap_or_default()
+    }
+
+    /// Its sockets of the spread plane: whoever sends from here sends from the node's own address.
+    pub fn spread_sockets(&self) -> Vec<Arc<UdpSocket>> {
+        self.relay.as_ref().map(|relay| relay.sockets().to_vec()).unwrap_or_default()
+    }
+
+    /// Hands datagrams whose session ends at this node to `here` from now on; only the first call counts.
+    pub fn host_sessions(&self, here: Arc<dyn Here>) {
+        if let Some(relay) = &self.relay {
+            relay.host(here);
+        }
     }
 
     /// Listens on `addresses` and nowhere else; connections stay, also of listeners that close. On error nothing changes.
@@ -158,6 +181,7 @@ impl Engine {
         let now = u64::try_from(unix_now()).unwrap_or(0);
         let tls = Settings::after(before.as_deref().map(|before| &before.tls), &snapshot, now).map_err(invalid)?;
         let plan = Plan::compile(&snapshot, &tls.me().name).map_err(invalid)?;
+        let relays = snapshot.spread.as_ref().map(spread::config).transpose().map_err(invalid)?;
         let version = plan.version;
         if before.is_some_and(|before| before.plan.version >= version) {
             return Err(invalid(format!("version: {version} is not newer than the one in force")));
@@ -174,6 +198,9 @@ impl Engine {
         front.pass_traces(plan.tracing.as_ref().is_some_and(|tracing| tracing.to_origin));
         let _inside = self.handle.enter();
         self.plane.apply(World { plan, tls });
+        if let Some(relay) = &self.relay {
+            relay.configure(relays);
+        }
         self.open_doors(front);
         Ok(version)
     }
@@ -217,6 +244,7 @@ impl Engine {
         if let Some(front) = self.front.get() {
             all.extend(front.counters.read());
         }
+        all.extend(self.relay.iter().flat_map(RelayThread::read));
         all.extend([("events_lost", self.queue.dropped()), ("events_waiting", self.queue.waiting())]);
         all
     }
@@ -235,6 +263,7 @@ impl Engine {
         let mut all = Counters::meanings();
         all.extend(front::Counters::meanings());
         all.extend(Measures::meanings());
+        all.extend(spread::meanings());
         all.extend([
             Meaning::of_count("events_lost", &["Events for the control plane that were dropped because its queue was full."]),
             Meaning::of_count("events_waiting", &["Events and calls that wait for the control plane now."]),
@@ -266,6 +295,9 @@ impl Engine {
             std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }
         let cut = self.tunnels();
+        if let Some(relay) = &self.relay {
+            relay.stop();
+        }
         self.end.send_replace(true);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

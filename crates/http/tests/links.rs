@@ -175,6 +175,7 @@ fn bare(pki: &Pki, identity: IdentityMaterial) -> Snapshot {
         tracing: None,
         cut: Vec::new(),
         told: None,
+        spread: None,
     }
 }
 

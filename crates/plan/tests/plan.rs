@@ -77,6 +77,7 @@ fn snapshot() -> Snapshot {
         tracing: None,
         cut: Vec::new(),
         told: None,
+        spread: None,
     }
 }
 

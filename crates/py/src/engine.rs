@@ -37,6 +37,11 @@ impl Engine {
         self.native.addresses().iter().map(ToString::to_string).collect()
     }
 
+    /// UDP addresses of the relay, in the order of the configuration.
+    fn spread_addresses(&self) -> Vec<String> {
+        self.native.spread_addresses().iter().map(ToString::to_string).collect()
+    }
+
     /// `ValueError`: an address; `OSError`: one could not be opened. Nothing has changed then.
     fn listen(&self, py: Python<'_>, addresses: Vec<String>, inherited: Vec<(String, i32)>) -> PyResult<()> {
         let addresses = addresses.iter().map(|text| address(text)).collect::<PyResult<Vec<_>>>()?;

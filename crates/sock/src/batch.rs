@@ -61,7 +61,7 @@ impl Inbox {
     }
 }
 
-fn address_of(storage: &libc::sockaddr_storage) -> IpAddr {
+pub(crate) fn address_of(storage: &libc::sockaddr_storage) -> IpAddr {
     match i32::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that a `sockaddr_in` was written there; the storage is larger and aligned for it.
@@ -101,7 +101,7 @@ pub fn send_batch(socket: BorrowedFd<'_>, datagrams: &[(&[u8], &SockAddr)]) -> i
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent.unsigned_abs() as usize) }
 }
 
-fn empty_header() -> libc::mmsghdr {
+pub(crate) fn empty_header() -> libc::mmsghdr {
     // SAFETY: all zeros is a valid `mmsghdr`: null pointers with zero lengths.
     unsafe { std::mem::zeroed() }
 }

@@ -7,6 +7,7 @@ mod gre;
 mod listener;
 mod memory;
 mod ready;
+mod runs;
 mod unsent;
 
 pub use batch::{Inbox, send_batch};
@@ -15,4 +16,5 @@ pub use gre::{GreCounters, GreEndpoint, GreError};
 pub use listener::adopt_listener;
 pub use memory::{give_memory_back, keep_memory};
 pub use ready::{Interest, Ready, adopt};
+pub use runs::{Received, RunInbox, RunOutbox, ToSend, bind_runs};
 pub use unsent::bound_unsent;

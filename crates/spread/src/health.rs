@@ -37,6 +37,17 @@ pub enum State {
     Unusable,
 }
 
+/// Which delays are fit, µs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Band {
+    /// The least.
+    pub best: i32,
+    /// So much more costs a path all but 1/e of its weight.
+    pub scale: f64,
+    /// Beyond this a path carries nothing but probes: what it carries comes so late that it counts as lost.
+    pub last: i32,
+}
+
 /// The sender's view of a path.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
@@ -191,10 +202,11 @@ impl Health {
         }
     }
 
-    /// Share of the traffic before other paths are considered: by trust, loss, and delay over the best (`scale` µs cost 1/e).
-    pub(crate) fn weight(&self, best: i32, scale: f64) -> f64 {
+    /// Share of the traffic before other paths are considered: by trust, loss, and delay.
+    pub(crate) fn weight(&self, band: &Band) -> f64 {
         let delay = match self.delay {
-            Some(delay) => (-f64::from(delay.saturating_sub(best).max(0)) / scale.max(1.0)).exp(),
+            Some(delay) if delay > band.last => 0.0,
+            Some(delay) => (-f64::from(delay.saturating_sub(band.best).max(0)) / band.scale.max(1.0)).exp(),
             None => 1.0,
         };
         self.trust * (1.0 - self.loss).powi(6) * delay
@@ -243,7 +255,7 @@ impl Tally {
 mod tests {
     use super::*;
 
-    const SCALE: f64 = 2000.0;
+    const BAND: Band = Band { best: 500, scale: 2000.0, last: 10_000 };
 
     fn entry(received: u32, last: Micros, delay: i32) -> Entry {
         Entry { received, last: last.tick(), delay, ..Entry::default() }
@@ -258,14 +270,14 @@ mod tests {
         }
         health.report(Some(&entry(10, at(9), 500)), at(8).tick(), at(20));
         assert_eq!((health.state, health.loss), (State::Live, 0.0));
-        assert!(health.weight(500, SCALE) > 0.99);
+        assert!(health.weight(&BAND) > 0.99);
         for ms in 30..32 {
             health.sent(at(ms));
         }
         health.report(None, at(30).tick(), at(40));
         assert_eq!(health.state, State::Live, "one run may be chance");
         health.report(None, at(33).tick(), at(43));
-        assert_eq!((health.state, health.weight(500, SCALE)), (State::Suspect, 0.0));
+        assert_eq!((health.state, health.weight(&BAND)), (State::Suspect, 0.0));
         let first = health.probe_at;
         assert_eq!(first.since(at(43)), RETRY.0);
         health.probing(first);
@@ -273,14 +285,14 @@ mod tests {
         health.sent(first);
         health.report(Some(&entry(11, first, 600)), first.tick(), first + Duration::from_millis(10));
         assert_eq!(health.state, State::Live);
-        let weight = health.weight(500, SCALE);
+        let weight = health.weight(&BAND);
         assert!((0.05..0.11).contains(&weight), "{weight}");
         for n in 1..8 {
             let then = first + Duration::from_millis(10 * n);
             health.sent(then);
             health.report(Some(&entry(11 + n as u32, then, 600)), then.tick(), then);
         }
-        assert!(health.weight(500, SCALE) > 0.9);
+        assert!(health.weight(&BAND) > 0.9);
     }
 
     #[test]
@@ -296,8 +308,9 @@ mod tests {
             slow.report(Some(&entry(n as u32 + 1, now, 4500)), now.tick(), now);
         }
         assert!((0.15..0.35).contains(&lossy.loss), "{}", lossy.loss);
-        assert!(lossy.weight(500, SCALE) < 0.4);
-        assert!((0.1..0.2).contains(&slow.weight(500, SCALE)), "{}", slow.weight(500, SCALE));
+        assert!(lossy.weight(&BAND) < 0.4);
+        assert!((0.1..0.2).contains(&slow.weight(&BAND)), "{}", slow.weight(&BAND));
+        assert_eq!(slow.weight(&Band { last: 4000, ..BAND }), 0.0);
     }
 
     #[test]

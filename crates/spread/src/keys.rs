@@ -3,8 +3,9 @@
 //! ```text
 //! relay's secret ── epoch key E ─┬─ grant key G (for one issuer) ─┬─ mac key M of a session (the user has it)
 //!                                │                                └─ destination key D (the issuer keeps it)
-//!                                └─ peer key P (for one servlet) ─┬─ return key of a session
-//!                                                                 └─ voucher key of a session
+//!                                ├─ peer key P (for one servlet) ─┬─ return key of a session
+//!                                │                                └─ voucher key of a session
+//!                                └─ address key of a session (the relay's own: seals return addresses)
 //! session key K (issuer, user, servlet) ── choice key C (relays too), keys of both directions
 //! ```
 //!

@@ -1,6 +1,6 @@
 //! A session's paths: one per relay, with the keys of each generation.
 
-use crate::health::{Health, State, Tally};
+use crate::health::{Band, Health, State, Tally};
 use crate::ids::{Members, Micros, NodeId};
 use crate::keys::{Aead, Key32, voucher};
 use crate::packet::{BLOCK, SEALED};
@@ -171,6 +171,8 @@ pub(crate) struct Paths {
     pub lists: Vec<List>,
 }
 
+/// Paths that stay in use however much slower than the best they are: one dead relay must not leave a session without.
+const FEW: usize = 3;
 /// Lists that a packet may name.
 const LISTS: usize = 3;
 /// How long relays have to learn of a new list before we use it: they take the previous one as well.
@@ -217,10 +219,15 @@ impl Paths {
         self.all.iter().position(|path| path.id == id)
     }
 
-    /// Least delay of live paths, µs.
-    pub(crate) fn best_delay(&self) -> i32 {
+    /// Delays that are fit: near the least, but so that [`FEW`] live paths are among them.
+    pub(crate) fn band(&self, rtt: f64, share: f64) -> Band {
         let live = self.all.iter().filter(|path| path.health.state == State::Live);
-        live.filter_map(|path| path.health.delay).min().unwrap_or_default()
+        let mut delays: Vec<i32> = live.filter_map(|path| path.health.delay).collect();
+        delays.sort_unstable();
+        let best = delays.first().copied().unwrap_or_default();
+        let few = delays.get(FEW - 1).or(delays.last()).copied().unwrap_or_default();
+        let wide = (rtt / 4.0).max(12_000.0) as i32;
+        Band { best, scale: (rtt * share).max(1000.0), last: few.max(best.saturating_add(wide)) }
     }
 }
 
@@ -253,10 +260,10 @@ impl OpenRun {
 }
 
 /// Weights of the candidates for a block, in their order; suspect and unusable ones weigh nothing.
-pub(crate) fn weigh(paths: &Paths, picks: &[Pick], generation: &Generation, best: i32, scale: f64) -> Vec<f64> {
+pub(crate) fn weigh(paths: &Paths, picks: &[Pick], generation: &Generation, band: &Band) -> Vec<f64> {
     let weight = |&(_, path): &Pick| {
         let at = usize::from(path);
-        if generation.keys.get(at).is_none_or(Option::is_none) { 0.0 } else { paths.all[at].health.weight(best, scale) }
+        if generation.keys.get(at).is_none_or(Option::is_none) { 0.0 } else { paths.all[at].health.weight(band) }
     };
     picks.iter().map(weight).collect()
 }

@@ -78,7 +78,7 @@ impl Destination {
 /// ```text
 /// Unix seconds 4 | count 4 | sealed { address 16 | port 2 | zero 6 } 24 | seal 16
 /// ```
-/// The first eight bytes are the nonce: a relay counts what it seals, under a key that dies with its process.
+/// The first eight bytes are the nonce: a relay counts what it seals, from a start drawn by chance. The key is the session's.
 pub(crate) struct ReturnAddress;
 
 impl ReturnAddress {

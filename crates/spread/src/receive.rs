@@ -152,7 +152,7 @@ impl Session {
             }
         }
         let full = entries.len() >= crate::control::MOST;
-        let best = self.paths.best_delay();
+        let best = self.band().best;
         let unknown = Duration::from_micros((self.feedback.rtt.unwrap_or(0.0) / 2.0) as u64);
         for (path, entry) in self.paths.all.iter_mut().zip(told) {
             if entry.is_none() && full {

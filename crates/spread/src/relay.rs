@@ -3,8 +3,8 @@
 //! Checks in the order of their cost; each refusal is counted and never answered. What a stranger sends costs a fixed number of
 //! derivations; what carries a known session's name costs one authentication.
 
-use crate::ids::{Members, Micros, NodeId};
-use crate::keys::{Aead, Deriver, Key16, Key32, voucher};
+use crate::ids::{Members, Micros, NodeId, SessionId};
+use crate::keys::{Aead, Deriver, Key32, voucher};
 use crate::packet::{Head, Leg, Rewrite, SEALED, covered};
 use crate::place::ReturnAddress;
 use crate::relay_entry::{Entry, Key, Way};
@@ -109,6 +109,11 @@ impl Epoch {
     pub(crate) fn peer(&self, node: NodeId) -> Key32 {
         self.deriver.whole("polder peer", &[&node.0.to_be_bytes()])
     }
+
+    /// Seals a session's return addresses.
+    pub(crate) fn returns(&self, session: SessionId) -> Option<Aead> {
+        Aead::new(&self.deriver.half("polder address", &[&session.0]))
+    }
 }
 
 /// Everything that a relay must know; replaced whole.
@@ -153,7 +158,7 @@ pub enum To {
 
 /// Neighbouring datagrams of a buffer with one destination: `segment` bytes each, the last may be shorter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Send {
+pub struct Forward {
     /// Where to.
     pub to: To,
     /// Where they lie.
@@ -168,7 +173,6 @@ pub struct Relay {
     /// Counts configurations: entries checked against an older one are checked again.
     version: u64,
     born: Micros,
-    returns: Aead,
     sealed: u32,
     entries: Vec<Entry>,
     index: HashMap<Key, usize>,
@@ -178,21 +182,20 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay that starts now. `returns` is a fresh random key: it dies with the process. `None`: the library refused it.
-    pub fn new(config: RelayConfig, returns: &Key16, now: Micros, counters: Arc<Counters>) -> Option<Self> {
-        let returns = Aead::new(returns)?;
-        Some(Relay {
+    /// A relay that starts now. `salt` is drawn by chance: return addresses are counted from there, so that two processes of
+    /// one relay do not count alike.
+    pub fn new(config: RelayConfig, salt: u32, now: Micros, counters: Arc<Counters>) -> Self {
+        Relay {
             config,
             version: 0,
             born: now,
-            returns,
-            sealed: 0,
+            sealed: salt,
             entries: Vec::new(),
             index: HashMap::new(),
             last: None,
             swept: now,
             counters,
-        })
+        }
     }
 
     /// Puts another configuration in force; windows stay.
@@ -203,14 +206,14 @@ impl Relay {
 
     /// Proves the datagrams in `buffer` (`segment` bytes each, the last may be shorter), rewrites those that pass, and says in
     /// `out` where they go, in their order.
-    pub fn handle(&mut self, now: Micros, from: SocketAddr, buffer: &mut [u8], segment: usize, out: &mut Vec<Send>) {
+    pub fn handle(&mut self, now: Micros, from: SocketAddr, buffer: &mut [u8], segment: usize, out: &mut Vec<Forward>) {
         let segment = segment.max(1);
         let mut start = 0;
         for packet in buffer.chunks_mut(segment) {
             let range = start..start + packet.len();
             start = range.end;
             match self.pass(now, from, packet) {
-                Ok(to) => join(out, Send { to, range, segment }),
+                Ok(to) => join(out, Forward { to, range, segment }),
                 Err(refusal) => self.count(refusal),
             }
         }
@@ -275,7 +278,7 @@ impl Relay {
             // a node that left the list is no servlet any more
             let servlet = NodeId(u64::from_be_bytes(head.party));
             self.config.address(servlet).ok_or(Refusal::Return)?;
-            Entry::back(self.version, epoch, head, now, &self.returns)?
+            Entry::back(self.version, epoch, head, now)?
         } else {
             Entry::out(&self.config, self.version, epoch, head, now)?
         };
@@ -312,7 +315,7 @@ impl Relay {
                 if !fresh {
                     let servlet = out.destination.servlet;
                     let sealed =
-                        ReturnAddress::seal(&self.returns, head.session, servlet, from, now, self.sealed).ok_or(Refusal::Seal)?;
+                        ReturnAddress::seal(&out.returns, head.session, servlet, from, now, self.sealed).ok_or(Refusal::Seal)?;
                     self.sealed = self.sealed.wrapping_add(1);
                     out.rewrite.seal = voucher(&out.peer, head.session, self.config.me, &sealed);
                     out.rewrite.sealed = sealed;
@@ -393,7 +396,7 @@ impl Relay {
 }
 
 /// Lengthens the last run where the new datagram continues it.
-fn join(out: &mut Vec<Send>, new: Send) {
+fn join(out: &mut Vec<Forward>, new: Forward) {
     if let Some(last) = out.last_mut()
         && last.to == new.to
         && last.range.end == new.range.start

@@ -44,6 +44,7 @@ pub(crate) struct Out {
     pub destination: Destination,
     pub choice: Choice,
     pub peer: Key32,
+    pub returns: Aead,
     /// The servlet's address.
     pub to: SocketAddr,
     /// The last place looked up: block, version of the list, rank.
@@ -71,17 +72,19 @@ impl Entry {
         let to = config.address(destination.servlet).ok_or(Refusal::Destination)?;
         let choice = Choice::new(&destination.choice).ok_or(Refusal::Destination)?;
         let peer = epoch.peer(destination.servlet);
+        let returns = epoch.returns(head.session).ok_or(Refusal::Seal)?;
         let rewrite = Rewrite { seal: [0; 16], leg: crate::Leg::Onward, party: config.me.0.to_be_bytes(), sealed: [0; SEALED] };
         let bucket = Bucket::full(destination.rate, now);
-        let out = Out { destination, choice, peer, to, place: None, from: None, rewrite, bucket };
+        let out = Out { destination, choice, peer, returns, to, place: None, from: None, rewrite, bucket };
         Ok(Entry::new(version, epoch, head, now, mac, Way::Out(Box::new(out))))
     }
 
     /// Derives everything for a packet on its way back: only where the relay itself sealed the return address.
-    pub(crate) fn back(version: u64, epoch: &Epoch, head: &Head, now: Micros, returns: &Aead) -> Result<Entry, Refusal> {
+    pub(crate) fn back(version: u64, epoch: &Epoch, head: &Head, now: Micros) -> Result<Entry, Refusal> {
         let servlet = NodeId(u64::from_be_bytes(head.party));
+        let returns = epoch.returns(head.session).ok_or(Refusal::Seal)?;
         let (to, sealed_at) =
-            crate::place::ReturnAddress::open(returns, head.session, servlet, head.sealed).ok_or(Refusal::Return)?;
+            crate::place::ReturnAddress::open(&returns, head.session, servlet, head.sealed).ok_or(Refusal::Return)?;
         let mac = Aead::new(&keys::return_key(&epoch.peer(servlet), head.session)).ok_or(Refusal::Seal)?;
         Ok(Entry::new(version, epoch, head, now, mac, Way::Back(Back { to, sealed_at })))
     }

@@ -228,7 +228,7 @@ impl Session {
         if self.config.naive {
             return vec![1.0; candidates.len()];
         }
-        weigh(&self.paths, candidates, generation, self.paths.best_delay(), self.delay_scale())
+        weigh(&self.paths, candidates, generation, &self.band())
     }
 
     /// Tells what came in since the last time; over two relays, as a lost word costs a round trip.

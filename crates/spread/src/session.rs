@@ -11,7 +11,7 @@ use crate::choice::Choice;
 use crate::config::SpreadConfig;
 use crate::end::EndKeys;
 use crate::fec::{Decoder, Encoder};
-use crate::health::State;
+use crate::health::{Band, State};
 use crate::ids::{Members, Micros, NodeId, SessionId, Tick};
 use crate::keys::{Aead, choice_key};
 use crate::packet::{HEAD, OVERHEAD};
@@ -264,12 +264,12 @@ impl Session {
     /// Every path, as users see it.
     pub fn paths(&self, now: Micros) -> Vec<PathReport> {
         let Some(generation) = self.generations.first() else { return Vec::new() };
-        let (best, scale) = (self.paths.best_delay(), self.delay_scale());
+        let band = self.band();
         let usable = |at: usize| {
             let keys = generation.keys.get(at).and_then(Option::as_ref);
             keys.is_some_and(|keys| keys.usable(now, self.config.return_age))
         };
-        let weight = |at: usize| if usable(at) { self.paths.all[at].health.weight(best, scale) } else { 0.0 };
+        let weight = |at: usize| if usable(at) { self.paths.all[at].health.weight(&band) } else { 0.0 };
         let total: f64 = (0..self.paths.all.len()).map(weight).sum();
         let report = |(at, path): (usize, &crate::path::Path)| PathReport {
             relay: path.id,
@@ -277,7 +277,7 @@ impl Session {
             state: if usable(at) { path.health.state } else { State::Unusable },
             weight: if total > 0.0 { weight(at) / total } else { 0.0 },
             loss: path.health.loss,
-            delay_us: path.health.delay.map(|delay| delay.saturating_sub(best).max(0) as u32),
+            delay_us: path.health.delay.map(|delay| delay.saturating_sub(band.best).max(0) as u32),
             sent: path.health.sent,
             received: path.tally.received,
             duplicates: path.tally.duplicates,
@@ -286,9 +286,8 @@ impl Session {
         self.paths.all.iter().enumerate().map(report).collect()
     }
 
-    /// Microseconds of delay that cost a path all but 1/e of its weight.
-    pub(crate) fn delay_scale(&self) -> f64 {
-        (self.feedback.rtt.unwrap_or(100_000.0) * self.config.delay_share).max(1000.0)
+    pub(crate) fn band(&self) -> Band {
+        self.paths.band(self.feedback.rtt.unwrap_or(100_000.0), self.config.delay_share)
     }
 }
 

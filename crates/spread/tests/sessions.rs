@@ -162,7 +162,7 @@ fn a_relay_that_restarts_is_deaf_for_a_moment_and_then_carries() {
     let mut net = Net::new(4, &SpreadConfig::default(), 11);
     net.talk(0, 100, ms(1), 1200);
     let config = relay_config(1, &[EPOCH], vec![net.members.clone()]);
-    net.relays[1] = Relay::new(config, &[0xCC; 16], net.now, net.counters[1].clone()).unwrap();
+    net.relays[1] = Relay::new(config, 0xCC, net.now, net.counters[1].clone());
     net.talk(100, 4000, ms(2), 1200);
     let lost = 4100 - Net::distinct(&net.at_servlet);
     assert!(lost < 40, "{lost} lost");

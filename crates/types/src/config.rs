@@ -36,4 +36,10 @@ pub struct EngineConfig {
     /// Sockets that listen already, from a supervisor or from the process before this one: address as in `listen`,
     /// descriptor. They are duplicated; the caller closes its own.
     pub inherit: Vec<(SocketAddr, i32)>,
+    /// Node role only: UDP addresses of the spread plane's relay. None: this node relays no datagrams.
+    #[serde(default)]
+    pub spread_listen: Vec<SocketAddr>,
+    /// Bytes of room that each of these sockets asks for, each way.
+    #[serde(default)]
+    pub spread_buffer: u32,
 }

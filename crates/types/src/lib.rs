@@ -9,6 +9,7 @@ mod event;
 mod gre;
 mod identity;
 mod snapshot;
+mod spread;
 
 pub use config::{EngineConfig, Role};
 pub use event::{CallId, Event};
@@ -18,6 +19,7 @@ pub use snapshot::{
     BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, Revocations, RingRoute, Rule, ServletEntry, Site,
     Snapshot, Tell, Telling, Told, Tracing,
 };
+pub use spread::{Spread, SpreadEpoch, SpreadMembers};
 
 /// Version of the MessagePack schema of [`Snapshot`], [`Event`] and [`EngineConfig`].
 pub const SCHEMA: u32 = 1;

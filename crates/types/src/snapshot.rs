@@ -45,6 +45,9 @@ pub struct Snapshot {
     /// Site role: how the origin is told who its users are.
     #[serde(default)]
     pub told: Option<Told>,
+    /// A node's part in the spread plane.
+    #[serde(default)]
+    pub spread: Option<crate::Spread>,
 }
 
 /// How an origin is told.

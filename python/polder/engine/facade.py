@@ -74,6 +74,11 @@ class Engine:
         """Address as configured and descriptor of each listening socket; the descriptors stay the engine's."""
         return list(self._native.listeners())
 
+    @property
+    def spread_addresses(self) -> list[str]:
+        """Where the relay of the spread plane takes datagrams (``ip:port``), in the order of the configuration."""
+        return list(self._native.spread_addresses())
+
     def listen(self, addresses: Iterable[str], inherited: Iterable[tuple[str, int]] = ()) -> None:
         """Listen on ``addresses`` and nowhere else; connections stay, and so do listeners that are still wanted.
 

@@ -70,6 +70,8 @@ class Node(Linked):
                 workers=settings.workers,
                 event_queue=settings.event_queue,
                 call_timeout_ms=int(settings.call_timeout * 1000),
+                spread_listen=settings.spread.listen,
+                spread_buffer=settings.spread.buffer,
             ),
             life,
         )

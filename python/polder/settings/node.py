@@ -10,6 +10,7 @@ from polder.settings.base import Name
 from polder.settings.limits import Limits
 from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Addresses, Duration, parse_address
+from polder.settings.spread import SpreadSettings
 from polder.settings.traces import TraceSettings
 
 
@@ -125,6 +126,7 @@ class NodeSettings(ProcessSettings):
     traces: TraceSettings = Field(
         default_factory=TraceSettings, description="Which openings of tunnels are traced, and where to."
     )
+    spread: SpreadSettings = Field(default_factory=SpreadSettings, description="The relay of the spread plane.")
     limits: Limits = Field(default_factory=Limits, description="Bounds on what others may make this node hold or do.")
 
     @model_validator(mode="after")

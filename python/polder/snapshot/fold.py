@@ -18,6 +18,7 @@ from polder.snapshot.schema import (
     ServletEntry,
     Site,
     Snapshot,
+    Spread,
     Tell,
     Told,
     Tracing,
@@ -81,6 +82,8 @@ class Verdicts:
     """Servlets, by node name or inner address, whose streams to this site's agent end at once."""
     told: Told | None = None
     """How this site's agent tells its origin who the users are."""
+    spread: Spread | None = None
+    """This node's part in the spread plane."""
 
 
 def fold(verdicts: Verdicts, version: int) -> Snapshot:
@@ -101,6 +104,7 @@ def fold(verdicts: Verdicts, version: int) -> Snapshot:
         shortcuts=verdicts.shortcuts,
         cut=verdicts.cut,
         told=verdicts.told,
+        spread=verdicts.spread,
     )
 
 

@@ -160,6 +160,41 @@ class Limits(Frozen, frozen=True):
     memory_bytes: int = 0
 
 
+class SpreadEpoch(Frozen, frozen=True):
+    """A relay's key of one epoch, 32 bytes; taken from ``not_before`` to ``not_after`` (Unix seconds)."""
+
+    number: int
+    key: bytes
+    not_before: int
+    not_after: int
+
+    def __repr__(self) -> str:
+        return f"SpreadEpoch({self.number}, key withheld)"
+
+
+class SpreadMembers(Frozen, frozen=True):
+    """The relays of one version of the overlay: first eight bytes of the ring id, and ``ip:port`` for datagrams."""
+
+    version: int
+    list: tuple[tuple[int, str], ...]
+
+
+class Spread(Frozen, frozen=True):
+    """A node's part in the spread plane.
+
+    ``me``: the first eight bytes of its ring id. ``epochs``: current, previous within its grace, next. ``members``: the current
+    list, then the previous one. ``sessions``: most that the relay remembers. ``span_ms``: by how much a packet's time may differ.
+    ``return_age``: seconds for which a reply may use a user's address.
+    """
+
+    me: int
+    epochs: tuple[SpreadEpoch, ...]
+    members: tuple[SpreadMembers, ...]
+    sessions: int
+    span_ms: int
+    return_age: int
+
+
 class Snapshot(Frozen, frozen=True):
     """Everything the data plane of one process needs to decide about bytes."""
 
@@ -178,6 +213,7 @@ class Snapshot(Frozen, frozen=True):
     shortcuts: bool = False
     cut: tuple[str, ...] = ()
     told: Told | None = None
+    spread: Spread | None = None
     schema: int = SCHEMA
 
 
@@ -185,6 +221,7 @@ class EngineConfig(Frozen, frozen=True):
     """What an engine is born with: ``role`` is ``node``, ``forwarder`` or ``site``.
 
     ``inherit``: descriptors of sockets that listen already, by their address as in ``listen``; the caller closes its own.
+    ``spread_listen``: UDP addresses of the relay; ``spread_buffer``: room of each of its sockets, bytes (0: 4 MiB).
     """
 
     role: str
@@ -194,6 +231,8 @@ class EngineConfig(Frozen, frozen=True):
     call_timeout_ms: int = 5000
     origins: tuple[tuple[int, str], ...] = ()
     inherit: tuple[tuple[str, int], ...] = ()
+    spread_listen: tuple[str, ...] = ()
+    spread_buffer: int = 0
     schema: int = SCHEMA
 
 

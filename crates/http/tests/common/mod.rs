@@ -212,6 +212,7 @@ impl Node {
             tracing: None,
             cut: Vec::new(),
             told: None,
+            spread: None,
         };
         let peer = Peer { name: name.into(), ring_id: RingId(ring_id(name)), address, warm: false };
         Node { name: name.into(), plane, heard, peer, snapshot: Mutex::new(snapshot), doors: Mutex::new(vec![door]) }

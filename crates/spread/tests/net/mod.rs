@@ -131,7 +131,7 @@ impl Net {
         // relays run for long: none is deaf
         let start = |n: usize| {
             let config = relay_config(n, &[EPOCH], vec![members.clone()]);
-            Relay::new(config, &[n as u8; 16], BEGIN - Duration::from_secs(60), counters[n].clone()).unwrap()
+            Relay::new(config, n as u32, BEGIN - Duration::from_secs(60), counters[n].clone())
         };
         let ticket = ticket(1, relays, EPOCH, &members, BEGIN);
         let user = Session::forwarder(&ticket, members.clone(), config.clone(), BEGIN, seed).unwrap();
