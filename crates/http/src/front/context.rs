@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::counters::Counters;
-use super::effort::{Calm, Effort};
+use super::effort::{Calm, Effort, Task};
 use crate::counters::Measures;
 use crate::pressure::Pressure;
 use crate::pump::Meter;
@@ -136,7 +136,7 @@ impl FrontContext {
 
     /// Runs `work` of somebody whose `effort` is counted: when he has taken more than his share of the thread, step by step, in turns
     /// with others who have.
-    pub(crate) async fn fairly<T>(&self, effort: Option<&Effort>, work: impl Future<Output = T>) -> T {
+    pub(super) async fn fairly<T>(&self, effort: Option<&Effort>, task: Task, work: impl Future<Output = T>) -> T {
         let Some(effort) = effort else { return work.await };
         let mut work = pin!(work);
         loop {
@@ -154,7 +154,7 @@ impl FrontContext {
                 return done;
             }
             self.counters.over_work.up();
-            let own = effort.turn.acquire().await;
+            let own = effort.turn(task).acquire().await;
             let others = self.calm().others(effort.id(), self.start.elapsed());
             let (step, bell, took) = self.turns.step(if others { OVERWORK_REST } else { 0 }, work.as_mut()).await;
             self.worked(effort, took);

@@ -13,13 +13,21 @@ pub(crate) struct Effort {
     spent: AtomicU64,
     /// Microseconds of the clock when work was forgiven last.
     at: AtomicU64,
-    /// For which of its tasks waits for the turn of all: an identity with a hundred tasks gets no more turns than one with one.
-    pub(super) turn: Semaphore,
+    /// For which of its tasks waits for the turn of all, by [`Task`]: an identity with a hundred tasks gets no more turns than one
+    /// with one; and that a connection has ended is seen before all its streams have had their turns.
+    turns: [Semaphore; 2],
+}
+
+/// What is worked for.
+#[derive(Clone, Copy)]
+pub(super) enum Task {
+    Connection,
+    Stream,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Effort { spent: AtomicU64::new(0), at: AtomicU64::new(0), turn: Semaphore::new(1) }
+        Effort { spent: AtomicU64::new(0), at: AtomicU64::new(0), turns: [1, 1].map(Semaphore::new) }
     }
 }
 
@@ -27,6 +35,11 @@ impl Effort {
     /// Tells it from all others that live.
     pub(super) fn id(&self) -> usize {
         std::ptr::from_ref(self) as usize
+    }
+
+    /// The turn among tasks of one kind.
+    pub(super) fn turn(&self, task: Task) -> &Semaphore {
+        &self.turns[task as usize]
     }
 
     /// Counts work. Between threads a little of it may be lost: it is an estimate.

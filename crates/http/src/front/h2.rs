@@ -1,6 +1,7 @@
 //! The proxy in HTTP/2 (RFC 9113 §8.5). Extended CONNECT is not offered: browsers tunnel WebSocket.
 
 use super::client::{Client, malformed};
+use super::effort::Task;
 use super::exchange::{Ended, exchange};
 use super::local;
 use super::origin::Body;
@@ -157,7 +158,7 @@ fn builder(limits: &Limits) -> Builder {
 
 async fn fairly(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
     let client = shared.client.clone();
-    client.ctx.fairly(client.effort.as_deref(), stream(shared, request, respond)).await
+    client.ctx.fairly(client.effort.as_deref(), Task::Stream, stream(shared, request, respond)).await
 }
 
 async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
