@@ -227,10 +227,9 @@ class _Run:
         naming = self._naming(entries)
         levels = self._spread(entries, naming, authorizers)
         failed = False
-        for entry in entries if self._whole else used(entries, levels):
-            if not entry.checked and entry.error is None and entry.assertion is not None:
-                self._check(entry, entry.assertion)
-                failed = failed or entry.error is not None
+        for entry in self._unproven(entries, levels):
+            self._check(entry)
+            failed = failed or entry.error is not None
         if failed:
             for entry in entries:
                 entry.licensed = entry.level = 0
@@ -281,22 +280,35 @@ class _Run:
                 levels[entry.author] = level
                 queue.append(entry.author)
 
-    def _check(self, entry: Entry, assertion: Assertion) -> None:
+    def _unproven(self, entries: Sequence[Entry], levels: Mapping[Principal, int]) -> list[Entry]:
+        """The entries whose signatures must be checked: those that the answer rests on, or all where the whole is asked."""
+        left = []
+        for entry in entries:
+            if (entry.level or self._whole) and not entry.checked and entry.error is None and entry.assertion is not None:
+                entry.checked = self._checker.proven(entry.assertion, entry.author, self._accept)
+                if not entry.checked:
+                    left.append(entry)
+        if not left or self._whole:
+            return left
+        bearing = set(map(id, used(entries, levels)))
+        return [entry for entry in left if id(entry) in bearing]
+
+    def _check(self, entry: Entry) -> None:
+        assert entry.assertion is not None  # `_unproven` lists no other
         entry.checked = True
-        if self._checker.proven(assertion, entry.author, self._accept):
-            return
         self._checks += 1
         if self._checks > self._limits.signatures:
             raise KeyNoteError(Why.LIMIT, f"more than {self._limits.signatures} signatures to check")
         try:
-            self._checker.check(assertion, entry.author, self._accept)
+            self._checker.check(entry.assertion, entry.author, self._accept)
         except KeyNoteError as error:
             entry.error = error
 
     def _conditions(self, assertion: Assertion) -> int:
         if assertion.conditions is None:
             return self._most
-        return value_of(assertion.conditions, Scope(self._base | assertion.constants, self._limits), self._ranks)
+        values = self._base | assertion.constants if assertion.constants else self._base
+        return value_of(assertion.conditions, Scope(values, self._limits), self._ranks)
 
 
 def used(entries: Sequence[Entry], levels: Mapping[Principal, int]) -> list[Entry]:
