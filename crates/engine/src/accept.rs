@@ -176,9 +176,13 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
             }
         }
     };
-    plane.registry.spawn(identity, task);
+    plane.registry.spawn(identity.clone(), task);
     drop(shaking);
-    if let Some(world) = plane.world() {
+    // A change between the handshake and the registration asked nobody about this one. Only this one is looked at: all of them for each
+    // that comes would cost a crowd its square.
+    if let Some(world) = plane.world()
+        && plane.is_unworthy(&world, &identity)
+    {
         plane.cut_unworthy(&world);
     }
 }

@@ -168,12 +168,16 @@ impl Plane {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Cuts live connections whose identity is revoked, or a user's or site's that has expired and was not renewed.
-    pub fn cut_unworthy(&self, world: &World) {
-        let now = unix_now();
+    /// Whether an identity is revoked, or a user's or site's that has expired.
+    pub fn is_unworthy(&self, world: &World, identity: &Identity) -> bool {
         // A node's certificate is replaced long before it ends and its links carry the tunnels of many: they are renewed by
         // their dialler (`link`), not cut.
-        let unworthy = |latest: &Identity| world.tls.is_revoked(latest) || (latest.kind != Kind::Node && latest.not_after < now);
+        world.tls.is_revoked(identity) || (identity.kind != Kind::Node && identity.not_after < unix_now())
+    }
+
+    /// Cuts live connections whose identity is revoked, or a user's or site's that has expired and was not renewed.
+    pub fn cut_unworthy(&self, world: &World) {
+        let unworthy = |latest: &Identity| self.is_unworthy(world, latest);
         let told = |identity: &Identity| {
             if let Some(tunnels) = self.front_tunnels.get().filter(|_| identity.kind == Kind::User) {
                 self.counters.identities_tunnels_cut.add(tunnels(&identity.uri));
