@@ -44,6 +44,8 @@ from polder.store import sqlite_url, transaction
 KILLS, QUICK = 1000, 14
 STEP = 20.0
 """Seconds by which the processes' clock goes on from one kill to the next: checks last for half an hour, 90 kills."""
+WORKING = 0.85
+"""Share of kills for which the victim's first word is waited for: the others may come while it starts."""
 NICK = "spiffe://crash.test/site/nick"
 
 
@@ -195,8 +197,10 @@ def run_one(name: str, books: str, root: Path, kills: int, rng: random.Random) -
             if part not in living:
                 seed = next(seeds)
                 living[part] = Child.fork(lambda say, part=part, seed=seed: work[part](world, seed, say))  # type: ignore[misc]
-        time.sleep(rng.uniform(0.0, 0.25))
         part = rng.choice(sorted(work))
+        if rng.random() < WORKING:
+            _await(living[part])
+        time.sleep(rng.uniform(0.0, 0.25))
         for said in living.pop(part).kill():
             world.word.hear(said)
         for child in living.values():
@@ -219,6 +223,14 @@ def run_one(name: str, books: str, root: Path, kills: int, rng: random.Random) -
     }
     row |= {"checks": len(word.taken), "paid": len(word.paid), "settlements": len(word.settled), "payments": len(word.confirmed)}
     return row | counts | {"what": what, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _await(child: Child) -> None:
+    """Until it has said something; raises ``RuntimeError`` when it ends without."""
+    while not child.tail:
+        if not (more := os.read(child.pipe, 65536)):
+            raise RuntimeError("a process ended without a word")
+        child.tail += more
 
 
 def _said(child: Child) -> Iterator[dict[str, Any]]:
@@ -308,7 +320,7 @@ def run(kills: int, seed: int) -> Result:
                 place.mkdir()
                 rows.append(run_one(name, url, place, kills, rng))
                 print(json.dumps(rows[-1]), flush=True)
-    parameters = {"kills": kills, "seed": seed, "step_s": STEP, "check_s": HOUR / 2}
+    parameters = {"kills": kills, "seed": seed, "step_s": STEP, "check_s": HOUR / 2, "working_share": WORKING}
     title = "SIGKILL of clearing house and policy decision point at random moments"
     return Result("bandex-crashes", parameters, rows, _claims([row["database"] for row in rows]), title)
 

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from polder.cli import main
+from tests.support.commands import polder
 from tests.support.overlay import POLDER, Process, environment, free_port
-
-
-def polder(state: Path, *arguments: str, stdin: str = "", status: int = 0) -> dict[str, Any]:
-    """Run the command's own entry point in this process and return its JSON answer."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["polder", *arguments, "--json"])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
-        patch.setenv("POLDER_STATE", str(state))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-            main.main()
-    assert end.value.code == status, out.getvalue() + err.getvalue()
-    answer: dict[str, Any] = json.loads((out if status in (0, 3) else err).getvalue().strip().splitlines()[-1])
-    return answer
 
 
 class Founded:

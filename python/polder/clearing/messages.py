@@ -117,7 +117,7 @@ class Paid(Message, frozen=True):
     number: int
 
 
-class House(Reply, frozen=True):
+class HouseAnswer(Reply, frozen=True):
     """Who clears, until how long after its end a check may be deposited (seconds), and how far clocks may differ."""
 
     name: str

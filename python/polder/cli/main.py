@@ -43,6 +43,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "connect": ("polder.cli.client:connect", "User", "run the forwarder"),
     "client": ("polder.cli.profile:client", "User", "profiles for browsers without a forwarder"),
     "reserve": ("polder.cli.rsvp:reserve", "User", "reserve bandwidth for what this host receives"),
+    # reservations
+    "offer": ("polder.cli.offer:offer", "Reservations", "ISP: sign prices for reservations on its routes"),
+    "credit": ("polder.cli.credit:credit", "Reservations", "provider: answer for users' checks; user: fetch a credit"),
+    "check": ("polder.cli.check:check", "Reservations", "explain whether a reservation's credentials pay for it, and why not"),
+    "settle": ("polder.cli.settle:settle", "Reservations", "ISP: deposit the checks that were taken, show the account"),
+    "clearing": ("polder.cli.clearing:clearing", "Reservations", "run a clearing house: accounts, settlement, audit"),
     # everybody
     "doctor": ("polder.cli.doctor:doctor", "Everybody", "find what is wrong on this machine"),
     "config": ("polder.cli.config:config", "Everybody", "check configuration, print its schema"),

@@ -13,6 +13,7 @@ from polder.settings.client import ClientSettings
 from polder.settings.identity import IdentityDir
 from polder.settings.lines import line_of
 from polder.settings.load import SECTIONS, load
+from polder.settings.money import ClearingSettings, ProviderSettings
 from polder.settings.node import NodeSettings, is_wildcard
 from polder.settings.quantities import parse_address
 from polder.settings.site import SiteSettings
@@ -78,6 +79,9 @@ def _files(state: StateDir) -> Iterator[tuple[str, Path]]:
     """Those that are there, and those that would be read if they were: an enrolled identity needs none."""
     if state.authority.is_dir():
         yield "authority", state.authority / "authority.toml"
+    for section, directory in (("clearing", state.clearing), ("isp", state.isp), ("provider", state.provider)):
+        if (directory / f"{section}.toml").exists():
+            yield section, directory / f"{section}.toml"
     for kind, section in (("node", "node"), ("site", "site"), ("user", "client")):
         for directory in state.enrolled(kind):
             file = directory / f"{section}.toml"
@@ -90,7 +94,12 @@ def _listens(part: Part) -> Iterator[tuple[str, str]]:
     match part.settings:
         case NodeSettings(listen=listen):
             yield from (("listen", address) for address in listen)
-        case AuthoritySettings(listen=address) | ClientSettings(listen=address):
+        case (
+            AuthoritySettings(listen=address)
+            | ClientSettings(listen=address)
+            | ClearingSettings(listen=address)
+            | ProviderSettings(listen=address)
+        ):
             yield "listen", address
     told = getattr(part.settings, "metrics_listen", "off")
     if not told.startswith(("unix", "off")):
@@ -117,7 +126,7 @@ def _same_address(parts: list[Part]) -> Iterator[Finding]:
 
 def _identity(part: Part) -> Iterator[Finding]:
     """Whether a configuration and the certificate beside it speak of the same."""
-    if part.section == "authority":
+    if part.section in {"authority", "clearing", "isp", "provider"}:
         return
     try:
         identity = IdentityDir.load(part.directory)

@@ -15,6 +15,7 @@ from polder.settings.authority import AuthoritySettings
 from polder.settings.base import ConfigError, Settings
 from polder.settings.client import ClientSettings
 from polder.settings.lines import line_of, line_of_syntax
+from polder.settings.money import ClearingSettings, IspSettings, ProviderSettings
 from polder.settings.node import NodeSettings
 from polder.settings.rsvp import PdpSettings, RsvpSettings
 from polder.settings.site import SiteSettings
@@ -28,6 +29,9 @@ SECTIONS: dict[str, type[Settings]] = {
     "authority": AuthoritySettings,
     "rsvp": RsvpSettings,
     "pdp": PdpSettings,
+    "clearing": ClearingSettings,
+    "isp": IspSettings,
+    "provider": ProviderSettings,
 }
 """Configuration file and environment section → model."""
 

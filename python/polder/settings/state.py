@@ -46,6 +46,21 @@ class StateDir:
         """The node's identity."""
         return self.root / "node"
 
+    @property
+    def clearing(self) -> Path:
+        """The clearing house's books."""
+        return self.root / "clearing"
+
+    @property
+    def isp(self) -> Path:
+        """An ISP's key, and its till."""
+        return self.root / "isp"
+
+    @property
+    def provider(self) -> Path:
+        """A provider's key, and what its portal gave."""
+        return self.root / "provider"
+
     def identity(self, kind: str, name: str) -> Path:
         """Directory of one identity; there is one node in a state directory, and any number of the others."""
         return self.node if kind == "node" else self.root / kind / parse_name(name)

@@ -55,4 +55,10 @@ FAMILIES = (
     Family("authority_connections_open", "gauge", "Connections to the authority that are open now."),
     Family("authority_connections_refused", "counter", "Connections turned away before they cost a handshake."),
     Family("authority_handshakes_failed", "counter", "TLS handshakes with the authority that came to nothing."),
+    # Clearing houses and providers' portals
+    Family("clearing_requests", "counter", "Requests to the clearing house or portal by how they ended.", "outcome"),
+    Family("clearing_deposits", "counter", "Checks that were deposited, by what became of them.", "outcome"),
+    Family("clearing_connections_open", "gauge", "Connections to the clearing house or portal that are open now."),
+    Family("clearing_connections_refused", "counter", "Connections turned away before they cost a handshake."),
+    Family("clearing_handshakes_failed", "counter", "TLS handshakes with the clearing house or portal that came to nothing."),
 )

@@ -1,0 +1,213 @@
+"""Journey 7 without the routers, as people run it: portal, offer, credit, check, desk, deposit, settlement; all over mutual TLS."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polder.bandex import CreditTerms, OfferTerms, pack
+from polder.bandex.writing import Wanted, from_file, order, pay, to_file
+from polder.clearing.files import open_desk, read_private
+from polder.settings import load
+from polder.settings.money import IspSettings
+from tests.support.commands import polder
+from tests.support.money import FLOWSPEC, RATE, SENDERS, SESSION, Ask
+from tests.support.overlay import Overlay, Process, free_port, until
+
+DOMAIN = "overlay.test"
+
+
+def spiffe(kind: str, name: str) -> str:
+    return f"spiffe://{DOMAIN}/{kind}/{name}"
+
+
+class Market:
+    """An overlay's authority, a clearing house, Nick, Martha's portal and Alice: each with a state directory of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.overlay = Overlay(root, DOMAIN)
+        self.processes: list[Process] = []
+        self.house, self.nick, self.martha, self.alice = (root / who for who in ("house", "nick", "martha", "alice"))
+        self.houses = f"127.0.0.1:{free_port()}"
+        self.portal = f"127.0.0.1:{free_port()}"
+
+    def enrol(self) -> None:
+        """Found the overlay, enrol everybody, make KeyNote keys."""
+        self.overlay.found()
+        for state, kind, name in (
+            (self.house, "site", "clearing"),
+            (self.martha, "site", "martha"),
+            (self.nick, "site", "nick"),
+            (self.alice, "user", "alice"),
+        ):
+            more = ("--host", f"{name}.example") if kind == "site" else ()
+            token = self.token(kind, name, *more)
+            polder(state, "enroll", self.overlay.url, "--pin", self.overlay.pin, "--token-file", "-", stdin=token)
+        self.keys = {who: self._key(state, part) for who, state, part in self._parts()}
+
+    def token(self, kind: str, name: str, *more: str) -> str:
+        """An invitation."""
+        return str(polder(self.overlay.state("authority"), "invite", kind, name, *more)["token"])
+
+    def _parts(self) -> list[tuple[str, Path, str]]:
+        return [("nick", self.nick, "isp"), ("martha", self.martha, "provider"), ("alice", self.alice, "user")]
+
+    def _key(self, state: Path, part: str) -> Path:
+        (state / part).mkdir(parents=True, exist_ok=True)
+        public, private = state / part / f"{part}.pub", state / part / f"{part}.key"
+        polder(state, "keynote", "keygen", "ed25519-base64:", "256", str(public), str(private))
+        return public
+
+    def configure(self) -> None:
+        """Write the three configuration files."""
+        (self.house / "clearing").mkdir()
+        (self.house / "clearing/clearing.toml").write_text(
+            f'listen = "{self.houses}"\nname = "csc"\n[tls]\nidentity = "{self.house}/site/clearing"\nrevocation_refresh = "1s"\n'
+        )
+        (self.nick / "isp/isp.toml").write_text(
+            'name = "nick"\n[routes.lasthop]\nlinks = ["edge/lasthop"]\n'
+            f'[trusted]\n"{_text(self.keys["martha"])}" = "1.00"\n'
+            f'[clearing]\nurl = "https://{self.houses}"\nmember = "{spiffe("site", "clearing")}"\n'
+            f'[clearing.tls]\nidentity = "{self.nick}/site/nick"\n'
+        )
+        (self.martha / "provider/provider.toml").write_text(
+            f'listen = "{self.portal}"\nmost = "0.50"\ntotal = "1.00"\nmost_per_user = "2.00"\n'
+            f'[tls]\nidentity = "{self.martha}/site/martha"\n'
+        )
+
+    def start(self) -> None:
+        """Run the clearing house and the portal."""
+        self.processes.append(Process(("clearing", "serve"), self.house, self.root / "clearing.log").start())
+        self.processes.append(Process(("credit", "serve"), self.martha, self.root / "portal.log").start())
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.stop()
+        self.overlay.close()
+
+
+def _text(public: Path) -> str:
+    from polder.clearing.files import read_public
+
+    return read_public(str(public))
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    made = Market(tmp_path_factory.mktemp("market"))
+    try:
+        made.enrol()
+        made.configure()
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def register(market: Market) -> None:
+    for name, kind, identity in (("nick", "isp", spiffe("site", "nick")), ("martha", "provider", spiffe("site", "martha"))):
+        told = polder(
+            market.house, "clearing", "register", name, "--kind", kind, "--key", str(market.keys[name]), "--identity", identity
+        )
+        assert told["name"] == name
+
+
+def watch_a_film(market: Market, credentials: Path) -> dict[str, Any]:
+    """Alice writes a check, Nick's desk takes it; returns what the desk said."""
+    held = from_file(credentials.read_text())
+    offer = next(terms for _, terms in held if isinstance(terms, OfferTerms))
+    credit = next(terms for _, terms in held if isinstance(terms, CreditTerms))
+    alice = read_private(market.alice / "user/user.key")
+    now = time.time()  # noqa: TID251 - the processes' clock
+    wanted = Wanted(SESSION, SENDERS, FLOWSPEC, RATE, 1800)
+    terms, text = pay(wanted, offer, credit, alice, secrets.token_hex(16), now)
+    texts = order([(text, terms), *held])
+    credentials.with_name("bundle.kn").write_text(to_file(texts))
+    settings = load(IspSettings, market.nick / "isp/isp.toml")
+    desk, till = open_desk(settings, market.nick / "isp")
+    try:
+        decision = desk.decide(Ask(pack(texts)), now)
+    finally:
+        till.close()
+    return {"accepted": decision.accepted, "reason": decision.reason, "amount": terms.amount}
+
+
+def test_a_film_is_offered_credited_paid_and_settled(market: Market, tmp_path: Path) -> None:
+    register(market)
+    offer, credit, held = tmp_path / "offer.kn", tmp_path / "credit.kn", tmp_path / "held.kn"
+    made = polder(
+        market.nick, "offer", "create", "--route", "lasthop", "--per-mbit-hour", "0.04", "--rate", "20Mbit", "--out", str(offer)
+    )
+    assert (made["route"], made["per_mbit_hour"], made["most_rate"]) == ("lasthop", 40_000, RATE)
+    fetch = ("credit", "fetch", f"https://{market.portal}", "--member", spiffe("site", "martha"))
+    fetch += ("--key-file", str(market.alice / "user/user.key"), "--out", str(credit))
+    told = polder(market.alice, *fetch)
+    again = polder(market.alice, *fetch, "--request", told["request"])
+    assert again["repeated"] and again["texts"] == told["texts"]
+    assert polder(market.alice, "credit", "show", str(credit))["credits"][0]["total"] == 1_000_000
+    held.write_text(offer.read_text() + "\n" + credit.read_text())
+    film = watch_a_film(market, held)
+    assert film["accepted"], film
+    examined = polder(market.nick, "check", "explain", str(tmp_path / "bundle.kn"), "--rate", "20Mbit")
+    assert examined["good"] and len(examined["assertions"]) == 4
+    settled = polder(market.nick, "settle")
+    assert settled["deposited"] == {"paid": 1, "repeated": 0, "refused": 0}
+    assert settled["balances"] == [{"currency": "USD", "amount": film["amount"], "due": 0}]
+    assert polder(market.nick, "settle")["deposited"]["paid"] == 0
+    dues = polder(market.house, "clearing", "settle", "--name", "week-1")["payments"]
+    assert dues == polder(market.house, "clearing", "settle", "--name", "week-1")["payments"]
+    assert [(due["from"], due["to"], due["amount"]) for due in dues] == [("martha", "nick", film["amount"])]
+    came = polder(market.nick, "settle", "--came", "week-1/0")
+    assert (came["balances"][0]["amount"], came["payments"][0]["came"]) == (0, True)
+    assert polder(market.house, "clearing", "audit") == {"wrong": [], "next": "polder clearing settle"}
+    accounts = {row["kind"]: row for row in polder(market.house, "clearing", "accounts")["accounts"]}
+    assert accounts["user"]["guarantor"] == "martha"
+    assert all(amount == 0 for row in accounts.values() for amount in row["balances"].values())
+
+
+def test_a_user_gets_so_much_credit_and_no_more(market: Market, tmp_path: Path) -> None:
+    token = market.token("user", "greedy")
+    state = market.root / "greedy"
+    polder(state, "enroll", market.overlay.url, "--pin", market.overlay.pin, "--token-file", "-", stdin=token)
+    fetch = ("credit", "fetch", f"https://{market.portal}", "--member", spiffe("site", "martha"))
+    fetch += ("--key-file", str(market.alice / "user/user.key"))
+    polder(state, *fetch)
+    polder(state, *fetch)
+    refused = polder(state, *fetch, status=2)
+    assert refused["verdict"] == "exceeded" and "come back later" in refused["error"]
+    wrong = polder(state, "credit", "fetch", f"https://{market.portal}", "--member", spiffe("site", "else"), *fetch[5:], status=2)
+    assert wrong["verdict"] == "foreign-identity"
+
+
+def test_a_broken_bundle_is_explained(market: Market, tmp_path: Path) -> None:
+    offer = tmp_path / "offer.kn"
+    polder(market.nick, "offer", "create", "--route", "lasthop", "--per-mbit-hour", "1", "--rate", "1Mbit", "--out", str(offer))
+    told = polder(market.nick, "check", "explain", str(offer), status=3)
+    assert not told["good"] and told["steps"][-1]["why"] == "the bundle has no check"
+    none = polder(market.nick, "offer", "create", "--route", "x", "--per-mbit-hour", "1", "--rate", "1Mbit", status=2)
+    assert "there is no route 'x'; there are: lasthop" in none["error"]
+
+
+def test_strangers_and_the_revoked_are_turned_away(market: Market) -> None:
+    register(market)
+    assert polder(market.nick, "settle")["account"] == "nick"
+    foreign = (market.nick / "isp/isp.toml").read_text()
+    (market.nick / "isp/isp.toml").write_text(foreign.replace(f"{market.nick}/site/nick", f"{market.alice}/user/alice"))
+    unknown = polder(market.nick, "settle", status=2)
+    assert unknown["verdict"] == "unknown" and "ask the clearing house to register it" in unknown["error"]
+    (market.nick / "isp/isp.toml").write_text(foreign)
+    polder(market.overlay.state("authority"), "revoke", "site", "nick")
+
+    def turned_away() -> bool:
+        try:
+            return polder(market.nick, "settle", status=2)["verdict"] == "revoked"
+        except AssertionError:
+            return False
+
+    until(turned_away, "the revocation at the clearing house")
