@@ -28,12 +28,13 @@ def test_a_bank_is_one_more_link() -> None:
     alice = Alice()
     foreign = desk(bank=1_000_000)
     refused = foreign.decide(alice.ask(), NOW)
-    assert (refused.accepted, refused.verdict) == (False, "foreign-identity")
+    assert refused.word == "foreign-identity"
     alice.links = (write(guarantee(), key("bank")),)
     assert foreign.decide(alice.ask(), NOW).accepted
     alice.links = (write(guarantee(most=1000), key("bank")),)
     narrow = foreign.decide(alice.ask(), NOW)
-    assert (narrow.code, narrow.reason) == (3, "the conditions of the guarantee do not hold for this reservation")
+    narrow_verdict = narrow.verdict()
+    assert (narrow_verdict.code, narrow_verdict.reason) == (3, "the conditions of the guarantee do not hold for this reservation")
 
 
 def test_two_banks_in_a_row() -> None:
@@ -44,7 +45,7 @@ def test_two_banks_in_a_row() -> None:
     )
     assert desk(world=1_000_000).decide(alice.ask(), NOW).accepted
     alice.links = alice.links[1:]
-    assert desk(world=1_000_000).decide(alice.ask(), NOW).verdict == "denied"  # the link from the first bank is missing
+    assert desk(world=1_000_000).decide(alice.ask(), NOW).word == "denied"  # the link from the first bank is missing
 
 
 @pytest.mark.parametrize("who", ["payer", "isp"])
@@ -55,7 +56,7 @@ def test_no_guarantee_stands_in_for_check_or_offer(who: str) -> None:
     alice.links = (write(vouched, key("bank")),)
     forged = alice.check()[1].replace("@amount == 440000", "@amount == 540000")
     refused = desk(bank=1_000_000, martha=1).decide(alice.ask().but(bundle=pack(alice.texts(forged))), NOW)
-    assert not refused.accepted and "never by or for the payer or the ISP" in refused.reason
+    assert not refused.accepted and "never by or for the payer or the ISP" in refused.verdict().reason
 
 
 def test_provider_and_isp_need_two_keys() -> None:
@@ -63,7 +64,7 @@ def test_provider_and_isp_need_two_keys() -> None:
     alice.credit = dataclasses.replace(alice.credit, provider=name_of("nick"))
     alice.credit_text = write(alice.credit, key("nick"))
     refused = desk(nick=1_000_000).decide(alice.ask(), NOW)
-    assert "different keys" in refused.reason
+    assert "different keys" in refused.verdict().reason
 
 
 def test_credentials_go_through_a_file() -> None:

@@ -62,8 +62,9 @@ def bank(house: House, entries: list[Deposit], isp: str = "nick", now: float = N
 
 
 def refusal(decision: Decision) -> tuple[int, str]:
-    assert not decision.accepted and decision.charge == "" and decision.until == 0
-    return decision.code, decision.reason
+    verdict = decision.verdict()
+    assert not verdict.accepted and verdict.charge == "" and verdict.until == 0
+    return verdict.code, verdict.reason
 
 
 def whole(ledger: Ledger, paid: int) -> None:
@@ -157,7 +158,7 @@ def test_expired(nick: Desk, till: Till, house: House) -> None:
     assert late[0] == 6 and late[1].startswith("a credential ended 1800 s ago (20071120003000 UTC)")
     assert nick.decide(ask, NOW).accepted
     ended = nick.decide(ask, NOW + HOUR)  # trap 45: what was paid for ends, and a refresh does not go on for free
-    assert ended.code == 6
+    assert refusal(ended)[0] == 6
     (entry,) = till.waiting(10)
     (never,) = bank(house, [deposit(entry)], now=NOW + 8 * 24 * HOUR)
     assert (never.verdict, never.why) == ("expired", "checks must be deposited within 7 days of their end")
@@ -315,7 +316,7 @@ def test_a_full_till_takes_nothing_and_forgets_what_is_settled(tmp_path: Path) -
     till = open_spent(tmp_path / "small.sqlite3", most=2)
     one, alice = desk(till), Alice()
     decisions = [one.decide(alice.ask(), NOW) for _ in range(3)]
-    assert [d.accepted for d in decisions] == [True, True, False] and "deposit them first" in decisions[2].reason
+    assert [d.accepted for d in decisions] == [True, True, False] and "deposit them first" in refusal(decisions[2])[1]
     till.answered([(entry.charge, "paid") for entry in till.waiting(10)], NOW)
     assert till.sweep(NOW) == 0 and till.sweep(NOW + HOUR) == 2
     till.close()

@@ -135,7 +135,7 @@ def watch_a_film(market: Market, credentials: Path) -> dict[str, Any]:
         decision = desk.decide(Ask(pack(texts)), now)
     finally:
         till.close()
-    return {"accepted": decision.accepted, "reason": decision.reason, "amount": terms.amount}
+    return {"accepted": decision.accepted, "reason": decision.verdict().reason, "amount": terms.amount}
 
 
 def test_a_film_is_offered_credited_paid_and_settled(market: Market, tmp_path: Path) -> None:

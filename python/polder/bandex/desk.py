@@ -11,29 +11,28 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import msgspec
 
 from polder.bandex import bundle as bundles
 from polder.bandex.bundle import Bundle, normal
 from polder.bandex.judge import Flow, Trust, check_flow, check_price, check_time, check_total, judge
 from polder.bandex.spent import Entry, Spent
 from polder.keynote import Checker
-from polder.model import Refused, Verdict
+from polder.model import Refused
+from polder.model import Verdict as Why
+from polder.model.reservations import Ask, Verdict
 
-CODES: Mapping[Verdict, int] = {
-    Verdict.DENIED: 3,
-    Verdict.FOREIGN: 3,
-    Verdict.WRONG_HOLDER: 3,
-    Verdict.USED: 3,
-    Verdict.BUSY: 3,
-    Verdict.EXCEEDED: 4,
-    Verdict.EXPIRED: 6,
-    Verdict.NOT_YET: 6,
-    Verdict.MALFORMED: 11,
-    Verdict.BAD_SIGNATURE: 12,
-    Verdict.UNKNOWN: 14,
+CODES: Mapping[Why, int] = {
+    Why.DENIED: 3,
+    Why.FOREIGN: 3,
+    Why.WRONG_HOLDER: 3,
+    Why.USED: 3,
+    Why.BUSY: 3,
+    Why.EXCEEDED: 4,
+    Why.EXPIRED: 6,
+    Why.NOT_YET: 6,
+    Why.MALFORMED: 11,
+    Why.BAD_SIGNATURE: 12,
+    Why.UNKNOWN: 14,
 }
 """Refusal → value of an RSVP policy error (RFC 2750 §3.2): reject, exceeded, expired, syntax, integrity, missing."""
 
@@ -42,44 +41,33 @@ _KEPT = 1024
 """Accepted bundles that a desk keeps read; some 20 kB each."""
 
 
-class Asked(Protocol):
-    """What a policy decision point asks: the RSVP objects of one reservation at one router, and its bundle."""
-
-    @property
-    def router(self) -> str: ...
-    @property
-    def link(self) -> str: ...
-    @property
-    def session(self) -> str: ...
-    @property
-    def senders(self) -> tuple[str, ...]: ...
-    @property
-    def style(self) -> str: ...
-    @property
-    def service(self) -> str: ...
-    @property
-    def rate(self) -> int: ...
-    @property
-    def bucket(self) -> int: ...
-    @property
-    def peak(self) -> int: ...
-    @property
-    def reserved_rate(self) -> int: ...
-    @property
-    def flowspec(self) -> str: ...
-    @property
-    def bundle(self) -> bytes: ...
+_SWEEP_S = 60.0
+"""How often the spent set forgets what has ended and was deposited."""
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """``code``: 0, or the RSVP error value. ``until``: Unix time at which the payment ends. ``charge``: names the payment."""
+@dataclass(frozen=True)
+class Decision:
+    """What the desk found. ``refused``: why not, if so; ``until``: Unix time at which the payment ends; ``charge``: names it."""
 
-    accepted: bool
-    code: int
-    reason: str
-    until: float
-    charge: str
-    verdict: str = ""
+    refused: Refused | None = None
+    until: float = 0.0
+    charge: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is paid for."""
+        return self.refused is None
+
+    @property
+    def word(self) -> str:
+        """For counters."""
+        return "accepted" if self.refused is None else str(self.refused.verdict)
+
+    def verdict(self) -> Verdict:
+        """As a router hears it."""
+        if self.refused is None:
+            return Verdict(True, 0, "paid", self.until, self.charge)
+        return Verdict(False, CODES.get(self.refused.verdict, 3), self.refused.why, 0.0, "")
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ class Isp:
         """``wanted`` if it leads over this link; raises ``Refused`` (trap 32: a check is good on one route)."""
         if (router, link) in self.routes.get(wanted, ()):
             return wanted
-        raise Refused(Verdict.DENIED, f"the check pays for route {wanted}, which does not use link {link} of router {router}")
+        raise Refused(Why.DENIED, f"the check pays for route {wanted}, which does not use link {link} of router {router}")
 
 
 class Desk:
@@ -110,34 +98,38 @@ class Desk:
         self._key = normal(isp.key)
         self._paid: dict[bytes, Bundle] = {}
         """Bundles that were accepted, read, by the hash of their bytes: refreshes and the route's other routers bring the same."""
+        self._swept = -_SWEEP_S
         self.counters: Counter[str] = Counter()
 
-    def decide(self, ask: Asked, now: float) -> Decision:
+    def decide(self, ask: Ask, now: float) -> Decision:
         """Whether ``ask`` is paid for at ``now`` (Unix seconds). Durable when it returns."""
-        return self.decide_many([ask], now)[0]
+        return self._all([ask], now)[0]
 
-    def decide_many(self, asks: Sequence[Asked], now: float) -> list[Decision]:
-        """The same for all that arrived together: what is new is written down in one go."""
+    def decide_many(self, asks: Sequence[Ask], now: float) -> list[Verdict]:
+        """The same for all that arrived together, in their order: what is new is written down in one go."""
+        return [decision.verdict() for decision in self._all(asks, now)]
+
+    def release(self, ask: Ask, now: float) -> None:
+        """The reservation's state has ended. Nothing is paid back, and its entry stays: the check is used up."""
+        del ask, now
+        self.counters["released"] += 1
+
+    def _all(self, asks: Sequence[Ask], now: float) -> list[Decision]:
+        if not self._swept <= now < self._swept + _SWEEP_S:
+            self._spent.sweep(now)
+            self._swept = now
         taken: dict[str, Entry] = {}
         decisions = [self._decide(ask, now, taken) for ask in asks]
         if taken:
             try:
                 self._spent.take(taken.values())
             except Refused as refused:
-                decisions = [
-                    self._refuse(refused) if decision.accepted and decision.charge in taken else decision
-                    for decision in decisions
-                ]
+                decisions = [Decision(refused) if decision.charge in taken else decision for decision in decisions]
         for decision in decisions:
-            self.counters[decision.verdict or "accepted"] += 1
+            self.counters[decision.word] += 1
         return decisions
 
-    def release(self, ask: Asked, now: float) -> None:
-        """The reservation's state has ended. Nothing is paid back, and its entry stays: the check is used up."""
-        del ask, now
-        self.counters["released"] += 1
-
-    def _decide(self, ask: Asked, now: float, taken: dict[str, Entry]) -> Decision:
+    def _decide(self, ask: Ask, now: float, taken: dict[str, Entry]) -> Decision:
         try:
             key = hashlib.sha256(ask.bundle).digest()
             paid = self._paid.get(key) or bundles.read(bundles.unpack(ask.bundle))
@@ -149,7 +141,7 @@ class Desk:
             self.counters["judged"] += 1
             judge(self._checker, self._trust, paid, flow, known.taken_at if known else now, due, total)
         except Refused as refused:
-            return self._refuse(refused)
+            return Decision(refused)
         if known is None:
             taken[paid.charge] = Entry(
                 paid.charge,
@@ -166,11 +158,11 @@ class Desk:
         self._paid[key] = paid
         if len(self._paid) > _KEPT:
             del self._paid[next(iter(self._paid))]
-        return Decision(True, 0, "paid", paid.until, paid.charge)
+        return Decision(until=paid.until, charge=paid.charge)
 
-    def _flow(self, ask: Asked, paid: Bundle) -> Flow:
+    def _flow(self, ask: Ask, paid: Bundle) -> Flow:
         if normal(paid.check.isp_key) != self._key or paid.check.isp != self.isp.name:
-            raise Refused(Verdict.DENIED, f"the check is payable to {paid.check.isp}, not to {self.isp.name} and its key")
+            raise Refused(Why.DENIED, f"the check is payable to {paid.check.isp}, not to {self.isp.name} and its key")
         route = self.isp.route_of(ask.router, ask.link, paid.check.route)
         rate = max(ask.rate, ask.reserved_rate)
         return Flow(
@@ -197,11 +189,8 @@ class Desk:
     def _again(self, paid: Bundle, flow: Flow, known: Entry) -> tuple[int, int]:
         """The refresh of a payment, or another router of its route: judged as when it was taken, and not charged."""
         if known.digest != paid.digest:
-            raise Refused(Verdict.USED, "another check of the payer with this nonce was taken before: make a new nonce for each")
+            raise Refused(Why.USED, "another check of the payer with this nonce was taken before: make a new nonce for each")
         if (known.flow.session, known.flow.senders, known.flow.flowspec) != (flow.session, flow.senders, flow.flowspec):
-            raise Refused(Verdict.USED, "the check was taken for another flow")
+            raise Refused(Why.USED, "the check was taken for another flow")
         due = check_price(paid, flow)
         return due, max(known.amount, min(paid.credit.total, self._spent.of_credit(known.credit)))
-
-    def _refuse(self, refused: Refused) -> Decision:
-        return Decision(False, CODES.get(refused.verdict, 3), refused.why, 0.0, "", str(refused.verdict))

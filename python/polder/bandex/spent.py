@@ -44,6 +44,9 @@ class Spent(Protocol):
     def take(self, entries: Iterable[Entry]) -> None:
         """Write entries down, all or none, durable when it returns. Raises ``Refused`` (``BUSY``) when there is no room."""
 
+    def sweep(self, now: float) -> int:
+        """Forget what has ended before ``now`` and need not be kept for a deposit; returns how many."""
+
 
 class SpentSet:
     """In memory: at most ``most`` entries; ``forget`` drops those that have ended and been deposited."""
@@ -84,6 +87,10 @@ class SpentSet:
             self._entries[entry.charge] = entry
             self._credits[entry.credit] = self._credits.get(entry.credit, 0) + entry.amount
             self._ends[entry.credit] = entry.credit_until
+
+    def sweep(self, now: float) -> int:
+        """Forget what has ended: nothing in memory waits for a deposit."""
+        return len(self.forget(now, list(self._entries)))
 
     def forget(self, now: float, deposited: Iterable[str]) -> list[str]:
         """Drop those of ``deposited`` that ended before ``now``, and credits that did; returns the charges dropped."""

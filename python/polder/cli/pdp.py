@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from polder.clearing.files import open_desk
 from polder.cli.answer import answer
 from polder.cli.rsvp import until_told
 from polder.cli.running import LEVELS, log_level
@@ -19,6 +20,7 @@ from polder.pdp.server import Pdp, tls_context
 from polder.pdp.values import Decider
 from polder.settings.base import ConfigError
 from polder.settings.load import load
+from polder.settings.money import IspSettings
 from polder.settings.rsvp import PdpSettings
 from polder.shell.clock import wall
 from polder.shell.logs import setup
@@ -34,7 +36,8 @@ _CONFIG = "/etc/polder/pdp.toml"
 def pdp(path: str, level: str | None, as_json: bool) -> int:
     """Judge reservations for several routers until told to stop.
 
-    Decides by KeyNote: a provider's policies are believed as they stand, a request's credentials only with good signatures.
+    Decides by KeyNote: a provider's policies are believed as they stand, a request's credentials only with good signatures. With isp,
+    every reservation must be paid by a check, which is written down before the answer leaves (`polder settle` deposits it).
     """
     settings = load(PdpSettings, Path(path), os.environ, log_level(level))
     setup(settings.log_level)
@@ -45,8 +48,11 @@ def pdp(path: str, level: str | None, as_json: bool) -> int:
 
 def _decider(settings: PdpSettings, path: str) -> Decider:
     """By policies alone, or by checks of a provider that sells."""
+    if settings.isp is not None:
+        file = Path(settings.isp)
+        return open_desk(load(IspSettings, file, os.environ), file.parent)[0]
     if settings.policy is None:
-        raise ConfigError(path, "policy", "name a file of KeyNote policies: without one nobody may reserve")
+        raise ConfigError(path, "policy", "name a file of KeyNote policies, or isp: without one of them nobody may reserve")
     try:
         text = Path(settings.policy).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
