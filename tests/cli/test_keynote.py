@@ -74,5 +74,7 @@ def test_keys_on_standard_output(place: Path) -> None:
     assert text.count('"private-ecdsa-p256-base64:') == 1
     status, text = run("keygen", "ed25519-hex:", "0", "x.pub", "x.private", "--json")
     assert "private-" not in text
+    with pytest.raises(ValueError, match="never holds a private one"):
+        run("keygen", "ed25519-hex:", "0", "x.pub", "-", "--json")
     with pytest.raises(ValueError, match="Unknown/unsupported"):
         run("keygen", "rot13-hex:", "1", "-", "-")

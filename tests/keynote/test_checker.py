@@ -133,6 +133,26 @@ def test_explanations() -> None:
     assert [note.kind for note in nobody] == ["licensees"] * 4
 
 
+def test_a_heap_of_credentials_costs_a_bounded_search() -> None:
+    """Many licensees in many fields are refused; regular expressions of one assertion share a budget, those of others have their own."""
+    wide = [
+        f'Authorizer: "p{n}"\nLicensees: {" || ".join(f"{chr(34)}q{n}-{m}{chr(34)}" for m in range(100))}\n' for n in range(6)
+    ]
+    with pytest.raises(KeyNoteError, match="licensees in all"):
+        Checker().query([policy('"me"'), *wide], [], ["me"], {})
+    bomb = policy('"me"', " || ".join(['x ~= "((a*)*b)*" . "c"'] * 50) + ";")
+    made = 'x ~= (y . "c")'
+    answer = Checker().query([bomb, policy('"me"', 'x ~= "a+$";')], [], ["me"], {"x": "a" * 500})
+    assert answer.passed
+    assert [entry.conditions for entry in answer.entries] == [0, 1]
+    assert not Checker().query([bomb], [], ["me"], {"x": "a" * 2000}).passed
+    for times, enough in ((1, True), (9, False)):
+        found = Checker().query(
+            [policy('"me"', " || ".join([made] * times) + " || true;")], [], ["me"], {"x": "a", "y": "a" * 400}
+        )
+        assert found.passed is enough
+
+
 NAMES = st.sampled_from(["POLICY", "a", "b", "c", "d", "me"])
 LICENSEES = st.recursive(
     NAMES.map(lambda name: f'"{name}"'),

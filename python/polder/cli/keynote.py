@@ -69,12 +69,14 @@ def keygen(algorithm: str, size: int, public_file: str, private_file: str, offse
         )
     if len(PRIVATE + name) + 2 > length:
         raise KeyNoteError(Why.ALGORITHM, f"LENGTH must exceed the algorithm's name, by 2 and {len(PRIVATE)} for the private key")
+    if as_json and "-" in (public_file, private_file):
+        raise ConfigError("command line", "json", "needs files for both keys: JSON never holds a private one")
     key = make_key(kind, size)
     public = identifier(key, encoding)
     for place, text, mode in ((public_file, public, 0o644), (private_file, encode_private(key, encoding), 0o600)):
         if place != "-":
             write_atomic(Path(place), wrap(text, offset, length).encode(), mode)
-        elif not as_json:
+        else:
             sys.stdout.write(wrap(text, offset, length))
             if place == public_file == private_file and text is public:
                 click.echo("===========================")

@@ -239,6 +239,7 @@ class _Run:
     def _naming(self, entries: Sequence[Entry]) -> dict[Principal, list[Entry]]:
         """Which entries ask for each principal. An entry whose principals cannot be made out is an error from here on."""
         naming: dict[Principal, list[Entry]] = {}
+        count = 0
         for entry in entries:
             if entry.assertion is None or entry.error is not None:
                 continue
@@ -249,6 +250,9 @@ class _Run:
                 continue
             for name in entry.names:
                 naming.setdefault(name, []).append(entry)
+            count += len(entry.names)
+        if count > self._limits.names:
+            raise KeyNoteError(Why.LIMIT, f"more than {self._limits.names} licensees in all")
         return naming
 
     def _spread(

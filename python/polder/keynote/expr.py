@@ -224,7 +224,11 @@ def matches(tree: Tree, scope: Scope) -> Any:
     text = tree[1][0](tree[1], scope)
     regex = tree[3]
     if regex is None:
-        regex = Regex(tree[2][0](tree[2], scope), scope.limits.regex)
+        pattern = tree[2][0](tree[2], scope)
+        scope.budget[0] -= len(pattern) >> 1
+        if scope.budget[0] < 0:
+            raise Fault("regular expressions cost more than is allowed")
+        regex = Regex(pattern, scope.limits.regex)
     return scope.match(regex, text)
 
 

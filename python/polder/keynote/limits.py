@@ -23,14 +23,17 @@ class Limits:
     """Arithmetic operators and concatenations in one field: each may add a level to a tree."""
     principals: int = 128
     """Principals in one Licensees field."""
+    names: int = 512
+    """Principals in all Licensees fields of a query; the search for a chain costs their number times that of one field."""
     attributes: int = 128
     """Attributes of an action, and constants of an assertion."""
     value: int = 8_192
     """One attribute's value, and every string that an expression makes (RFC 2704 §3 guarantees 2,048)."""
     regex: int = 512
     """One regular expression."""
-    regex_steps: int = 4_000
-    """Steps of the matcher in one assertion; a step is one operation on a set of places, or the reading of four characters."""
+    regex_steps: int = 1_000
+    """Steps of the matcher in one assertion: one operation on a set of places, or the reading of four characters, or of two of
+    an expression that is not a literal."""
     values: int = 64
     """Compliance values of a query."""
     signatures: int = 32
