@@ -67,6 +67,7 @@ class Net:
         self.loss = loss
         self.delay = delay
         self.decision = decision
+        self.install = 0.01
         self.ledger = Ledger()
         self.boxes: dict[str, Box] = {}
         self.links: dict[tuple[str, int], tuple[str, int]] = {}
@@ -185,6 +186,8 @@ class Net:
                 case Install():
                     box.installed[action.handle] = action.traffic
                     box.installs += 1
+                    node, handle = box.node, action.handle
+                    self._later(self.install, lambda box=box, node=node, handle=handle: self._in_force(box, node, handle))  # type: ignore[misc]
                 case Uninstall():
                     del box.installed[action.handle]
                 case Question():
@@ -193,6 +196,11 @@ class Net:
                     pass
                 case Event():
                     box.events.append(action)
+
+    def _in_force(self, box: Box, node: Node, handle: int) -> None:
+        if box.node is node:
+            node.installed(handle, self.now)
+            self._collect(box)
 
     def _decide(self, box: Box, node: Node, question: Question) -> None:
         if box.node is not node:

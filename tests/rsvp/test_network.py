@@ -69,7 +69,8 @@ def test_a_reservation_stands_after_two_ways_and_the_slowest_decision() -> None:
     ask(net)
     net.until(lambda: reserved(net) and "confirmed" in kinds(net, "receiver"))
     one_way = 6 * net.delay * 1.1
-    assert net.now - began <= 2 * one_way + net.decision + 0.02, "decisions add up along the way"
+    assert net.now - began <= 2 * one_way + net.decision + net.install + 0.02, "decisions add up along the way"
+    assert net.now - began >= net.decision + net.install, "it was confirmed before it was in force"
     flow = next(iter(net.boxes["r3"].installed.values()))
     assert (flow.session, flow.senders, flow.flowspec) == (SESSION, (SENDER,), REQUEST)
     assert net.ledger.asked == 5

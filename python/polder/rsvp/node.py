@@ -75,6 +75,8 @@ class Node:
             book.reservations,
             book.blockades,
             book.installed,
+            book.handles,
+            book.pending,
             book.tickets,
             book.confirmations,
             book.by_session,
@@ -121,6 +123,14 @@ class Node:
         session = key[0] if (key := self._book.tickets.get(ticket)) else None
         self._resv.decided(ticket, verdict, again, now)
         if session is not None:
+            self._let_confirmations_go(session, now)
+        self._outlet.flush(now)
+
+    def installed(self, handle: int, now: float) -> None:
+        """An ``Install`` is in force, or is known not to be: confirmations that wait for it may go."""
+        session = self._book.in_force(handle)
+        if session is not None:
+            self._settler.settle(session, now)
             self._let_confirmations_go(session, now)
         self._outlet.flush(now)
 

@@ -259,14 +259,14 @@ class ResvSide:
         self._outlet.once(told, Where(out, own, next_hop), now)
 
     def confirmed(self, body: m.ResvConf, out: tuple[int, ...], now: float) -> None:
-        """A RESVCONF on its way to a receiver: it waits here while this node's own decision is open, and ends here when that was no,
-        so that it says the truth (RFC 2205 §2.6 would let it pass).
+        """A RESVCONF on its way to a receiver: it waits here while this node's own decision is open or not yet in force, and ends here
+        when that was no, so that it says the truth (RFC 2205 §2.6 would let it pass).
         """
         states = [state for state in self._book.reservations_of(body.session.key()) if state.key[1] in out]
         if not states:
             self._book.counts["unfounded"] += 1
             return
-        if any(state.granted is None for state in states):
+        if not self._book.settled(body.session.key()):
             waiting = self._book.confirmations.setdefault(body.session.key(), [])
             if len(waiting) < 16:
                 waiting.append(body)
@@ -280,7 +280,7 @@ class ResvSide:
 
     def waiting(self, session: SessionKey) -> list[m.ResvConf]:
         """Confirmations that may go on now."""
-        if session not in self._book.confirmations or any(state.granted is None for state in self._book.reservations_of(session)):
+        if session not in self._book.confirmations or not self._book.settled(session):
             return []
         return self._book.confirmations.pop(session)
 

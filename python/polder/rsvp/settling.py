@@ -62,23 +62,27 @@ class Settler:
                     state.granted = replace(state.granted, senders=tuple(s for s in state.granted.senders if s in here))
 
     def _install(self, session: SessionKey) -> None:
-        wanted = merging.traffic(self._book, session, granted=True)
-        had = {key: value for key, value in self._book.installed.items() if key[0] == session}
-        for key, (handle, _) in had.items():
+        wanted, book = merging.traffic(self._book, session, granted=True), self._book
+        had = book.installed.get(session, {})
+        for key, (handle, _) in [*had.items()]:
             if key not in wanted:
-                del self._book.installed[key]
-                self._book.actions.append(Uninstall(handle))
+                book.in_force(handle)
+                del had[key], book.handles[handle]
+                book.actions.append(Uninstall(handle))
         for key, traffic in wanted.items():
             if key in had and had[key][1] == traffic:
                 continue
             handle = had[key][0] if key in had else self._free_handle()
-            self._book.installed[key] = (handle, traffic)
-            self._book.actions.append(Install(handle, traffic))
+            book.handles[handle] = session
+            book.pending.setdefault(session, set()).add(handle)
+            book.installed.setdefault(session, had)[key] = (handle, traffic)
+            book.actions.append(Install(handle, traffic))
+        if not had:
+            book.installed.pop(session, None)
 
     def _free_handle(self) -> int:
         """The smallest that is free: traffic control numbers its classes with 16 bits."""
-        used = {handle for handle, _ in self._book.installed.values()}
-        return next(number for number in itertools.count(1) if number not in used)
+        return next(number for number in itertools.count(1) if number not in self._book.handles)
 
     def _ask_upstream(self, session: SessionKey, now: float, torn: tuple[Address, int] | None) -> set[tuple[Address, int]]:
         """Send previous hops what is new for them; returns which."""
@@ -125,7 +129,7 @@ class Settler:
             if changed and not local:
                 state.confirm = None
                 continue
-            if state.granted is None or state.wanted != state.granted:
+            if state.wanted != state.granted or not self._book.settled(session):
                 continue
             receiver, state.confirm = state.confirm, None
             out, wanted = state.key[1], state.wanted

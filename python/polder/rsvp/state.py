@@ -157,7 +157,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Reserve; the same handle again changes it."""
+    """Reserve; the same handle again changes it. ``Node.installed`` is to be called when it is in force, or cannot be."""
 
     handle: int
     traffic: Traffic
@@ -211,7 +211,9 @@ class Book:
     paths: dict[PathKey, PathState] = field(default_factory=dict)
     reservations: dict[ResvKey, ResvState] = field(default_factory=dict)
     blockades: dict[tuple[SessionKey, Address, Sender | None], Blockade] = field(default_factory=dict)
-    installed: dict[TrafficKey, tuple[int, Traffic]] = field(default_factory=dict)
+    installed: dict[SessionKey, dict[TrafficKey, tuple[int, Traffic]]] = field(default_factory=dict)
+    handles: dict[int, SessionKey] = field(default_factory=dict)
+    pending: dict[SessionKey, set[int]] = field(default_factory=dict)
     timers: Timers = field(default_factory=Timers)
     actions: list[Action] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -268,6 +270,20 @@ class Book:
     def own_address(self) -> Address:
         """An address of this node for errors that belong to no interface."""
         return next(iter(self.interfaces.values())).address
+
+    def settled(self, session: SessionKey) -> bool:
+        """Whether everything of a session is decided, and in force on the links."""
+        undecided = any(state.granted is None for state in self.reservations_of(session))
+        return not undecided and not self.pending.get(session)
+
+    def in_force(self, handle: int) -> SessionKey | None:
+        """Traffic control has done it; whose it is."""
+        session = self.handles.get(handle)
+        if session is not None and session in self.pending:
+            self.pending[session].discard(handle)
+            if not self.pending[session]:
+                del self.pending[session]
+        return session
 
     def free(self, interface: int, without: SessionKey) -> float:
         """Bytes/s of a link that no other session holds, asked for or granted."""

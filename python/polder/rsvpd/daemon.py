@@ -233,6 +233,9 @@ class Daemon:
                 log.error("a reservation is not enforced", extra={"error": error.why})
                 if isinstance(action, Install):
                     self.enforced[action.handle] = (action.traffic, error.why)
+            if isinstance(action, Install):
+                self.node.installed(action.handle, monotonic())
+                self.act()
 
     async def _apply(self, action: Install | Uninstall) -> None:
         if isinstance(action, Uninstall):
