@@ -6,9 +6,11 @@
                                 └─ 1:2   everything else, last: what is left, never less than a hundredth
 ```
 
-A flow's packets within rate and bucket get their class by ``meta priority``; those beyond keep the default class, so that excess is
-best effort (RFC 2211 §7) and cannot delay what is within. The kernel needs HTB, pfifo and nf_tables; no ``police``, ``fw`` or
-``flower``. Fragments behind the first carry no ports and are best effort.
+A flow's packets within its rate get their class by ``meta priority``; those beyond keep the default class, so that excess is best effort
+(RFC 2211 §7) and does not delay what is within. The kernel's byte limiter lets through what a second brings beside the bucket before it
+finds an excess (``tokens_max`` in ``nft_limit.c``); until then the class's own queue, which holds one bucket, bounds the flow's delay,
+and what overflows it is lost: the flow suffers, nobody else. Needs HTB, pfifo, bfifo and nf_tables; no ``police``, ``fw`` or ``flower``.
+Fragments behind the first carry no ports and are best effort.
 """
 
 from __future__ import annotations
@@ -34,8 +36,6 @@ _QUEUE_S = 0.05
 """How long best effort may queue: as a router's buffer of that many seconds."""
 _BURST_S = 0.001
 _FRAME = 1514
-_SMALL = 64
-"""A reserved queue holds a whole bucket of packets of so many bytes; what comes is bounded in bytes before."""
 
 
 def open_rsvp() -> int:
@@ -80,7 +80,7 @@ class Shaper:
             packets = max(16, round(rate * _QUEUE_S / _FRAME))
             _tc(link, "add", "pfifo", index, 0x2_0000, parent=_REST, limit=packets)
         self._links[request.device] = (index, rate)
-        run("nft", "-f", "-", stdin=_link_rules(index, request.device))
+        run("nft", "-f", "-", stdin=_link_rules(index))
 
     def reserve(self, request: FlowReserve) -> None:
         """Make or change a reservation: the class first, then the rule that sends packets there."""
@@ -90,9 +90,8 @@ class Shaper:
         with _netlink() as link:
             command = "change" if old else "add"
             _class(link, command, index, _ROOT | minor, _LINK, request.served, max(link_rate, request.served), 1)
-            if not old:
-                packets = min(max(64, request.bucket // _SMALL), 8192)
-                _tc(link, "add", "pfifo", index, minor << 16, parent=_ROOT | minor, limit=packets)
+            size = request.bucket + request.bucket // 4 + 4 * request.max_packet
+            _tc(link, "replace", "bfifo", index, minor << 16, parent=_ROOT | minor, limit=size)
         run("nft", "-f", "-", stdin=_flow_rules(index, minor, request, old))
         self._flows[request.device, request.handle] = request
 
@@ -110,11 +109,11 @@ class Shaper:
     def carried(self, device: str) -> FlowsCarried:
         """Counters of a device's flows."""
         index, _ = self._link(device)
-        listed = json.loads(run("nft", "-j", "list", "table", "inet", TABLE))["nftables"]
+        listed = json.loads(run("nft", "-j", "list", "table", *_table(index).split()))["nftables"]
         found: dict[int, list[int]] = {}
         for rule in (each["rule"] for each in listed if "rule" in each):
             chain, _, minor = rule["chain"].rpartition("_")
-            if chain != f"flow{index}":
+            if chain != "flow":
                 continue
             for counter in (each["counter"] for each in rule["expr"] if "counter" in each):
                 found.setdefault(int(minor) - _FIRST, []).extend((counter["packets"], counter["bytes"]))
@@ -137,11 +136,7 @@ class Shaper:
             return
         for name in [name for name in self._flows if name[0] == device]:
             del self._flows[name]
-        if not self._links:
-            run("nft", "-f", "-", stdin=f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
-        else:
-            index = known[0]
-            run("nft", "-f", "-", stdin=f"flush chain inet {TABLE} link{index}\n")
+        run("nft", "-f", "-", stdin=_no_table(known[0]))
         with _netlink() as link, contextlib.suppress(HostError):
             _tc(link, "del", index=known[0], root=True)
 
@@ -149,7 +144,9 @@ class Shaper:
 @contextlib.contextmanager
 def _netlink() -> Iterator[Any]:
     from pyroute2 import IPRoute  # its import takes 0.4 s, which helpers that shape nothing need not wait for
+    from pyroute2.netlink.rtnl.tcmsg import plugins
 
+    plugins.setdefault("bfifo", plugins["pfifo"])  # the same message; the kernel reads the limit as bytes
     with IPRoute() as link:
         yield link
 
@@ -189,62 +186,64 @@ def _class(link: Any, command: str, index: int, handle: int, parent: int, rate: 
     )
 
 
-def _link_rules(index: int, device: str) -> str:
-    """The table with a chain and maps for one device; what was there of it is emptied."""
-    lines = [
-        f"add table inet {TABLE}",
-        f"add chain inet {TABLE} link{index}",
-        f"flush chain inet {TABLE} link{index}",
-        f"add chain inet {TABLE} leave {{ type filter hook postrouting priority 10; policy accept; }}",
-    ]
+def _table(index: int) -> str:
+    """A table per device: who gives one back touches no other."""
+    return f"inet {TABLE}_{index}"
+
+
+def _no_table(index: int) -> str:
+    """Take the table away, whether it is there or not: one may be left of a process that was killed."""
+    return f"add table {_table(index)}\ndelete table {_table(index)}\n"
+
+
+def _link_rules(index: int) -> str:
+    """The table of one device, made anew."""
+    table = _table(index)
+    lines = [_no_table(index), f"add table {table}"]
     for version in (4, 6):
         address = f"ipv{version}_addr"
         kind = f"type {address} . {address} . inet_proto . inet_service . inet_service : verdict; flags interval;"
-        lines.append(f"add map inet {TABLE} flows{version}_{index} {{ {kind} }}")
+        lines.append(f"add map {table} flows{version} {{ {kind} }}")
     lines += [
-        f"add rule inet {TABLE} link{index} meta l4proto {_RSVP} meta priority set 1:{_CONTROL & 0xFFFF:x} return",
-        f"add rule inet {TABLE} link{index} ip saddr . ip daddr . ip protocol . th sport . th dport vmap @flows4_{index}",
-        f"add rule inet {TABLE} link{index} ip6 saddr . ip6 daddr . ip6 nexthdr . th sport . th dport vmap @flows6_{index}",
-        f"add rule inet {TABLE} leave oif {index} jump link{index}",
+        f"add chain {table} link",
+        f"add rule {table} link meta l4proto {_RSVP} meta priority set 1:{_CONTROL & 0xFFFF:x} return",
+        f"add rule {table} link ip saddr . ip daddr . ip protocol . th sport . th dport vmap @flows4",
+        f"add rule {table} link ip6 saddr . ip6 daddr . ip6 nexthdr . th sport . th dport vmap @flows6",
+        f"add chain {table} leave {{ type filter hook postrouting priority 10; policy accept; }}",
+        f"add rule {table} leave oif {index} jump link",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _keys(index: int, flow: FlowReserve) -> tuple[str, list[str]]:
-    """The map of a flow's family and the keys of its senders."""
-    version = ip_address(flow.destination).version
-    anybody = ("0.0.0.0/0" if version == 4 else "::/0", 0)
-    port = str(flow.port) if flow.port else "0-65535"
-    keys = [
-        f"{address} . {flow.destination} . {flow.protocol} . {source or '0-65535'} . {port}"
-        for address, source in flow.senders or (anybody,)
-    ]
-    return f"flows{version}_{index}", keys
-
-
 def _flow_rules(index: int, minor: int, flow: FlowReserve, old: FlowReserve | None) -> str:
-    chain = f"flow{index}_{minor}"
-    lines = [f"add chain inet {TABLE} {chain}", f"flush chain inet {TABLE} {chain}"]
+    table, chain = _table(index), f"flow_{minor}"
+    lines = [f"add chain {table} {chain}", f"flush chain {table} {chain}"]
     if old is not None:
         lines += _elements("delete", index, old, chain)
     beyond = f"limit rate over {flow.rate} bytes/second burst {max(flow.bucket, flow.max_packet)} bytes counter return"
     lines += [
-        f"add rule inet {TABLE} {chain} {beyond}",
-        f"add rule inet {TABLE} {chain} counter meta priority set 1:{minor:x} return",
+        f"add rule {table} {chain} {beyond}",
+        f"add rule {table} {chain} counter meta priority set 1:{minor:x} return",
         *_elements("add", index, flow, chain),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _elements(command: str, index: int, flow: FlowReserve, chain: str) -> list[str]:
-    name, keys = _keys(index, flow)
-    tail = f" : jump {chain}"
-    return [f"{command} element inet {TABLE} {name} {{ {key}{tail} }}" for key in keys]
+    """Which packets are the flow's, in the map of its family."""
+    version = ip_address(flow.destination).version
+    anybody = ("0.0.0.0/0" if version == 4 else "::/0", 0)
+    port = str(flow.port) if flow.port else "0-65535"
+    return [
+        f"{command} element {_table(index)} flows{version} "
+        f"{{ {address} . {flow.destination} . {flow.protocol} . {source or '0-65535'} . {port} : jump {chain} }}"
+        for address, source in flow.senders or (anybody,)
+    ]
 
 
 def _no_flow(index: int, minor: int, flow: FlowReserve) -> str:
-    chain = f"flow{index}_{minor}"
-    lines = [*_elements("delete", index, flow, chain), f"flush chain inet {TABLE} {chain}", f"delete chain inet {TABLE} {chain}"]
+    table, chain = _table(index), f"flow_{minor}"
+    lines = [*_elements("delete", index, flow, chain), f"flush chain {table} {chain}", f"delete chain {table} {chain}"]
     return "\n".join(lines) + "\n"
 
 
