@@ -23,7 +23,7 @@ from polder.model import Refused, Verdict
 from polder.pdp.client import PdpClient
 from polder.pdp.server import tls_context
 from polder.rsvp.policy_data import pack_bundle
-from polder.rsvpd.client import Connection
+from polder.rsvpd.client import Connection, lost
 from polder.rsvpd.daemon import Daemon
 from polder.rsvpd.door import Door
 from polder.rsvpd.values import Announce, Flow, Reserve, Told
@@ -312,7 +312,7 @@ async def _watch(daemon: Connection, seconds: float | None, as_json: bool) -> in
                 continue
             click.echo(json.dumps(_facts(told)) if as_json else f"{told.kind}: {told.reason or 'yes'}")
             sys.stdout.flush()
-            if told.kind in {"resv-error", "refused"} and not told.in_place:
+            if lost(told):
                 raise Refused(Verdict.DENIED, f"the reservation has ended: {told.reason}", retry=True)
 
     listening = asyncio.create_task(listen())

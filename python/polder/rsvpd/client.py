@@ -15,9 +15,18 @@ from typing import Any
 
 from polder.model import Refused, Verdict
 from polder.pdp.frames import FrameError, pack, read, unpack
+from polder.rsvp.errors import Code
 from polder.rsvpd.values import Answer, Asked, Show, Shown, Told
 
-BAD = frozenset({"refused", "resv-error"})
+_BAD = frozenset({"refused", "resv-error"})
+_PASSING = frozenset({Code.NO_PATH, Code.NO_SENDER})
+
+
+def lost(told: Told) -> bool:
+    """Whether an event means that there is no reservation. A router that has just started knows no sender yet, says so, and is filled
+    again with the next refresh: that passes; and what was in place before a refused change still is.
+    """
+    return told.kind in _BAD and not told.in_place and told.code not in _PASSING
 
 
 class NotReserved(Refused):
@@ -26,7 +35,7 @@ class NotReserved(Refused):
     def __init__(self, told: Told) -> None:
         by = f" (by {told.by})" if told.by else ""
         # A full link may empty, a decision point may answer next time; credentials do not mend themselves.
-        super().__init__(Verdict.DENIED, f"not reserved: {told.reason}{by}", retry=told.code in {1, 3, 4})
+        super().__init__(Verdict.DENIED, f"not reserved: {told.reason}{by}", retry=told.code == Code.ADMISSION)
         self.told = told
 
 
@@ -85,7 +94,7 @@ class Connection:
                     if isinstance(told, Told):
                         if told.kind == kind:
                             return told
-                        if told.kind in BAD:
+                        if lost(told) or (told.kind in _BAD and told.in_place):
                             raise NotReserved(told)
         except TimeoutError:
             why = f"no answer within {timeout:g} s: the sender has not announced itself, or a router on the way does not answer"
