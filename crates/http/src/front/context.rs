@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::counters::Counters;
-use super::effort::{Calm, Effort, Task};
+use super::effort::{AT_WORK, COMPANY, Calm, Effort, Task};
 use crate::counters::Measures;
 use crate::pressure::Pressure;
 use crate::pump::Meter;
@@ -134,14 +134,16 @@ impl FrontContext {
         Some(effort)
     }
 
-    /// Runs `work` of somebody whose `effort` is counted: when he has taken more than his share of the thread, step by step, in turns
-    /// with others who have.
+    /// Runs `work` of somebody whose `effort` is counted: when he has taken more than his share of the thread and is not
+    /// alone, step by step, in turns with others who have.
     pub(super) async fn fairly<T>(&self, effort: Option<&Effort>, task: Task, work: impl Future<Output = T>) -> T {
         let Some(effort) = effort else { return work.await };
         let mut work = pin!(work);
         loop {
             let alone = poll_fn(|cx| {
-                if effort.is_over(self.limits.load().work_percent_per_identity, self.start.elapsed()) {
+                let clock = self.start.elapsed();
+                let over = effort.is_over(self.limits.load().work_percent_per_identity, clock);
+                if over && self.calm().others(effort.id(), clock, COMPANY) {
                     return Poll::Ready(None);
                 }
                 let began = Instant::now();
@@ -155,7 +157,7 @@ impl FrontContext {
             }
             self.counters.over_work.up();
             let own = effort.turn(task).acquire().await;
-            let others = self.calm().others(effort.id(), self.start.elapsed());
+            let others = self.calm().others(effort.id(), self.start.elapsed(), AT_WORK);
             let (step, bell, took) = self.turns.step(if others { OVERWORK_REST } else { 0 }, work.as_mut()).await;
             self.worked(effort, took);
             drop(own);
