@@ -38,6 +38,7 @@ PROGRAMS = {
     "keynote-table": Program(
         "bench.keynote_table", "requests with 3 to 7 credentials, with and without KeyNote (BandExSOS, table I)"
     ),
+    "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes"),
     "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
     "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),
     "spoof": Program("bench.spoof", "spoofed packets at the perimeter", long=True),

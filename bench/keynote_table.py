@@ -79,7 +79,8 @@ class Ask:
 class World:
     """Keys of one kind, and the credentials that they sign."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, now: int = NOW) -> None:
+        self.now = now
         sort, bits, self.algorithm = KINDS[kind]
         self.kind = kind
         self.keys = {who: make_key(sort, bits) for who in ("alice", "martha", "nick", "bank1", "bank2", "bank3", "bank4")}
@@ -93,7 +94,7 @@ class World:
 
     def ask(self, credentials: int, number: int = 0) -> Ask:
         """A request with so many credentials; ``number`` makes another check on another credit."""
-        life: dict[str, Any] = {"not_before": NOW - 60, "not_after": NOW + 3600}
+        life: dict[str, Any] = {"not_before": self.now - 60, "not_after": self.now + 3600}
         money: dict[str, Any] = {"currency": "USD", "most": 550_000}
         offer = OfferTerms(
             **life, isp_key=self.names["nick"], isp="nick", route="dublin-nyc", service="controlled-load", currency="USD",
