@@ -11,6 +11,7 @@ Ratios are of one reader's medians in one placement.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -116,7 +117,7 @@ def rows_of(number: int, placement: Placement, direct: Loads, through: Loads, se
     rows = []
     for user, quiet in direct.items():
         ours = through[user]
-        medians = [statistics.median(one.seconds * 1000 for one in loads[1:] if one.good) for loads in (quiet, ours)]
+        medians = [_median_ms(loads[1:]) for loads in (quiet, ours)]
         rows.append(
             {
                 "placement": number,
@@ -124,14 +125,20 @@ def rows_of(number: int, placement: Placement, direct: Loads, through: Loads, se
                 "rtt_site_ms": round(placement.rtt_ms(user, "isp"), 1),
                 "rtt_node_ms": round(placement.rtt_ms(user, placement.nearest(user)), 1),
                 "nearest_serves": int(placement.nearest(user) in servlets),
-                "direct_ms": round(medians[0], 1),
-                "beacon_ms": round(medians[1], 1),
-                "ratio_to_direct": round(medians[1] / medians[0], 3),
+                "direct_ms": medians[0],
+                "beacon_ms": medians[1],
+                "ratio_to_direct": round(medians[1] / medians[0], 3) if medians[0] and medians[1] else None,
                 "pages": len(quiet) + len(ours),
                 "failed": sum(not one.good for one in [*quiet, *ours]),
             }
         )
     return rows
+
+
+def _median_ms(loads: Sequence[load.Load]) -> float | None:
+    """``None``: no page came whole."""
+    good = [one.seconds * 1000 for one in loads if one.good]
+    return round(statistics.median(good), 1) if good else None
 
 
 def claims() -> list[Claim]:
@@ -148,6 +155,7 @@ def claims() -> list[Claim]:
 def draw(drawn: Any, rows: Sequence[Any]) -> None:
     """Every reader's two times, and the ratios in order."""
     left, right = drawn.subplots(1, 2)
+    rows = [row for row in rows if row["ratio_to_direct"]]
     left.scatter([r["direct_ms"] for r in rows], [r["beacon_ms"] for r in rows], s=22, color=SEA)
     most = max(max(r["direct_ms"], r["beacon_ms"]) for r in rows) * 1.05
     left.plot([0, most], [0, most], color=DIKE, linewidth=1, label="as fast")
@@ -186,7 +194,8 @@ async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, An
             for number, placement in enumerate(placements):
                 put(world, placement)
                 if number:
-                    await overlay.redraw()
+                    with contextlib.suppress(ValueError):  # nobody else to draw: those before stay
+                        await overlay.redraw()
                 # Readers read on while paths are measured anew; these pages do not count.
                 await read(processes, world, site.ca, overlay, f"settle{number}", SETTLE_S if number else seconds)
                 through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)

@@ -49,3 +49,9 @@ def test_a_row_compares_one_readers_medians_and_counts_what_failed() -> None:
     assert judged["wide.median"]["measured"] == 1.2
     assert judged["wide.median"]["holds"]
     assert not judged["wide.failed"]["holds"]
+
+
+def test_a_reader_who_saw_no_page_is_a_row_too() -> None:
+    placement = wide.draw_placement(matrix(20, 10.0), HOSTS, random.Random(1))
+    (row,) = wide.rows_of(0, placement, {"user1": loads(1.0)}, {"user1": loads(bad=2)}, frozenset())
+    assert (row["beacon_ms"], row["ratio_to_direct"], row["failed"]) == (None, None, 2)
