@@ -1,6 +1,6 @@
 """``python -m scripts.fuzz_messages [--seconds N] [--seed N] [target …]``: what Python reads of strangers, with mutated seeds.
 
-Control messages between nodes, signed records, tokens, names, certificates, KeyNote credentials. Each target takes any bytes, may
+Control messages between nodes, signed records, tokens, names, certificates, KeyNote credentials, payments. Each target takes any bytes, may
 refuse them with ``ValueError`` or ``Refused`` only, and what it takes it must write as it read it. Seeds are made from real
 values and read from ``fuzz/corpus/NAME``; an input that fails is kept under ``fuzz/artifacts``; exit status 3.
 """
@@ -31,7 +31,7 @@ from polder.trust.authority import make_issuer, make_root
 from polder.trust.chain import parse_chain
 from polder.trust.profiles import Profile
 from polder.trust.tokens import mint_token, token_hash
-from scripts import fuzz_credentials
+from scripts import fuzz_credentials, fuzz_payments
 
 ROOT = Path(__file__).parent.parent / "fuzz"
 LONGEST = 20_000
@@ -52,6 +52,7 @@ _WORDS = (
     b"-",
     b"_",
     *fuzz_credentials.WORDS,
+    *fuzz_payments.WORDS,
 )
 """What decoders stumble over: heads of MessagePack with lengths that are not there, nesting, DER, text."""
 
@@ -136,6 +137,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "rsvp-message": _rsvp,
     "rsvp-policy": _rsvp_policy,
     **fuzz_credentials.TARGETS,
+    **fuzz_payments.TARGETS,
 }
 
 
@@ -197,6 +199,7 @@ def fuzz(name: str, until: Callable[[int], bool], seed: int) -> bytes | None:
 def make_seeds() -> None:
     """Write real values of each kind into the corpus, where there are none."""
     fuzz_credentials.make_seeds(_write)
+    fuzz_payments.make_seeds(_write)
     rng = random.Random(1)  # noqa: S311 - seeds of a fuzzer, not secrets
     key, now = ec.generate_private_key(ec.SECP256R1()), 1_799_990_000.0  # good when the native target looks
     root = make_root(key, "o.test", now, rng)
