@@ -371,6 +371,12 @@ def test_ip_packets_come_back_and_fragments_are_refused(tmp_path) -> None:  # ty
     data[6] = 0x20
     with pytest.raises(RsvpError, match="fragment"):
         Packet.read(bytes(data))
+    long = replace(packet, payload=bytes(range(256)) * 20)
+    pieces = long.pieces(1500, 7)
+    assert [len(piece) for piece in pieces] == [1496, 1496, 1496, 728]
+    assert [int.from_bytes(piece[6:8], "big") for piece in pieces] == [0x2000, 0x20B8, 0x2170, 0x228 | 0]
+    assert b"".join(piece[24:] for piece in pieces) == long.payload
+    assert packet.pieces(1500, 7) == [packet.pack()]
     write_capture(tmp_path / "x.pcap", [packet.payload])
     assert captured(tmp_path / "x.pcap") == [packet.payload]
     assert LOCAL == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -15,6 +17,9 @@ from typing import Any
 
 import click
 
+from polder.bandex import CheckTerms, CreditTerms, OfferTerms
+from polder.bandex.writing import Wanted, order, pay
+from polder.clearing.files import read_credentials, read_private
 from polder.cli.answer import DURATION, answer
 from polder.cli.running import LEVELS, log_level
 from polder.host.client import Host, HostHelper, LocalHost
@@ -23,9 +28,10 @@ from polder.model import Refused, Verdict
 from polder.pdp.client import PdpClient
 from polder.pdp.server import tls_context
 from polder.rsvp.policy_data import pack_bundle
+from polder.rsvp.questions import digest
 from polder.rsvpd.client import Connection, lost
 from polder.rsvpd.daemon import Daemon
-from polder.rsvpd.door import Door
+from polder.rsvpd.door import Door, texts
 from polder.rsvpd.values import Announce, Flow, Reserve, Told
 from polder.settings.base import ConfigError
 from polder.settings.load import load
@@ -249,6 +255,12 @@ def announce(
 @click.option("--guaranteed-mbit", type=float, help="Guaranteed service at this rate instead of Controlled-Load.")
 @click.option("--credentials", metavar="FILE", help="Credentials that pay or allow, one behind the other, a blank line between.")
 @click.option(
+    "--pay",
+    "key_file",
+    metavar="KEYFILE",
+    help="Private KeyNote key to write a check with, at the price of the offer in the credentials, for the time of --for.",
+)
+@click.option(
     "--wait", "patience", type=DURATION, default="30s", show_default=True, help="How long to wait for sender and answer."
 )
 @_traffic
@@ -258,6 +270,7 @@ def reserve(
     shared: bool,
     guaranteed_mbit: float | None,
     credentials: str | None,
+    key_file: str | None,
     patience: float,
     socket: str,
     seconds: float | None,
@@ -270,7 +283,9 @@ def reserve(
     """
     style = "WF" if not senders else "SE" if shared else "FF"
     served = guaranteed_mbit * 1e6 / 8 if guaranteed_mbit else None
-    asked = Reserve(_flow(session, given), style, senders, served, _bundle(credentials))
+    asked = Reserve(_flow(session, given), style, senders, served)
+    bundle = _bundle(credentials) if key_file is None else _paid(asked, credentials, key_file, seconds, patience)
+    asked = Reserve(asked.flow, style, senders, served, bundle)
 
     async def work() -> int:
         async with await Connection.open(Path(socket)) as daemon:
@@ -300,6 +315,26 @@ def _bundle(path: str | None) -> bytes:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, "credentials", f"cannot be read: {error}") from error
     return pack_bundle([each.encode() for each in split_assertions(text)])
+
+
+def _paid(asked: Reserve, credentials: str | None, key_file: str, seconds: float | None, patience: float) -> bytes:
+    """A bundle with a new check in front, bound to this session, these senders and this request; it also pays for the waiting."""
+    if credentials is None or seconds is None:
+        raise ConfigError(
+            "command line", "pay", "give --credentials with the offer and the credit, and --for: a check pays for a time"
+        )
+    if asked.style == "FF" and len(asked.senders) > 1:
+        raise ConfigError("command line", "pay", "a check pays for one flow: name one sender, or --shared")
+    session, senders, flowspec = texts(asked)
+    known = read_credentials(Path(credentials))
+    offer = next((terms for _, terms in known if isinstance(terms, OfferTerms)), None)
+    credit = next((terms for _, terms in known if isinstance(terms, CreditTerms)), None)
+    if offer is None or credit is None:
+        raise ConfigError(credentials, "pay", "an offer of the provider and a credit are needed: `polder offer`, `polder credit`")
+    wanted = Wanted(session, senders, digest(flowspec), math.ceil(flowspec.rate), math.ceil(seconds + patience))
+    terms, text = pay(wanted, offer, credit, read_private(Path(key_file)), secrets.token_hex(16), wall())
+    kept = [(each, its) for each, its in known if not isinstance(its, CheckTerms)]
+    return pack_bundle([each.encode() for each in order([(text, terms), *kept])])
 
 
 async def _watch(daemon: Connection, seconds: float | None, as_json: bool) -> int:

@@ -12,6 +12,7 @@ PROTOCOL = 46
 _HEADER = struct.Struct("!BBHHHBBH4s4s")
 _ROUTER_ALERT = b"\x94\x04\x00\x00"
 """Option 148, length 4, value 0: every router examines the packet (RFC 2113 §2.1)."""
+_MORE = 0x2000
 _DSCP_CS6 = 0xC0
 """Network control: what floods the link does not come before it where a router looks at the class (RFC 4594 §3.1)."""
 
@@ -27,20 +28,35 @@ class Packet:
     payload: bytes
 
     def pack(self) -> bytes:
-        """Header and payload. Checksum and identification are the kernel's (raw(7), IP_HDRINCL); the checksum is filled all the same,
-        so that what is written into a capture is right.
+        """Header and payload in one piece."""
+        return self._piece(self.payload, 0, 0)
+
+    def pieces(self, mtu: int, number: int) -> list[bytes]:
+        """The packet in fragments that fit ``mtu``: a kernel that is given headers does not cut (raw(7), IP_HDRINCL), and credentials can
+        be longer than a packet. ``number`` tells packets apart, 1 to 65535; the option is in each, as its copied flag demands.
         """
+        room = (mtu - _HEADER.size - (len(_ROUTER_ALERT) if self.alert else 0)) & ~7
+        if len(self.payload) <= room:
+            return [self.pack()]
+        found = []
+        for at in range(0, len(self.payload), room):
+            more = _MORE if at + room < len(self.payload) else 0
+            found.append(self._piece(self.payload[at : at + room], more | at // 8, number))
+        return found
+
+    def _piece(self, payload: bytes, fragment: int, number: int) -> bytes:
+        """The checksum is filled, so that what is written into a capture is right; the kernel fills it anyway."""
         options = _ROUTER_ALERT if self.alert else b""
         words = (_HEADER.size + len(options)) // 4
-        length = words * 4 + len(self.payload)
+        length = words * 4 + len(payload)
 
         def header(total: int) -> bytes:
-            fields = (0x40 | words, _DSCP_CS6, length, 0, 0, self.ttl, PROTOCOL, total)
+            fields = (0x40 | words, _DSCP_CS6, length, number, fragment, self.ttl, PROTOCOL, total)
             return _HEADER.pack(*fields, self.source.packed, self.destination.packed) + options
 
         zero = header(0)
         total = ~(sum(struct.unpack(f"!{len(zero) // 2}H", zero)) % 0xFFFF) & 0xFFFF
-        return header(total) + self.payload
+        return header(total) + payload
 
     @classmethod
     def read(cls, data: bytes) -> Packet:

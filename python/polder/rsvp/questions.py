@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable
 
 from polder.model.reservations import Ask
+from polder.rsvp.intserv import Flowspec
 from polder.rsvp.state import ResvState
 from polder.rsvp.wire import Raw
 
@@ -40,10 +41,15 @@ def ask_for(router: str, link: str, state: ResvState, *, installed: bool) -> Ask
         min_unit=tspec.min_unit,
         max_packet=tspec.max_packet,
         reserved_rate=whole(wanted.flowspec.rate),
-        flowspec=hashlib.sha256(wanted.flowspec.pack()).hexdigest(),
+        flowspec=digest(wanted.flowspec),
         installed=installed,
         bundle=state.bundle,
     )
+
+
+def digest(flowspec: Flowspec) -> str:
+    """The name of a request in questions and checks: SHA-256 of the FLOWSPEC's body, in hexadecimal."""
+    return hashlib.sha256(flowspec.pack()).hexdigest()
 
 
 def said(reason: str) -> tuple[Raw, ...]:

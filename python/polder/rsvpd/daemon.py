@@ -48,6 +48,7 @@ class Daemon:
         self._interfaces = self._find_interfaces()
         self.node = self._make_node()
         self._raw: socket.socket | None = None
+        self._packets = random.SystemRandom().randrange(65_535)
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Queue[Install | Uninstall] = asyncio.Queue()
 
@@ -200,9 +201,11 @@ class Daemon:
         assert self._raw is not None
         if not isinstance(send.source, IPv4Address) or not isinstance(send.destination, IPv4Address):
             return
-        packet = Packet(send.source, send.destination, send.ttl, send.alert, send.data).pack()
+        packet = Packet(send.source, send.destination, send.ttl, send.alert, send.data)
+        self._packets = self._packets % 65_535 + 1
         try:
-            self._raw.sendmsg([packet], pktinfo(send.interface), 0, (str(send.destination), 0))
+            for piece in packet.pieces(self._interfaces[send.interface].mtu, self._packets):
+                self._raw.sendmsg([piece], pktinfo(send.interface), 0, (str(send.destination), 0))
         except OSError as error:
             self.node.counts["not-sent"] += 1
             log.debug("a message could not be sent", extra={"device": self.device(send.interface), "error": str(error)})

@@ -13,7 +13,7 @@ from polder.pdp.frames import FrameError, pack, read, unpack
 from polder.pdp.server import listen_at
 from polder.rsvp.adspec import BANDWIDTH, GENERAL, HOPS
 from polder.rsvp.errors import Code, Policy, RsvpError, explain
-from polder.rsvp.intserv import Flowspec, Rspec, Tspec
+from polder.rsvp.intserv import Flowspec, Rspec, Tspec, single
 from polder.rsvp.messages import Flow as FlowDescriptor
 from polder.rsvp.objects import Sender, Session, Style
 from polder.rsvp.policy_data import by_hash, whole
@@ -206,6 +206,16 @@ def _session(flow: Flow) -> Session:
     if not 1 <= flow.protocol <= 255 or not 0 <= flow.port <= 65_535:
         raise RsvpError(f"protocol {flow.protocol}, port {flow.port}: 1 to 255, and 0 to 65535", Code.API)
     return Session(ip_address(flow.destination), flow.protocol, flow.port)
+
+
+def texts(said: Reserve) -> tuple[str, tuple[str, ...], Flowspec]:
+    """Session, senders and request as routers will put them to the policy decision point. Raises ``RsvpError``."""
+    flowspec = _flowspec(said)
+    flowspec.check()
+    rspec = flowspec.rspec
+    rounded = Flowspec(flowspec.tspec, Rspec(single(rspec.rate), rspec.slack) if rspec else None)
+    senders = tuple(sorted(str(Sender(ip_address(address), port)) for address, port in said.senders))
+    return str(_session(said.flow)), senders, rounded
 
 
 def _tspec(flow: Flow) -> Tspec:
