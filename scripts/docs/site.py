@@ -17,7 +17,7 @@ Fragment = Callable[[], str]
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Begin", ("docs/site/index.md",)),
-    ("Journeys", tuple(f"docs/site/journey-{n}.md" for n in range(1, 7))),
+    ("Journeys", tuple(f"docs/site/journey-{n}.md" for n in range(1, 8))),
     ("Operating", ("docs/site/runbook.md",)),
     (
         "References",
