@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from polder.bandex import pack
 from polder.bandex.writing import write
 from polder.clearing.house import House
 from polder.clearing.ledger import Ledger, open_ledger
 from polder.clearing.messages import Deposit
 from polder.clearing.till import Till, open_spent
 from polder.model import Refused
-from tests.support.money import HOUR, NOW, Alice, desk, guarantee, key, name_of
+from tests.support.money import HOUR, NOW, Alice, Ask, credit, desk, guarantee, key, name_of
 
 _SEEDS = itertools.count(100)
 
@@ -128,14 +129,18 @@ def test_two_clearing_houses_over_one_database_pay_a_check_once(house: House, bo
     assert house.ledger.balances()["nick", "USD"] == 4 * 440_000 and house.ledger.audit() == []
 
 
-def test_a_provider_that_only_a_bank_knows_is_billed_to_the_bank(house: House) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_provider_that_only_a_bank_knows_is_billed_to_the_bank(house: House, forged: bool) -> None:
+    """And to no other, whoever's guarantee somebody forges into the bundle."""
     alice = Alice(next(_SEEDS))
-    from polder.bandex import CreditTerms, pack
-    from tests.support.money import Ask, credit
-
-    abroad: CreditTerms = credit(provider=name_of("pia"))
+    abroad = credit(provider=name_of("pia"))
     alice.credit, alice.credit_text = abroad, write(abroad, key("pia"))
     alice.links = (write(guarantee(provider=name_of("pia")), key("bank")),)
+    if forged:  # by a bank that has an account, and for which a greater one answers
+        house.register("world", "bank", name_of("world"), "spiffe://x/site/world", NOW, most=1)
+        house.register("small", "bank", name_of("small"), "spiffe://x/site/small", NOW, most=1, guarantor=name_of("world"))
+        text = write(guarantee(provider=name_of("pia"), guarantor=name_of("small"), most=1_000_000), key("small"))
+        alice.links = (text.replace("1000000", "1000001"), *alice.links)
     texts = alice.texts(alice.check()[1])
     one = desk(bank=1_000_000)
     assert one.decide(Ask(pack(texts)), NOW).accepted

@@ -17,6 +17,7 @@ from polder.bandex.money import MOST, format_amount
 from polder.bandex.terms import join_senders, route_principal
 from polder.bandex.texts import APP_DOMAIN, format_date, kind_of
 from polder.keynote import Answer, Assertion, Checker, KeyNoteError, Why, parse
+from polder.keynote.checker import Entry
 from polder.model import Refused, Verdict
 
 VALUES = ("false", "true")
@@ -163,7 +164,9 @@ def _rule(text: str) -> Assertion:
 
 
 def judge(checker: Checker, trust: Trust, bundle: Bundle, flow: Flow, now: float, due: int, total: int) -> frozenset[str]:
-    """Ask KeyNote; raises ``Refused`` with the reason unless it says yes. Returns the credentials that it believed."""
+    """Ask KeyNote; raises ``Refused`` with the reason unless it says yes. Returns the credentials on which its answer rests: their
+    signatures were checked, those of others perhaps not.
+    """
     rules = [_rule(text) for text in policy(trust.roots(bundle), flow.isp, bundle.offer.isp_key)]
     asked = attributes(bundle, flow, now, due, total)
     try:
@@ -174,7 +177,11 @@ def judge(checker: Checker, trust: Trust, bundle: Bundle, flow: Flow, now: float
         raise Refused(Verdict.MALFORMED, str(error)) from None
     if answer.value != "true":
         raise _why(answer)
-    return frozenset(str(entry.text) for entry in answer.entries if entry.level and not entry.trusted)
+    return frozenset(str(entry.text) for entry in _proven(answer))
+
+
+def _proven(answer: Answer) -> list[Entry]:
+    return [entry for entry in answer.entries if entry.level and entry.checked and entry.error is None and not entry.trusted]
 
 
 def _why(answer: Answer) -> Refused:
