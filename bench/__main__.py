@@ -59,6 +59,7 @@ PROGRAMS = {
     "soak": Program("bench.soak", "everything at once for half an hour: no leak, no failed request (make soak)", long=True),
     "punishment": Program("bench.punishment", "an access point is attacked in every way while users read", long=True),
     "spread-transport": Program("bench.spread_transport", "one sprayed QUIC connection beside QUIC multipath", long=True),
+    "reservation": Program("bench.reservation", "a reserved flow through a filled last hop; how long reserving takes", long=True),
     "sos": Program("bench.sos", "how likely attacks on nodes deny a user: closed forms beside the real roles", long=True),
 }
 
