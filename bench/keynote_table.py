@@ -6,10 +6,11 @@ replaced by a yes, as in the paper. "query" is KeyNote alone, "parse" its parser
 deciding thread: the best of ten trials in a row, and of those the median over blocks that take turns, because whatever else the machine
 does can only add to them; wall time stands beside.
 
-The reference C implementation is in no registry that this program could fetch it from. What it cannot go below is measured instead: the
-signature checks alone, by OpenSSL's C on loaded keys, for the same algorithm and in the same blocks.
+The reference C implementation (libkeynote of OpenBSD) is in no registry that this program could fetch it from: whoever has built it
+names it, and the same questions are put to it in turn. What no implementation can go below is measured always: the signature checks
+alone, by OpenSSL's C on loaded keys.
 
-Run: ``python -m bench keynote-table [--quick]``.
+Run: ``python -m bench keynote-table [--quick]``, or ``python -m bench.keynote_table --reference libkeynote.so``.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 
+from bench.keynote_reference import Reference
 from polder.bandex import (
     CheckTerms,
     CreditTerms,
@@ -52,8 +55,12 @@ KINDS: dict[str, tuple[str, int, str]] = {
     "ecdsa-p256": ("ecdsa-p256", 0, "sig-ecdsa-p256"),
     "rsa-sha256": ("rsa", 2048, "sig-rsa-sha256"),
     "rsa-sha1": ("rsa", 1024, "sig-rsa-sha1"),
+    "rsa-sha1-2048": ("rsa", 2048, "sig-rsa-sha1"),
+    "dsa-sha1": ("dsa", 1024, "sig-dsa-sha1"),
 }
-"""Name → kind of key, bits, algorithm. The last is the paper's; 1,024 bits were usual then."""
+"""Name → kind of key, bits, algorithm. rsa-sha1 is the paper's, and 1,024 bits were usual then. The reference knows the last three."""
+KNOWN = ("rsa-sha1", "rsa-sha1-2048", "dsa-sha1")
+DRAWN = ("ed25519", "ecdsa-p256", "rsa-sha256", "rsa-sha1")
 BLOCK, WARMING = 10, 3
 """Trials in a row, and those before them that are not counted: they find the processor's caches full of something else."""
 
@@ -168,6 +175,18 @@ def block(prepare: Callable[[], Callable[[], object]]) -> list[tuple[float, floa
     return [(min(cpu for cpu, _ in times), min(wall for _, wall in times))]
 
 
+def compared(world: World, ask: Ask, credentials: int, reference: Reference) -> list[tuple[float, float]]:
+    """A block of the same question put to the reference; it must say yes, and no when the check was changed."""
+    rules, requester, attributes = world.question(ask, credentials)
+    policies, texts = [rule.encode() for rule in rules], [text.encode() for text in unpack(ask.bundle)]
+    action = {name.encode(): value.encode() for name, value in attributes.items()}
+    forged = [texts[0].replace(b"@amount == 440000", b"@amount >= 440000"), *texts[1:]]
+    assert forged != texts
+    assert reference.query(policies, texts, [requester.encode()], action)
+    assert not reference.query(policies, forged, [requester.encode()], action)
+    return block(lambda: lambda: reference.query(policies, texts, [requester.encode()], action))
+
+
 def ways(world: World, ask: Ask, credentials: int) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """A block of each way to process a request."""
     known = world.desk(credentials)
@@ -214,13 +233,15 @@ def _signature(text: str, world: World) -> Callable[[], object]:
         return lambda: key.verify(data, message)
     if isinstance(key, ec.EllipticCurvePublicKey):
         return lambda: key.verify(data, message, ec.ECDSA(hashes.SHA256()))
+    if isinstance(key, dsa.DSAPublicKey):
+        return lambda: key.verify(data, message, hashes.SHA1())
     assert isinstance(key, rsa.RSAPublicKey)
     if name in signatures.MODERN:
         return lambda: key.verify(data, message, padding.PKCS1v15(), hashes.SHA256())
     return lambda: key.recover_data_from_signature(data, padding.PKCS1v15(), None)
 
 
-def table(world: World, rounds: int) -> list[dict[str, Any]]:
+def table(world: World, rounds: int, reference: Reference | None) -> list[dict[str, Any]]:
     """The rows of one algorithm."""
     asks = {credentials: world.ask(credentials) for credentials in COUNTS}
     found: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
@@ -228,6 +249,8 @@ def table(world: World, rounds: int) -> list[dict[str, Any]]:
         for credentials, ask in asks.items():
             for (state, engine), times in ways(world, ask, credentials).items():
                 found.setdefault((credentials, state, engine), []).extend(times)
+            if reference is not None and world.kind in KNOWN:
+                found.setdefault((credentials, "cold", "reference"), []).extend(compared(world, ask, credentials, reference))
     rows = [
         {
             "part": "request",
@@ -273,8 +296,22 @@ def rate(world: World, credentials: int, payments: int, seconds: float) -> dict[
     }
 
 
-def claims() -> tuple[Claim, ...]:
-    """What must hold."""
+def claims(*, beside: bool) -> tuple[Claim, ...]:
+    """What must hold; ``beside`` the reference, if it was there."""
+    more = tuple(
+        Claim(
+            f"keynote-table.reference-{kind}",
+            f"time of a query with 7 credentials over the reference's ({kind})",
+            "<= 2",
+            Measure(
+                "cpu_us",
+                {"algorithm": kind, "credentials": 7, "engine": "query"},
+                over=Measure("cpu_us", {"algorithm": kind, "credentials": 7, "engine": "reference"}),
+            ),
+        )
+        for kind in KNOWN
+        if beside
+    )
     seven: dict[str, Any] = {"part": "request", "algorithm": "ed25519", "credentials": 7, "engine": "on"}
     alone = Measure("cpu_us", {**seven, "engine": "signatures"})
     return (
@@ -308,6 +345,7 @@ def claims() -> tuple[Claim, ...]:
             ">= 5000",
             Measure("per_core_s", {"part": "rate", "credentials": 7}),
         ),
+        *more,
     )
 
 
@@ -317,7 +355,7 @@ def draw(figure: Any, rows: Any) -> None:
     paper = {"with engine": (2793, 3480, 4754, 5518, 6722), "without": (249, 261, 304, 321, 338)}
     for (label, values), style in zip(paper.items(), ("-", "--"), strict=True):
         axes.plot(list(COUNTS), values, style, color="#999999", label=f"paper, 2007, {label}")
-    for kind in KINDS:
+    for kind in DRAWN:
         for state, engine, style in (("cold", "on", "o-"), ("warm", "on", "o--")):
             chosen = [row for row in rows if (row.get("algorithm"), row.get("state"), row.get("engine")) == (kind, state, engine)]
             axes.plot(
@@ -342,12 +380,16 @@ def main() -> int:
     """Measure; exit status 3 when a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer trials")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--reference", type=Path, metavar="LIB", help="shared library of the reference C implementation, to measure beside"
+    )
+    given = parser.parse_args()
+    quick, reference = given.quick, Reference(given.reference) if given.reference else None
     rounds, seconds = (5, 1) if quick else (20, 3)
     worlds = {kind: World(kind) for kind in KINDS}
     rows: list[dict[str, Any]] = []
     for world in worlds.values():
-        rows += table(world, rounds)
+        rows += table(world, rounds, reference)
     for credentials in (3, 7):
         rows.append(rate(worlds["ed25519"], credentials, 50 if quick else 200, seconds))
     result = Result(
@@ -359,15 +401,16 @@ def main() -> int:
             "counts": list(COUNTS),
             "clock": "CPU time of the thread",
             "statistic": "median over blocks of the best in a block",
+            "reference": reference is not None,
         },
         rows,
-        claims(),
+        claims(beside=reference is not None),
         "Request processing with 3 to 7 credentials (table I)",
     )
     write(result, draw)
     for row in rows:
         print(row)
-    judged = [claim.judge(rows) for claim in claims()]
+    judged = [claim.judge(rows) for claim in claims(beside=reference is not None)]
     for claim in judged:
         print(f"{claim['id']}: {claim['measured']} {claim['target']} {'holds' if claim['holds'] else 'DOES NOT HOLD'}")
     return 0 if all(claim["holds"] for claim in judged) else 3
