@@ -111,6 +111,12 @@ polder_meter::counts! {
     calls_failed,
     /// Dial-out connections now, at either end.
     dialouts_open,
+    /// Spread plane: sessions of users that are connected to this servlet now.
+    spread_sessions,
+    /// Spread plane: tunnels opened, at either end.
+    spread_tunnels,
+    /// Spread plane: tunnels that went through an access point because their session did not carry them.
+    spread_fallbacks,
     /// Spans of traces told to the control plane.
     spans,
     /// Spans that were dropped because the control plane was busy.

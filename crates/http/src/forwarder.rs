@@ -4,17 +4,20 @@
 //! client says meanwhile is kept and said again, so that the browser notices nothing.
 
 use crate::path;
-use crate::plane::Plane;
+use crate::plane::{Plane, World};
 use crate::race::Guide;
 use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
 use crate::way::Way;
 use http::{HeaderMap, Method, Request, Uri};
 use polder_plan::Stage;
-use polder_types::SiteName;
+use polder_types::{PlaneChoice, SiteName};
 use polder_wire::{ProxyError, Refusal, parse_proxy_status};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a tunnel that may go over relays only waits for a session.
+const SESSION: Duration = Duration::from_secs(10);
 
 const NOT_READY: Refusal = Refusal::new(ProxyError::Unavailable, "The forwarder is starting. Try again in a moment.");
 const ELSEWHERE: Refusal =
@@ -33,6 +36,65 @@ impl Forwarder {
 
     async fn open(&self, target: &Target, client: &mut Source, trace: Option<Context>) -> Result<Tunnel, Refusal> {
         let world = self.plane.world().ok_or(NOT_READY)?;
+        match world.plan.forwarder.as_ref().map(|forwarder| forwarder.plane).unwrap_or_default() {
+            PlaneChoice::Tunnel => {}
+            PlaneChoice::Spread => return self.only_spread(target, client, trace).await,
+            PlaneChoice::Auto => match self.plane.users.find(target) {
+                None => self.plane.users.want(&self.plane, target),
+                Some((_, false)) => {}
+                Some((held, true)) => match held.open(&self.plane, target, client, trace).await {
+                    Ok(tunnel) => return Ok(self.spread(tunnel)),
+                    Err(error) if is_final(error) => return Err(refusal(error)),
+                    Err(_) => self.plane.counters.spread_fallbacks.up(),
+                },
+            },
+        }
+        let began = Instant::now();
+        let opened = self.through_access_points(&world, target, client, trace).await;
+        if opened.is_ok() {
+            self.plane.users.through_access_points.note(began.elapsed());
+        }
+        opened
+    }
+
+    fn spread(&self, tunnel: Tunnel) -> Tunnel {
+        self.plane.counters.spread_tunnels.up();
+        tunnel
+    }
+
+    /// Over the relays, or not at all: waits for the session to come up.
+    async fn only_spread(&self, target: &Target, client: &mut Source, trace: Option<Context>) -> Result<Tunnel, Refusal> {
+        let deadline = tokio::time::Instant::now() + SESSION;
+        let mut stirred = self.plane.stirred();
+        let mut last = ProxyError::Unavailable;
+        loop {
+            match self.plane.users.find(target) {
+                None => self.plane.users.want(&self.plane, target),
+                Some((held, _)) => match held.open(&self.plane, target, client, trace).await {
+                    Ok(tunnel) => return Ok(self.spread(tunnel)),
+                    Err(error) if is_final(error) => return Err(refusal(error)),
+                    Err(error) => last = error,
+                },
+            }
+            let again = tokio::time::Instant::now() + Duration::from_millis(250);
+            tokio::select! {
+                _ = stirred.changed() => {}
+                () = tokio::time::sleep_until(again.min(deadline)) => {}
+            }
+            if tokio::time::Instant::now() >= deadline {
+                self.plane.counters.tunnels_failed.up();
+                return Err(Refusal::new(last, "The spread plane does not reach the site now. Use --plane auto, or try again."));
+            }
+        }
+    }
+
+    async fn through_access_points(
+        &self,
+        world: &World,
+        target: &Target,
+        client: &mut Source,
+        trace: Option<Context>,
+    ) -> Result<Tunnel, Refusal> {
         // Longer than an access point tries for the longest path: the first may be dead without saying so.
         let within = Duration::from_millis(u64::from(world.plan.limits.open_timeout_ms)) * 8;
         let entry = Entry { host: target.host.clone(), target: target.clone(), within, trace };

@@ -33,6 +33,7 @@ pub mod pump;
 mod race;
 pub mod registry;
 pub mod relay;
+pub mod spread;
 mod tell;
 pub mod told;
 pub mod trace;

@@ -10,6 +10,7 @@ use crate::memory::Paths;
 use crate::pressure::Pressure;
 use crate::pump::Meter;
 use crate::registry::Registry;
+use crate::spread::Users;
 use crate::tell::Sealers;
 use crate::told::Hearing;
 use arc_swap::ArcSwapOption;
@@ -76,6 +77,8 @@ pub struct Plane {
     /// Memory's.
     pub pressure: Arc<Pressure>,
     pub(crate) dialouts: DialOuts,
+    /// Forwarder: its sessions on the spread plane.
+    pub users: Users,
     /// Site role: streams by servlet.
     pub carried: Carried,
     pub(crate) sealers: Sealers,
@@ -117,6 +120,7 @@ impl Plane {
             front_tunnels: OnceLock::new(),
             pressure: Arc::default(),
             dialouts: DialOuts::default(),
+            users: Users::default(),
             carried: Carried::default(),
             sealers: Sealers::default(),
             hearing: Hearing::default(),

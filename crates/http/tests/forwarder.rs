@@ -39,6 +39,7 @@ async fn overlay(pki: &Pki, names: &[&str]) -> (Vec<Node>, Node) {
             hosts: vec!["wiki.test".into(), "*.lost.test".into()],
             pac: String::new(),
             early_answer: true,
+            plane: PlaneChoice::Tunnel,
         });
     });
     (nodes, forwarder)

@@ -1,5 +1,7 @@
 //! Downloads over real sockets and real relays, while relays, keys, lists and addresses change.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 mod common;
 
 use common::{World, fetch, wire};
@@ -62,7 +64,7 @@ async fn restarted_relays_another_epoch_and_another_list() {
     world.set_epochs(&[7, 8]);
     let (ticket, hosted) = world.ticket();
     let address = first_session();
-    world.servlet.renew(address, &hosted).unwrap();
+    world.servlet().renew(address, &hosted).unwrap();
     end.renew(&ticket).unwrap();
     fetch(&connection, SIZE / 4, |_| ()).await.unwrap();
     world.set_epochs(&[8]);

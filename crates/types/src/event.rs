@@ -56,6 +56,22 @@ pub enum Event {
         /// Whether an agent is connected now.
         up: bool,
     },
+    /// Forwarder: tunnels go to this target, and a session of the spread plane would be of use.
+    SpreadWanted {
+        /// Host.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Forwarder: a session of the spread plane is up, or is over.
+    SpreadSession {
+        /// The site.
+        site: String,
+        /// Whether it is up.
+        up: bool,
+        /// Why it is over; empty when up.
+        reason: String,
+    },
     /// Something was refused that the operator should see: a foreign certificate, a self-chosen ring id, a denied user.
     Refused {
         /// `certificate`, `identity`, `access`, `limit`, `target`, `hop`, `user`.

@@ -16,8 +16,8 @@ pub use event::{CallId, Event};
 pub use gre::{GreConfig, GrePeer, Prefix};
 pub use identity::{Identity, IdentityError, Kind, PeerName, RingId, SiteName};
 pub use snapshot::{
-    BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, Revocations, RingRoute, Rule, ServletEntry, Site,
-    Snapshot, Tell, Telling, Told, Tracing,
+    BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, PlaneChoice, Revocations, RingRoute, Rule,
+    ServletEntry, Site, Snapshot, Tell, Telling, Told, Tracing,
 };
 pub use spread::{Spread, SpreadEpoch, SpreadMembers};
 

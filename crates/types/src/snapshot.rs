@@ -257,6 +257,19 @@ pub struct Tracing {
     pub to_origin: bool,
 }
 
+/// By which plane a user's tunnels go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaneChoice {
+    /// Through access points.
+    #[default]
+    Tunnel,
+    /// Over the relays, or not at all.
+    Spread,
+    /// Over the relays where the control plane says so, else through access points.
+    Auto,
+}
+
 /// A user's forwarder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +280,9 @@ pub struct Forwarder {
     pub hosts: Vec<Arc<str>>,
     /// Body of `/proxy.pac`.
     pub pac: String,
+    /// How tunnels go.
+    #[serde(default)]
+    pub plane: PlaneChoice,
     /// Answer CONNECT before the overlay has, so that the client's first bytes travel with the open.
     #[serde(default = "early_answer")]
     pub early_answer: bool,

@@ -1,4 +1,4 @@
-//! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users; no I/O.
+//! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users, openings of the spread plane; no I/O.
 
 mod frames;
 pub mod gre;
@@ -6,6 +6,7 @@ pub mod http1;
 mod problem;
 pub mod proxy2;
 mod refusal;
+pub mod spread;
 pub mod word;
 
 pub use frames::{FrameCounter, SMALL_DATA};

@@ -230,6 +230,7 @@ impl Front {
             hosts: vec!["wiki.test".into()],
             pac: "function FindProxyForURL() { return \"PROXY 127.0.0.1:1\"; }".into(),
             early_answer: true,
+            plane: PlaneChoice::Tunnel,
         };
         Front::with(limits(), Some(forwarder))
     }

@@ -1,5 +1,5 @@
 //! An overlay of relays on loopback, with a servlet among them.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use polder_quic::wire::{Batch, Inlet, Outlet, UdpWire, Wire};
 use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, ServletEnd};
@@ -57,7 +57,9 @@ impl Outlet for Out {
 pub struct World {
     pub nodes: Vec<Node>,
     pub members: Arc<Members>,
-    pub servlet: Arc<ServletEnd>,
+    /// What comes for sessions that end at the first node.
+    pub inlet: Arc<Inlet>,
+    end: Option<Arc<ServletEnd>>,
     pub epoch: u32,
     pin: CertificateDer<'static>,
     made: u8,
@@ -106,8 +108,8 @@ async fn relay(socket: Arc<UdpSocket>, relay: Arc<Mutex<Relay>>, dead: Arc<Atomi
 }
 
 impl World {
-    /// `count` nodes; the first is the servlet, too.
-    pub async fn new(count: usize) -> World {
+    /// `count` relays.
+    pub async fn relays(count: usize) -> World {
         let mut sockets = Vec::new();
         for _ in 0..count {
             sockets.push(Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()));
@@ -120,6 +122,12 @@ impl World {
             Node::start(at, sockets[at].clone(), &members, here)
         });
         let nodes: Vec<_> = nodes.collect();
+        World { nodes, members, inlet, end: None, epoch: 7, pin: CertificateDer::from(vec![]), made: 0 }
+    }
+
+    /// `count` nodes; the first is the servlet, too, and serves.
+    pub async fn new(count: usize) -> World {
+        let mut world = World::relays(count).await;
         let made = rcgen::generate_simple_self_signed(vec!["servlet.polder.invalid".into()]).unwrap();
         let pin = made.cert.der().clone();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -130,10 +138,16 @@ impl World {
             .with_single_cert(vec![pin.clone()], key.into())
             .unwrap();
         let counters = Arc::new(Counters::default());
-        let servlet = ServletEnd::new(inlet, tls, &Limits::default(), SpreadConfig::default(), counters, 100).unwrap();
-        let servlet = Arc::new(servlet);
-        tokio::spawn(serve(servlet.clone()));
-        World { nodes, members, servlet, epoch: 7, pin, made: 0 }
+        let end = ServletEnd::new(world.inlet.clone(), tls, &Limits::default(), SpreadConfig::default(), counters, 100).unwrap();
+        let end = Arc::new(end);
+        tokio::spawn(serve(end.clone()));
+        (world.end, world.pin) = (Some(end), pin);
+        world
+    }
+
+    /// The servlet's end.
+    pub fn servlet(&self) -> &ServletEnd {
+        self.end.as_ref().unwrap()
     }
 
     /// A ticket of the present epoch, and its other half.
@@ -173,7 +187,9 @@ impl World {
         for node in &self.nodes {
             node.relay.lock().unwrap().configure(config(node.id, &node.secret, &[self.epoch], &both));
         }
-        self.servlet.set_members(&next);
+        if let Some(end) = &self.end {
+            end.set_members(&next);
+        }
     }
 
     /// The relay's process ends and another one takes its place: its windows and return keys are gone.
@@ -191,7 +207,7 @@ impl World {
     /// The same over any wire.
     pub fn forwarder_over(&mut self, wire: Arc<dyn Wire>, config: SpreadConfig) -> ForwarderEnd {
         let (ticket, hosted) = self.ticket();
-        self.servlet.host(&hosted, self.members.clone(), 5).unwrap();
+        self.servlet().host(&hosted, self.members.clone(), 5).unwrap();
         let counters = Arc::new(Counters::default());
         ForwarderEnd::new(&ticket, self.members.clone(), config, wire, Clock::system(), counters, 6).unwrap()
     }
