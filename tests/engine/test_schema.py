@@ -14,7 +14,7 @@ TYPES = Path(__file__).parents[2] / "crates" / "types" / "src"
 SOURCE = "\n".join(path.read_text() for path in sorted(TYPES.glob("*.rs")))
 STRUCTS = [
     "Snapshot", "IdentityMaterial", "Revocations", "Peer", "Site", "RingRoute", "BeaconEntry", "ServletEntry", "Forwarder",
-    "Limits", "EngineConfig", "Tell", "Told", "Tracing",
+    "Limits", "EngineConfig", "Tell", "Told", "Tracing", "Spread", "SpreadEpoch", "SpreadMembers",
 ]  # fmt: skip
 
 

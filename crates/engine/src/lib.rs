@@ -6,6 +6,7 @@
 //! let tunnels end until the deadline, drop the runtime from its own thread.
 
 mod accept;
+mod ends;
 mod listeners;
 mod queue;
 mod spread;
@@ -14,6 +15,7 @@ mod weigh;
 
 use accept::{Budget, Door};
 use bytes::Bytes;
+use ends::Ends;
 use listeners::Listeners;
 use polder_http::control;
 use polder_http::counters::{Counters, Measures};
@@ -21,6 +23,7 @@ use polder_http::forwarder::Forwarder;
 use polder_http::front::{self, FrontContext, Report};
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
+use polder_http::spread::order::Order;
 use polder_http::tunnel::Opener;
 use polder_http::turns::Turns;
 use polder_meter::Meaning;
@@ -75,6 +78,7 @@ pub struct Engine {
     front: OnceLock<Arc<FrontContext>>,
     listeners: Listeners,
     relay: Option<RelayThread>,
+    ends: Ends,
     stopped: AtomicBool,
     end: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -123,6 +127,7 @@ impl Engine {
             front: OnceLock::new(),
             listeners,
             relay,
+            ends: Ends::default(),
             stopped: AtomicBool::new(false),
             end,
             thread: Mutex::new(Some(thread)),
@@ -199,6 +204,9 @@ impl Engine {
         let _inside = self.handle.enter();
         self.plane.apply(World { plan, tls });
         if let Some(relay) = &self.relay {
+            if let (Some(spread), Some(world)) = (&snapshot.spread, self.plane.world()) {
+                self.ends.apply(&self.plane, relay, &world.tls, spread).map_err(invalid)?;
+            }
             relay.configure(relays);
         }
         self.open_doors(front);
@@ -225,6 +233,14 @@ impl Engine {
         });
     }
 
+    /// Does what the control plane orders of the spread plane's ends (an encoded [`Order`]) and returns the encoded answer.
+    pub fn spread(&self, order: &[u8]) -> Result<Vec<u8>, EngineError> {
+        self.running()?;
+        let order: Order = decode(order).map_err(invalid)?;
+        let _inside = self.handle.enter();
+        self.ends.order(&self.plane, order).map_err(invalid)
+    }
+
     /// Calls `method` at a node; the answer arrives as an event with the returned number.
     pub fn call(&self, peer: Peer, method: String, body: Vec<u8>, wait: Duration) -> Result<CallId, EngineError> {
         self.running()?;
@@ -245,6 +261,8 @@ impl Engine {
             all.extend(front.counters.read());
         }
         all.extend(self.relay.iter().flat_map(RelayThread::read));
+        let ends = if self.plane.config.role == Role::Forwarder { &self.plane.users.counters } else { &self.ends.counters };
+        all.extend(ends.read());
         all.extend([("events_lost", self.queue.dropped()), ("events_waiting", self.queue.waiting())]);
         all
     }
@@ -264,6 +282,7 @@ impl Engine {
         all.extend(front::Counters::meanings());
         all.extend(Measures::meanings());
         all.extend(spread::meanings());
+        all.extend(polder_quic::Counters::meanings());
         all.extend([
             Meaning::of_count("events_lost", &["Events for the control plane that were dropped because its queue was full."]),
             Meaning::of_count("events_waiting", &["Events and calls that wait for the control plane now."]),

@@ -325,6 +325,7 @@ mod tests {
             sessions: 16,
             span_ms: 500, // it is deaf for twice that
             return_age: 30,
+            end_key: Default::default(),
         };
         relay.configure(Some(config(&spread).unwrap()));
     }

@@ -4,12 +4,14 @@
 //! hands a call to Python through a bounded queue, and answers 503 at once when that is full and 504 when Python is late.
 
 use crate::link::{Lane, LinkError};
-use crate::plane::Plane;
+use crate::plane::{Plane, unix_now};
+use crate::spread::order::{AskTicket, WantTicket};
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, Response};
 use polder_types::{CallId, Event, Identity, Kind, Peer};
+use serde_bytes::ByteBuf;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -113,25 +115,24 @@ async fn take(plane: &Plane, peer: &Identity, source: IpAddr, request: Request<R
         Ok(Err(why)) => return why,
         Err(_) => return text(408, "the body came too slowly; try again"),
     };
+    hand(plane, peer, source, method, body).await
+}
+
+/// Asks the control plane, and waits for its answer.
+async fn hand(plane: &Plane, peer: &Identity, source: IpAddr, method: String, body: Vec<u8>) -> Answer {
+    let text = |status, text: &'static str| (status, Bytes::from_static(text.as_bytes()));
     let Some((id, answer)) = plane.calls.wait(peer.kind) else {
         plane.counters.calls_busy.up();
         return text(503, "this node is busy; try again shortly");
     };
     let _waiting = Waiting(&plane.calls, id);
-    let call = Event::Call {
-        id,
-        kind: peer.kind,
-        name: peer.name.to_string(),
-        ring_id: peer.ring_id,
-        source: source.to_string(),
-        method,
-        body,
-    };
+    let source = source.to_string();
+    let call = Event::Call { id, kind: peer.kind, name: peer.name.to_string(), ring_id: peer.ring_id, source, method, body };
     if !plane.offer(call) {
         plane.counters.calls_busy.up();
         return text(503, "this node is busy; try again shortly");
     }
-    match timeout(deadline, answer).await {
+    match timeout(plane.config.call_timeout, answer).await {
         Ok(Ok((status, body))) if (200..600).contains(&status) && body.len() <= BODY => (status, body),
         Ok(_) => text(500, "this node's control plane gave no usable answer"),
         Err(_) => {
@@ -139,6 +140,40 @@ async fn take(plane: &Plane, peer: &Identity, source: IpAddr, request: Request<R
             text(504, "this node's control plane did not answer in time; try again shortly")
         }
     }
+}
+
+/// Most bytes of what a user may ask.
+const USER_BODY: usize = 1024;
+
+/// A user's request for a ticket of the spread plane: who may, and for what, is checked here; the rest is the control plane's.
+pub(crate) async fn ticket(plane: &Plane, who: &Identity, source: IpAddr, body: RecvStream) -> Answer {
+    let text = |status, text: &'static str| (status, Bytes::from_static(text.as_bytes()));
+    let deadline = plane.config.call_timeout;
+    let body = match timeout(deadline, collect(body)).await {
+        Ok(Ok(body)) if body.len() <= USER_BODY => body,
+        Ok(Ok(_)) => return text(413, "a request for a ticket is short"),
+        Ok(Err(why)) => return why,
+        Err(_) => return text(408, "the body came too slowly; try again"),
+    };
+    let Ok(asked) = polder_types::decode::<AskTicket>(&body) else { return text(400, "this is no request for a ticket") };
+    let Some(world) = plane.world() else { return text(503, "this access point is starting; try again shortly") };
+    let site = match world.plan.admit(who, &asked.host, asked.port, unix_now()) {
+        Ok(site) => site,
+        Err(_) => {
+            plane.counters.refused_access.up();
+            return text(403, "no site that admits you registered this name and port");
+        }
+    };
+    let wanted = WantTicket {
+        site: site.name.clone(),
+        user: who.uri.clone(),
+        key: ByteBuf::from(who.key_hash.to_vec()),
+        not_after: who.not_after,
+        renews: asked.renews,
+        copies: asked.copies,
+    };
+    drop(world);
+    hand(plane, who, source, "ticket".into(), polder_types::encode(&wanted)).await
 }
 
 /// The method in a path: 1 to 64 of `[a-z0-9._-]` and `/`.

@@ -1,12 +1,17 @@
 //! The access point's [`Opener`]: from a user's request into the overlay.
 
+use crate::control;
 use crate::path::{self, Ask};
 use crate::plane::{Plane, unix_now};
 use crate::tell;
 use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
+use bytes::Bytes;
+use h2::RecvStream;
 use polder_plan::{Denied, Stage};
+use polder_types::Identity;
 use polder_wire::{ProxyError, Refusal};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Opens tunnels through the overlay.
@@ -81,6 +86,10 @@ impl Opener for Overlay {
         let asker = who.as_deref().ok_or(KIND)?;
         let admitted = world.plan.admit(asker, &target.host, target.port, unix_now());
         admitted.map(|_| ()).map_err(|denied| self.denied(who, target, denied))
+    }
+
+    fn ticket<'a>(&'a self, who: &'a Identity, source: IpAddr, body: RecvStream) -> Option<BoxFuture<'a, (u16, Bytes)>> {
+        Some(Box::pin(control::ticket(&self.plane, who, source, body)))
     }
 
     fn open<'a>(&'a self, who: &'a Asker, target: &'a Target, client: &'a mut Source) -> BoxFuture<'a, Result<Tunnel, Refusal>> {

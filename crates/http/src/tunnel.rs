@@ -360,6 +360,12 @@ pub trait Opener: Send + Sync + 'static {
     /// behind what has been sent. Ends when a path has accepted or every path has refused.
     fn open<'a>(&'a self, who: &'a Asker, target: &'a Target, client: &'a mut Source) -> BoxFuture<'a, Result<Tunnel, Refusal>>;
 
+    /// Answers a user's request for a ticket of the spread plane with an HTTP status and a body; `None`: not here.
+    fn ticket<'a>(&'a self, who: &'a Identity, source: IpAddr, body: RecvStream) -> Option<BoxFuture<'a, (u16, Bytes)>> {
+        let _ = (who, source, body);
+        None
+    }
+
     /// As `open`, in the trace that the client `brought`. An opener that traces nothing leaves it out of account.
     fn open_traced<'a>(
         &'a self,

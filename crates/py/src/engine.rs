@@ -71,6 +71,11 @@ impl Engine {
         self.native.call(peer, method, body, Duration::from_millis(timeout_ms)).map_err(raise)
     }
 
+    /// `ValueError`: what is wrong with the order.
+    fn spread<'py>(&self, py: Python<'py>, order: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        py.detach(|| self.native.spread(order)).map(|answer| PyBytes::new(py, &answer)).map_err(raise)
+    }
+
     fn reply(&self, id: u64, status: u16, body: Vec<u8>) {
         self.native.reply(id, status, body);
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 /// A node's part in the spread plane; without it, its datagram port refuses everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {
     /// This node: the first eight bytes of its ring id.
@@ -21,6 +21,15 @@ pub struct Spread {
     pub span_ms: u32,
     /// Seconds for which a reply may use the address that a user's packet came from.
     pub return_age: u32,
+    /// P-256 key (PKCS #8) by which users know this process as the end of their sessions; empty: none end here.
+    #[serde(default)]
+    pub end_key: ByteBuf,
+}
+
+impl fmt::Debug for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spread({:016x}, {:?}, {:?}, end key withheld)", self.me, self.epochs, self.members)
+    }
 }
 
 /// A relay's key of one epoch.

@@ -15,6 +15,7 @@ import msgspec
 
 from polder import _native
 from polder.snapshot.schema import Answer, EngineConfig, Event, Snapshot, decode_event
+from polder.snapshot.spread import Order, SessionNow, tagged
 
 BUILD: str = _native.PROFILE
 """How the native part was built: ``release``, or ``debug`` (whose speed says nothing)."""
@@ -106,6 +107,14 @@ class Engine:
         if answer.status != 200:
             raise CallFailed(answer.status, answer.body.decode("utf-8", "replace")[:500], answer.body)
         return answer.body
+
+    def spread(self, order: Order) -> None:
+        """Order something of the spread plane's ends. Raises ``ValueError``: what is wrong with the order."""
+        self._native.spread(msgspec.msgpack.encode(tagged(order)))
+
+    def sessions(self) -> tuple[SessionNow, ...]:
+        """A forwarder's sessions of the spread plane."""
+        return msgspec.msgpack.decode(self._native.spread(msgspec.msgpack.encode("sessions")), type=tuple[SessionNow, ...])
 
     def reply(self, call_id: int, status: int, body: bytes) -> None:
         """Answer a peer's call. A late answer is dropped."""

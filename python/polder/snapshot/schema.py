@@ -107,12 +107,14 @@ class Forwarder(Frozen, frozen=True):
     """A user's forwarder: access points, the hosts that go through them, and the PAC file's text.
 
     ``early_answer``: CONNECT is answered before the overlay has, so that the client's first bytes travel with the open.
+    ``plane``: ``tunnel``, ``spread`` or ``auto``.
     """
 
     access_points: tuple[str, ...]
     hosts: tuple[str, ...]
     pac: str
     early_answer: bool = True
+    plane: str = "tunnel"
 
 
 class Tracing(Frozen, frozen=True):
@@ -184,7 +186,8 @@ class Spread(Frozen, frozen=True):
 
     ``me``: the first eight bytes of its ring id. ``epochs``: current, previous within its grace, next. ``members``: the current
     list, then the previous one. ``sessions``: most that the relay remembers. ``span_ms``: by how much a packet's time may differ.
-    ``return_age``: seconds for which a reply may use a user's address.
+    ``return_age``: seconds for which a reply may use a user's address. ``end_key``: P-256 key (PKCS #8) by which users know this
+    process as the end of their sessions; empty: none end here.
     """
 
     me: int
@@ -193,6 +196,10 @@ class Spread(Frozen, frozen=True):
     sessions: int
     span_ms: int
     return_age: int
+    end_key: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Spread({self.me:016x}, end key withheld)"
 
 
 class Snapshot(Frozen, frozen=True):
@@ -272,6 +279,21 @@ class DialOutChange(Frozen, frozen=True):
     up: bool
 
 
+class SpreadWanted(Frozen, frozen=True):
+    """Forwarder: tunnels go to this target, and a session of the spread plane would be of use."""
+
+    host: str
+    port: int
+
+
+class SpreadSession(Frozen, frozen=True):
+    """Forwarder: a session of the spread plane is up, or is over (``reason``)."""
+
+    site: str
+    up: bool
+    reason: str
+
+
 class Refusal(Frozen, frozen=True):
     """Something the data plane refused and the operator should see."""
 
@@ -311,13 +333,15 @@ class Lost(Frozen, frozen=True):
     count: int
 
 
-Event = Call | Answer | Link | DialOutChange | Refusal | Log | Span | Lost
+Event = Call | Answer | Link | DialOutChange | SpreadWanted | SpreadSession | Refusal | Log | Span | Lost
 
 EVENT_KINDS: dict[str, type] = {
     "call": Call,
     "answer": Answer,
     "link": Link,
     "dial_out": DialOutChange,
+    "spread_wanted": SpreadWanted,
+    "spread_session": SpreadSession,
     "refused": Refusal,
     "log": Log,
     "span": Span,

@@ -34,6 +34,8 @@ const SEND_BUFFER: usize = 4 * polder_tls::FRAME;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Locally reset streams remembered, and resets forced on us by the client's errors, before GOAWAY.
 const MAX_RESETS: usize = 100;
+/// Where users' forwarders ask for tickets of the spread plane.
+const TICKET: &str = "/polder/v1/ticket";
 /// How long a connection that was sent away may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -184,6 +186,12 @@ async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond
     }
     if head.uri.scheme_str() != Some("http") {
         // `https` in :scheme is a request to this proxy as a web server.
+        if let Some(who) = client.who.as_ref().filter(|_| head.method == Method::POST && head.uri.path() == TICKET)
+            && let Some(answering) = client.opener.ticket(who, client.source, body)
+        {
+            let (status, body) = answering.await;
+            return answered(respond, status, body);
+        }
         return origin_form(client, &head, &authority, respond).await;
     }
     let fields = fields(&head);
@@ -266,6 +274,15 @@ async fn origin_form(client: &Client, head: &Head, authority: &Authority, respon
         Err(problem) => out.problem(problem, head_only).await,
     };
     sent.map_or(StreamEnd::Reset, |()| StreamEnd::Good)
+}
+
+fn answered(mut respond: SendResponse<Bytes>, status: u16, body: Bytes) -> StreamEnd {
+    let Ok(response) = Response::builder().status(status).body(()) else { return StreamEnd::Reset };
+    match respond.send_response(response, body.is_empty()) {
+        Ok(mut stream) if !body.is_empty() => stream.send_data(body, true).map_or(StreamEnd::Reset, |()| StreamEnd::Good),
+        Ok(_) => StreamEnd::Good,
+        Err(_) => StreamEnd::Reset,
+    }
 }
 
 async fn refuse(client: &Client, head: &Head, respond: SendResponse<Bytes>, refusal: Refusal) -> StreamEnd {

@@ -8,6 +8,7 @@ mod servlet;
 mod stream;
 mod user;
 
+pub use rustls::ServerConfig;
 pub use servlet::Servlet;
 pub use user::Users;
 

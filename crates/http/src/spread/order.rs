@@ -34,6 +34,37 @@ pub struct Redundancy {
     pub fec: Option<(u8, u8)>,
 }
 
+/// What a user's forwarder asks of its access point.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskTicket {
+    /// Host that tunnels go to.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Session that is to be carried on.
+    pub renews: Option<ByteBuf>,
+    /// Extra copies per packet towards the user, 0 to 4.
+    pub copies: f64,
+}
+
+/// The same, as the access point's control plane gets it: with what the user's certificate proved, and rules have allowed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WantTicket {
+    /// Site.
+    pub site: SiteName,
+    /// SPIFFE id of the user.
+    pub user: Arc<str>,
+    /// SHA-256 of the user's SubjectPublicKeyInfo.
+    pub key: ByteBuf,
+    /// End of the user's certificate, Unix seconds.
+    pub not_after: i64,
+    /// As asked.
+    pub renews: Option<ByteBuf>,
+    /// As asked.
+    pub copies: f64,
+}
+
 /// A user's session with a site.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

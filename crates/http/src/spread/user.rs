@@ -290,7 +290,7 @@ fn path_now(path: &PathReport) -> PathNow {
         relay: path.address.to_string(),
         state: state.into(),
         weight: path.weight,
-        loss: path.loss.into(),
+        loss: path.loss,
         delay_us: path.delay_us,
         sent: path.sent.into(),
         received: path.received.into(),

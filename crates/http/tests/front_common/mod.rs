@@ -230,7 +230,7 @@ impl Front {
             hosts: vec!["wiki.test".into()],
             pac: "function FindProxyForURL() { return \"PROXY 127.0.0.1:1\"; }".into(),
             early_answer: true,
-            plane: PlaneChoice::Tunnel,
+            plane: polder_types::PlaneChoice::Tunnel,
         };
         Front::with(limits(), Some(forwarder))
     }

@@ -196,7 +196,7 @@ impl World {
     pub fn restart(&self, at: usize) {
         let node = &self.nodes[at];
         let fresh = config(node.id, &node.secret, &[self.epoch], std::slice::from_ref(&self.members));
-        *node.relay.lock().unwrap() = Relay::new(fresh, &[at as u8 ^ 0x3C; 16], now(), Arc::default()).unwrap();
+        *node.relay.lock().unwrap() = Relay::new(fresh, 77, now() - Duration::from_secs(10), Arc::default());
     }
 
     /// The user's end over `wire`.
@@ -236,7 +236,7 @@ impl Node {
         let (secret, address) = ([at as u8 ^ 0xA5; 32], socket.local_addr().unwrap());
         let config = config(id(at), &secret, &[7], std::slice::from_ref(members));
         let began = now() - Duration::from_secs(10);
-        let made = Relay::new(config, &[at as u8; 16], began, Arc::default()).unwrap();
+        let made = Relay::new(config, at as u32, began, Arc::default());
         let made = Arc::new(Mutex::new(made));
         let dead = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(relay(socket.clone(), made.clone(), dead.clone(), inlet));
