@@ -16,8 +16,11 @@ fn half_again() -> SpreadConfig {
     SpreadConfig { copies: 0.5, ..SpreadConfig::default() }
 }
 
+/// Something that happens when such a share has come.
+type Change<'a> = (f64, Box<dyn FnMut() + Send + 'a>);
+
 /// Downloads [`SIZE`] and makes each change when its share has come.
-async fn through(connection: &polder_quic::Connection, changes: &mut [(f64, Box<dyn FnMut() + Send + '_>)]) {
+async fn through(connection: &polder_quic::Connection, changes: &mut [Change<'_>]) {
     let mut next = 0;
     let work = fetch(connection, SIZE, |had| {
         while next < changes.len() && had as f64 >= changes[next].0 * SIZE as f64 {
