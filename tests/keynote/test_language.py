@@ -119,6 +119,7 @@ def test_groups_live_in_their_clause() -> None:
     assert value('"ab" ~= "a(.)" -> "false"; _1 == "b" -> "true";') == "false"
     assert value('"ab" ~= "a(.)" -> { "cd" ~= "c(.)" -> "false"; _1 == "b" -> "true"; };') == "true"
     assert value('"ab" ~= "a(.)" -> _1;', ("a", "b")) == "b"
+    assert value('"ab" ~= "a(.)" && !("b" ~= "c") && _1 == "";') == "true"
 
 
 def test_example_of_the_rfc_on_user_ids() -> None:

@@ -41,9 +41,10 @@ class Scope:
         return self.groups.get(name, "") if value is None else value
 
     def match(self, regex: Regex, text: str) -> bool:
-        """Whether ``text`` contains a match; its groups become ``_0``, ``_1`` and so on."""
+        """Whether ``text`` contains a match; its groups become ``_0``, ``_1`` and so on. One that fails leaves no groups at all."""
         groups = regex.search(text, self.budget)
         if groups is None:
+            self.groups = {}
             return False
         self.groups = {"_0": str(len(groups))} | {f"_{n}": found for n, found in enumerate(groups, 1)}
         return True
