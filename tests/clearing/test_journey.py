@@ -194,6 +194,19 @@ def test_a_broken_bundle_is_explained(market: Market, tmp_path: Path) -> None:
     assert "there is no route 'x'; there are: lasthop" in none["error"]
 
 
+def test_rules_change_and_the_program_is_replaced_while_it_serves(market: Market) -> None:
+    file = market.house / "clearing/clearing.toml"
+    file.write_text('skew = "5s"\n' + file.read_text())
+    assert polder(market.house, "clearing", "reload")["changed"] == ["skew"]
+    house, portal = market.processes
+    for state, command, process in ((market.house, "clearing", house), (market.martha, "credit", portal)):
+        told = polder(state, command, "upgrade")
+        assert told["before"] == process.pid != told["pid"]
+        process.pid = told["pid"]
+    assert polder(market.nick, "settle")["account"] == "nick"
+    assert polder(market.house, "clearing", "reload")["changed"] == []
+
+
 def test_strangers_and_the_revoked_are_turned_away(market: Market) -> None:
     register(market)
     assert polder(market.nick, "settle")["account"] == "nick"

@@ -52,7 +52,14 @@ def test_systemd_understands_every_unit(tmp_path: Path) -> None:
 @needs_systemd
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("polder-node", 20), ("polder-authority", 20), ("polder-site@", 20), ("polder-host-helper", 30)],
+    [
+        ("polder-node", 20),
+        ("polder-authority", 20),
+        ("polder-site@", 20),
+        ("polder-clearing", 20),
+        ("polder-provider", 20),
+        ("polder-host-helper", 30),
+    ],
 )
 def test_the_sandbox_leaves_little_open(name: str, most: int) -> None:
     unit = str(UNITS / f"{name}.service")

@@ -65,7 +65,7 @@ class ServedShell:
         log.info("serving", extra={"address": self.address})
 
     def configure(self, settings: Any) -> None:
-        """Nothing changes while it runs: an upgrade takes everything over."""
+        """Put other limits in force."""
         self._settings = settings
 
     def descriptors(self) -> list[tuple[str, int]]:
@@ -122,6 +122,13 @@ class ServedShell:
 class ClearingShell(ServedShell):
     """The clearing house."""
 
+    LIVE = frozenset({"deposit_delay", "skew", "most_life"})
+
+    def configure(self, settings: Any) -> None:
+        """Other rules hold for what is deposited from here on."""
+        super().configure(settings)
+        self.house.rules = _rules(settings)
+
     def __init__(
         self,
         settings: ClearingSettings,
@@ -165,6 +172,13 @@ class ClearingShell(ServedShell):
 class PortalShell(ServedShell):
     """A provider's portal."""
 
+    LIVE = frozenset({"currency", "least", "most", "total", "life", "most_per_user", "period"})
+
+    def configure(self, settings: Any) -> None:
+        """Other limits hold for what is given from here on."""
+        super().configure(settings)
+        self.portal.settings = settings
+
     def __init__(
         self,
         settings: ProviderSettings,
@@ -200,8 +214,11 @@ class PortalShell(ServedShell):
 def open_house(settings: ClearingSettings, directory: Path) -> House:
     """The clearing house over its books; raises ``ValueError`` when a newer Polder wrote them."""
     make_private(directory)
-    rules = HouseRules(settings.deposit_delay, settings.skew, settings.most_life)
-    return House(open_ledger(database_url(settings, directory / "books.sqlite3")), rules)
+    return House(open_ledger(database_url(settings, directory / "books.sqlite3")), _rules(settings))
+
+
+def _rules(settings: ClearingSettings) -> HouseRules:
+    return HouseRules(settings.deposit_delay, settings.skew, settings.most_life)
 
 
 def _guarantees(path: Path) -> list[tuple[str, GuaranteeTerms]]:

@@ -63,6 +63,20 @@ def serve(log_level: str | None, state: str | None, as_json: bool) -> int:
 
 
 @clearing.command()
+@common
+def reload(state: str | None, as_json: bool) -> int:
+    """Have the running clearing house read clearing.toml again. Exit status 3: something that changed waits for an upgrade."""
+    return running.reload(find_state(state).clearing / "admin.sock", "clearing", as_json=as_json)
+
+
+@clearing.command()
+@common
+def upgrade(state: str | None, as_json: bool) -> None:
+    """Have the program that is installed now take over from the running clearing house; no request is refused meanwhile."""
+    running.upgrade(find_state(state).clearing / "admin.sock", as_json=as_json)
+
+
+@clearing.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), required=True)
 @click.option("--key", required=True, metavar="KEY", help="Its KeyNote key, or a file that holds it.")

@@ -130,6 +130,20 @@ def serve(log_level: str | None, state: str | None, as_json: bool) -> int:
 
 
 @credit.command()
+@common
+def reload(state: str | None, as_json: bool) -> int:
+    """Have the running portal read provider.toml again. Exit status 3: something that changed waits for an upgrade."""
+    return running.reload(find_state(state).provider / "admin.sock", "credit", as_json=as_json)
+
+
+@credit.command()
+@common
+def upgrade(state: str | None, as_json: bool) -> None:
+    """Have the program that is installed now take over from the running portal; no request is refused meanwhile."""
+    running.upgrade(find_state(state).provider / "admin.sock", as_json=as_json)
+
+
+@credit.command()
 @click.argument("url")
 @click.option("--key-file", type=_KEY, required=True, help="Your private KeyNote key, with which you will sign checks.")
 @click.option("--name", help="Which of the users enrolled here asks; needed when there are several.")
