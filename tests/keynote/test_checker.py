@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polder.keynote import Checker, KeyNoteError, Limits, Why, parse
+from polder.keynote import Checker, KeyNoteError, Limits, Why, parse, principal
 from polder.keynote.explain import as_dict, drawn, explain
 from tests.keynote.worlds import credential, key, policy, who
 
@@ -131,6 +131,20 @@ def test_explanations() -> None:
     assert json.loads(json.dumps(as_dict(answer)))["assertions"][5]["kind"] == "unused"
     nobody = explain(Checker().query([root], links, ["somebody"], {"a": "b"}, whole=True))
     assert [note.kind for note in nobody] == ["licensees"] * 4
+
+
+def test_what_was_not_checked_is_worth_nothing() -> None:
+    """A forged credential on which the answer does not rest is not looked at, and not believed either."""
+    root, links, asker = chain(2)
+    forged = credential("stranger", f'"{asker}"', "true;").replace("true;", "1 == 1;")
+    answer = Checker().query([root], [*links, forged], [asker], {"a": "b"})
+    assert answer.passed
+    assert [entry.level for entry in answer.entries] == [1, 1, 1, 0]
+    assert [entry.checked for entry in answer.entries] == [True, True, True, False]
+    assert principal(who("stranger")) not in answer.levels
+    whole = Checker().query([root], [*links, forged], [asker], {"a": "b"}, whole=True)
+    assert whole.passed
+    assert whole.entries[3].error is not None
 
 
 def test_a_heap_of_credentials_costs_a_bounded_search() -> None:

@@ -14,7 +14,7 @@ from polder.clearing.files import open_desk
 from polder.cli.answer import answer
 from polder.cli.rsvp import until_told
 from polder.cli.running import LEVELS, log_level
-from polder.keynote import split_assertions
+from polder.keynote import KeyNoteError, split_assertions
 from polder.pdp.deciders import KeyNoteDecider
 from polder.pdp.server import Pdp, tls_context
 from polder.pdp.values import Decider
@@ -57,7 +57,10 @@ def _decider(settings: PdpSettings, path: str) -> Decider:
         text = Path(settings.policy).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(settings.policy, "policy", f"cannot be read: {error}") from error
-    return KeyNoteDecider(split_assertions(text), settings.again)
+    try:
+        return KeyNoteDecider(split_assertions(text), settings.again)
+    except KeyNoteError as error:
+        raise ConfigError(settings.policy, "policy", f"holds a policy that is none: {error}") from error
 
 
 async def _run(settings: PdpSettings, decider: Decider, tls: ssl.SSLContext | None, as_json: bool) -> int:

@@ -222,7 +222,8 @@ class _Run:
         """Every principal's compliance value: the least fixed point of §5.3.
 
         First as if all signatures were good. If that comes to nothing, no signature is worth checking; else those are checked on
-        which it rests, and what fails is left out of a second pass, in which nothing can count that did not in the first.
+        which it rests, and what fails is left out of a second pass, in which nothing can count that did not in the first. What was
+        not checked is worth nothing in the end, so that nobody who reads the entries believes it.
         """
         naming = self._naming(entries)
         levels = self._spread(entries, naming, authorizers)
@@ -234,6 +235,11 @@ class _Run:
             for entry in entries:
                 entry.licensed = entry.level = 0
             levels = self._spread(entries, naming, authorizers)
+        idle = [entry for entry in entries if entry.level and not entry.checked]
+        for entry in idle:
+            entry.level = 0
+        if idle:
+            levels = dict.fromkeys(authorizers, self._most) | {POLICY: levels.get(POLICY, 0)}
         return levels
 
     def _naming(self, entries: Sequence[Entry]) -> dict[Principal, list[Entry]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from polder.keynote import Checker, KeyNoteError
+from polder.keynote import Checker, KeyNoteError, parse
 from polder.model.reservations import Ask, Verdict
 from polder.rsvp.errors import Policy, RsvpError
 from polder.rsvp.policy_data import unpack_bundle
@@ -22,8 +22,8 @@ class KeyNoteDecider:
     """
 
     def __init__(self, policies: Sequence[str], again: float) -> None:
-        """``again``: seconds after which a decision is to be made anew."""
-        self._policies = tuple(policies)
+        """``again``: seconds after which a decision is to be made anew. Raises ``KeyNoteError`` for a policy that is none."""
+        self._policies = tuple(map(parse, policies))
         self._again = again
         self._checker = Checker()
 
