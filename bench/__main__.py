@@ -39,6 +39,8 @@ PROGRAMS = {
         "bench.keynote_table", "requests with 3 to 7 credentials, with and without KeyNote (BandExSOS, table I)"
     ),
     "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes"),
+    "spread-relay": Program("bench.spread_relay", "what a relay of datagrams costs per packet, beside a bare forwarder"),
+    "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes"),
     "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
     "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),
     "spoof": Program("bench.spoof", "spoofed packets at the perimeter", long=True),

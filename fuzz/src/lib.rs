@@ -6,6 +6,7 @@
 mod front;
 mod http1;
 mod schema;
+mod spread;
 
 use polder_types::{Identity, Kind};
 use polder_wire::FrameCounter;
@@ -17,7 +18,7 @@ use polder_wire::word::{SealedWord, UserWord};
 pub type Target = fn(&[u8]);
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("http1-request", http1::request),
     ("http1-response", http1::response),
     ("body", http1::body),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("hello", hello),
     ("front", front::h1),
     ("front-h2", front::h2),
+    ("spread", spread::packet),
 ];
 
 /// Whatever a Proxy-Status field or an Accept field holds, reading it ends, and what we write ourselves is read back.

@@ -3,8 +3,11 @@
 //! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
 
 pub mod chance;
+pub mod datagrams;
 pub mod fabric;
 pub mod flood;
+pub mod forge;
+pub mod forgeries;
 pub mod guard;
 pub mod hello;
 pub mod load;
@@ -12,6 +15,7 @@ pub mod pace;
 pub mod packet;
 pub mod relay;
 pub mod spoof;
+pub mod spray;
 pub mod strangers;
 pub mod switch;
 
@@ -38,6 +42,9 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
         "flood" => flood::run(&parse(config)?).map(|report| report_bytes(&report)),
         "spoof" => spoof::run(&parse(config)?).map(|report| report_bytes(&report)),
         "relay" => relay::run(&parse(config)?).map(|()| Vec::new()),
+        "datagrams" => datagrams::run(&parse(config)?).map(|()| Vec::new()),
+        "forgeries" => forgeries::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "spray" => spray::run(&parse(config)?).map(|report| report_bytes(&report)),
         "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),

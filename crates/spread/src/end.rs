@@ -4,7 +4,7 @@
 //! kind 1 | index 1 | sources 1 | repairs 1 | group 4 | payload      then the seal, 16
 //! ```
 
-use crate::ids::SessionId;
+use crate::ids::{SessionId, Tick};
 use crate::keys::{Aead, Key32, end_keys};
 use crate::packet::{HEAD, INNER};
 
@@ -76,19 +76,27 @@ impl EndKeys {
         nonce
     }
 
+    /// What is authenticated beside the text: number and time, as they lie in the head.
+    fn bound(number: u64, time: Tick) -> [u8; 12] {
+        let mut bound = [0; 12];
+        bound[..8].copy_from_slice(&number.to_be_bytes());
+        bound[8..].copy_from_slice(&time.0.to_be_bytes());
+        bound
+    }
+
     /// Inner head, payload and seal of one number, into `out` (emptied before). A number is sealed once.
-    pub(crate) fn seal(&self, number: u64, inner: &Inner, payload: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn seal(&self, number: u64, time: Tick, inner: &Inner, payload: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
         out.clear();
         out.extend(inner.bytes());
         payload.iter().for_each(|part| out.extend(*part));
-        let seal = self.seal.seal(Self::nonce(number), &[], out)?;
+        let seal = self.seal.seal(Self::nonce(number), &Self::bound(number, time), out)?;
         out.extend(seal);
         Some(())
     }
 
     /// Opens a packet in place: its inner head and payload.
-    pub(crate) fn open<'a>(&self, number: u64, packet: &'a mut [u8]) -> Option<(Inner, &'a mut [u8])> {
-        let plain = self.open.open(Self::nonce(number), &[], packet.get_mut(HEAD..)?)?;
+    pub(crate) fn open<'a>(&self, number: u64, time: Tick, packet: &'a mut [u8]) -> Option<(Inner, &'a mut [u8])> {
+        let plain = self.open.open(Self::nonce(number), &Self::bound(number, time), packet.get_mut(HEAD..)?)?;
         Some((Inner::read(plain)?, plain.get_mut(INNER..)?))
     }
 }
@@ -108,17 +116,18 @@ mod tests {
             let servlet = EndKeys::new(&[5; 32], session, false).unwrap();
             let inner = Inner { kind: Kind::Repair, index: 1, sources: 2, repairs: 3, group: 4 };
             let mut sealed = Vec::new();
-            user.seal(number, &inner, &[&payload[..payload.len() / 2], &payload[payload.len() / 2..]], &mut sealed).unwrap();
+            user.seal(number, Tick(7), &inner, &[&payload[..payload.len() / 2], &payload[payload.len() / 2..]], &mut sealed).unwrap();
             let packet = [&[0; HEAD][..], &sealed].concat();
             let (got, text) = (&mut packet.clone(), &payload[..]);
-            let (opened, plain) = servlet.open(number, got).unwrap();
+            let (opened, plain) = servlet.open(number, Tick(7), got).unwrap();
             prop_assert_eq!((opened, &*plain), (inner, text));
-            prop_assert!(user.open(number, &mut packet.clone()).is_none(), "the other direction has another key");
-            prop_assert!(servlet.open(number ^ 1, &mut packet.clone()).is_none());
+            prop_assert!(user.open(number, Tick(7), &mut packet.clone()).is_none(), "the other direction has another key");
+            prop_assert!(servlet.open(number ^ 1, Tick(7), &mut packet.clone()).is_none());
+            prop_assert!(servlet.open(number, Tick(8), &mut packet.clone()).is_none());
             let mut bent = packet.clone();
             let at = HEAD * 8 + bit.index(sealed.len() * 8);
             bent[at / 8] ^= 1 << (at % 8);
-            prop_assert!(servlet.open(number, &mut bent).is_none());
+            prop_assert!(servlet.open(number, Tick(7), &mut bent).is_none());
         }
     }
 }

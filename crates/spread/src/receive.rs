@@ -64,7 +64,7 @@ impl Session {
         let at = self.path_of(&head, from, now)?;
         let length = packet.len();
         let generation = self.generations.iter_mut().find(|known| known.session == head.session).ok_or(Refusal::Destination)?;
-        let (inner, payload) = generation.end.open(head.number, packet).ok_or(Refusal::Seal)?;
+        let (inner, payload) = generation.end.open(head.number, head.time, packet).ok_or(Refusal::Seal)?;
         // a relay's word counts only for a packet that the other end made
         if let Some(keys) = generation.keys.get_mut(at).and_then(Option::as_mut)
             && matches!(keys, PathKeys::Servlet { .. })

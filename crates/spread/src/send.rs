@@ -90,7 +90,7 @@ impl Session {
     fn copies(&mut self, now: Micros, number: u64, inner: &Inner, payload: &[&[u8]], picks: &[Pick], out: &mut Outbox) {
         let Some(generation) = self.generations.first() else { return };
         let mut scratch = std::mem::take(&mut self.scratch);
-        if generation.end.seal(number, inner, payload, &mut scratch).is_some() {
+        if generation.end.seal(number, now.tick(), inner, payload, &mut scratch).is_some() {
             let members = self.paths.current(now).members.version() as u8;
             for &(rank, path) in picks {
                 let at = usize::from(path);

@@ -181,3 +181,73 @@ fn the_longest_packet_that_passes_is_found() {
     assert_eq!(net.user.max_datagram(), 1452 - OVERHEAD);
     assert_eq!(net.servlet.max_datagram(), 1452 - OVERHEAD);
 }
+
+/// Rank and version of the list are read by relays only.
+const FOR_RELAYS: [usize; 2] = [17, 19];
+
+#[test]
+fn ends_refuse_whatever_was_changed_on_the_last_leg() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 13);
+    net.talk(0, 20, ms(1), 1200);
+    net.wire = Some(Vec::new());
+    net.talk(20, 60, ms(1), 300);
+    net.run(net.now + ms(100));
+    let wire = net.wire.take().unwrap();
+    let mut chance = polder_spread::chance::Chance(1);
+    let (mut tried, mut inbound) = ([0, 0], Inbound::default());
+    for (to, from, packet) in wire {
+        let (end, at) = match to {
+            Host::Servlet => (&mut net.servlet, 0),
+            Host::User => (&mut net.user, 1),
+            Host::Relay(_) => continue,
+        };
+        // what a relay wrote over the way home says nothing, except which relay
+        let unread =
+            |byte: usize| FOR_RELAYS.contains(&byte) || at == 1 && (byte < 16 || byte == 18 || (56..104).contains(&byte));
+        for _ in 0..40 {
+            let byte = (chance.draw() % packet.len() as u64) as usize;
+            if unread(byte) {
+                continue;
+            }
+            let mut bent = packet.clone();
+            bent[byte] ^= 1 << (chance.draw() % 8);
+            let taken = end.receive(net.now, from, &mut bent, &mut inbound);
+            assert!(taken.is_err(), "byte {byte} on the way to {to:?}");
+            tried[at] += 1;
+        }
+        let cut = (chance.draw() % packet.len() as u64) as usize;
+        assert!(end.receive(net.now, from, &mut packet[..cut].to_vec(), &mut inbound).is_err());
+        // a duplicate is taken, and brings nothing
+        end.receive(net.now, from, &mut packet.clone(), &mut inbound).unwrap();
+        assert_eq!(inbound.datagrams().count(), 0);
+        let elsewhere = address(999);
+        assert!(at == 0 || end.receive(net.now, elsewhere, &mut packet.clone(), &mut inbound).is_err(), "from no relay");
+    }
+    assert!(tried[0] > 1000 && tried[1] > 1000, "{tried:?}");
+}
+
+#[test]
+fn a_broken_relay_speaks_for_no_other() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 14);
+    net.wire = Some(Vec::new());
+    net.talk(0, 40, ms(1), 300);
+    let wire = net.wire.take().unwrap();
+    let onward: Vec<&(Host, std::net::SocketAddr, Vec<u8>)> = wire.iter().filter(|(to, ..)| *to == Host::Servlet).collect();
+    let relay_of = |packet: &[u8]| packet[48..56].to_vec();
+    let mut inbound = Inbound::default();
+    let mut tried = 0;
+    for (_, _, mine) in &onward {
+        for (_, from, other) in &onward {
+            if relay_of(mine) == relay_of(other) {
+                continue;
+            }
+            // my return address and voucher under another relay's name
+            let mut lie = other.clone();
+            lie[..16].copy_from_slice(&mine[..16]);
+            lie[56..104].copy_from_slice(&mine[56..104]);
+            assert_eq!(net.servlet.receive(net.now, *from, &mut lie, &mut inbound), Err(Refusal::Return));
+            tried += 1;
+        }
+    }
+    assert!(tried > 100);
+}

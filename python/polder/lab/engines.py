@@ -72,6 +72,8 @@ class Remote:
     process: Process
     address: str
     snapshot: Snapshot
+    spread: tuple[str, ...] = ()
+    """Where its relay takes datagrams."""
 
     async def apply(self, **changes: object) -> dict[str, int]:
         """Put a changed snapshot in force; the engine's counters then. Raises ``ProcessError`` when the engine refuses it."""
@@ -97,7 +99,7 @@ async def launch(
     """Start an engine on ``host``; its first snapshot is put in force by ``apply``. Raises ``ProcessError``."""
     process = await processes.start(host, name, [sys.executable, "-m", "polder.lab.engines"], piped=True, open_stdin=True)
     answer = await _tell(process, config)
-    return Remote(name, process, answer["addresses"][0], snapshot)
+    return Remote(name, process, next(iter(answer["addresses"]), ""), snapshot, tuple(answer["spread"]))
 
 
 async def _tell(process: Process, value: msgspec.Struct) -> dict[str, Any]:
@@ -123,7 +125,7 @@ async def _serve() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     config = msgspec.msgpack.decode(await _frame(reader), type=EngineConfig)
     engine = Engine(config, lambda event: print(event, file=sys.stderr, flush=True))
-    print(json.dumps({"addresses": engine.addresses}), flush=True)
+    print(json.dumps({"addresses": engine.addresses, "spread": engine.spread_addresses}), flush=True)
     try:
         while True:
             snapshot = msgspec.msgpack.decode(await _frame(reader), type=Snapshot)
