@@ -13,6 +13,10 @@ import click
 import msgspec
 
 from polder.api.openapi import document
+from polder.clearing.faces import routes_for_description
+from polder.clearing.messages import CreditRequest, Granted
+from polder.clearing.serving import Route
+from polder.clearing.serving import openapi as clearing_document
 from polder.cli.main import COMMANDS, polder
 from polder.model import overlay_messages, records, ring_messages
 from polder.settings.load import SECTIONS, json_schema
@@ -159,11 +163,27 @@ def _first_line(kind: type) -> str:
 
 def authority() -> str:
     """The authority's HTTP interface."""
-    described = json.loads(document())
+    return _interface(document())
+
+
+def clearing() -> str:
+    """The clearing house's HTTP interface, and the portal's one operation."""
+    portal = Route(
+        "post", "/v1/credits", "Portal: a credit for your KeyNote key. Safe to repeat.", CreditRequest, Granted, {}, _nothing
+    )
+    return _interface(clearing_document("clearing", (*routes_for_description(), portal)))
+
+
+def _nothing(_who: str, _body: Any, _query: Any) -> None:
+    """The routes of a description are not called."""
+
+
+def _interface(document: bytes) -> str:
+    described = json.loads(document)
     rows = ["| request | what | who | body → answer |", "|---|---|---|---|"]
     for path, verbs in described["paths"].items():
         for verb, operation in verbs.items():
-            who = "members, by certificate" if operation["security"] else "anybody"
+            who = "members, by certificate" if operation.get("security", described.get("security")) else "anybody"
             asked = _schema_name(operation.get("requestBody", {}))
             told = _schema_name(operation["responses"]["200"])
             rows.append(f"| `{verb.upper()} {path}` | {_cell(operation['summary'])} | {who} | {asked} → {told} |")
@@ -212,6 +232,7 @@ FRAGMENTS: dict[str, Fragment] = {
     "ring": ring,
     "signed": signed,
     "authority": authority,
+    "clearing": clearing,
     "metrics": metrics,
     "errors": errors,
 }
