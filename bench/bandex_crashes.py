@@ -41,7 +41,7 @@ from polder.lab.results import Claim, Measure, Result
 from polder.model import Refused
 from polder.store import sqlite_url, transaction
 
-KILLS, QUICK = 1000, 14
+KILLS, QUICK = 1000, 8
 STEP = 20.0
 """Seconds by which the processes' clock goes on from one kill to the next: checks last for half an hour, 90 kills."""
 WORKING = 0.85

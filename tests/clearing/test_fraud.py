@@ -21,6 +21,7 @@ from polder.clearing.ledger import Ledger
 from polder.clearing.messages import Deposit, Receipt
 from polder.clearing.till import Till, open_spent
 from polder.keynote import signatures
+from polder.keynote.signing import sign
 from polder.model import Refused
 from tests.support.money import FLOWSPEC, HOUR, NOW, RATE, Alice, Ask, desk, guarantee, key, name_of, offer
 
@@ -193,6 +194,16 @@ def test_rebound_to_another_flow(how: str, nick: Desk, till: Till, house: House)
     whole(house.ledger, 0)
 
 
+def test_constants_that_hide_the_flow(nick: Desk, checked: list[str]) -> None:
+    """A check's own Local-Constants stand before the action's attributes (RFC 2704 §4.6.2): the one spelling has none."""
+    alice = Alice()
+    body = alice.check()[1].partition("Signature:")[0].replace("Authorizer:", 'Local-Constants: session = "x"\nAuthorizer:')
+    texts = alice.texts(sign(body, key("alice")))
+    checked.clear()
+    assert refusal(nick.decide(Ask(pack(texts)), NOW))[0] == 11
+    assert checked == []
+
+
 @pytest.mark.parametrize("which", ["check", "credit", "offer", "guarantee"])
 def test_forged(which: str, nick: Desk, till: Till, house: House) -> None:
     """Each credential in turn is signed by Mallory, or changed after it was signed."""
@@ -224,8 +235,6 @@ GARBAGE = ["", "lots", "-1", "0", "1e9", "0x7f", "440000.0", " 440000", "0440000
 @pytest.mark.parametrize("amount", GARBAGE)
 def test_garbage_amount(amount: str, nick: Desk) -> None:
     """Trap 30: what is no number reads as 0 in KeyNote and would pass a bound from above alone."""
-    from polder.keynote.signing import sign
-
     alice = Alice()
     body = alice.check()[1].partition("Signature:")[0].replace("@amount == 440000", f"@amount == {amount}")
     try:
@@ -271,8 +280,6 @@ def test_a_regex_bomb(nick: Desk, checked: list[str]) -> None:
     """No assertion of a payer's own making is evaluated: only the four forms are, none of which has a regular expression."""
     alice = Alice()
     bomb = '"' + "a" * 40 + '" ~= "(a*)*b"'
-    from polder.keynote.signing import sign
-
     body = alice.check()[1].partition("Signature:")[0].replace("@amount == 440000", bomb)
     texts = alice.texts(sign(body, key("alice")))
     checked.clear()

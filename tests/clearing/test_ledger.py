@@ -51,7 +51,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_whatever_happens_the_books_add_up(house: House, steps: list[tuple[str, int]]) -> None:
     ledger, done = house.ledger, list[Deposit]()

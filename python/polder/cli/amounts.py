@@ -48,6 +48,8 @@ class RateType(click.ParamType[int]):
 
 AMOUNT = AmountType()
 RATE = RateType()
+PAY = "polder reserve udp:ADDRESS:PORT --from SENDER:PORT --mbit 20 --for 30m --credentials FILE --pay KEYFILE"
+"""The next step of whoever holds offer and credit."""
 OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write to; default: standard output.")
 
 

@@ -75,7 +75,7 @@ def explain(
             f"  {note.number}. {'counts' if note.counted else 'does not count'}: {note.authorizer} → {note.licensees}: {note.why}"
         )
     step = (
-        "polder reserve SITE --credentials FILE"
+        "polder reserve SESSION --credentials FILE"
         if found.good
         else "mend what says NO; polder credit fetch and a new check help most"
     )

@@ -13,7 +13,7 @@ from polder.bandex import CreditTerms, GuaranteeTerms
 from polder.bandex.writing import BACKDATE, write
 from polder.clearing.files import read_credentials, read_private, read_public
 from polder.cli import running
-from polder.cli.amounts import AMOUNT, OUT, describe, put
+from polder.cli.amounts import AMOUNT, OUT, PAY, describe, put
 from polder.cli.answer import DURATION, answer, common, find_state
 from polder.cli.running import LEVELS
 from polder.keynote.signing import identifier
@@ -75,7 +75,7 @@ def show(file: Path, state: str | None, as_json: bool) -> None:
     ended = [terms for terms in found if terms.not_after <= now]
     lines = [line for terms in found for line in [*describe(terms), *(["  ended"] if terms in ended else [])]]
     facts = {"credits": [terms.facts() | {"ended": terms in ended} for terms in found]}
-    step = "polder credit fetch URL" if ended else "polder reserve SITE --rate 20Mbit --for 30m"
+    step = "polder credit fetch URL" if ended else PAY
     answer(facts, "\n".join(lines), step, as_json=as_json)
 
 
@@ -183,4 +183,4 @@ def fetch(
         raise Refused(Verdict.BUSY, f"{error}; to repeat the same request: --request {asked}", retry=True) from error
     told = put(granted.credentials, out)
     facts = {"texts": list(granted.credentials), "request": asked, "repeated": granted.repeated, "not_after": granted.not_after}
-    answer(facts, told, "polder reserve SITE --rate 20Mbit --for 30m", as_json=as_json)
+    answer(facts, told, PAY, as_json=as_json)

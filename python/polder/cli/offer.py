@@ -10,7 +10,7 @@ import click
 from polder.bandex import OfferTerms
 from polder.bandex.writing import BACKDATE, write
 from polder.clearing.files import read_credentials, read_private
-from polder.cli.amounts import AMOUNT, OUT, RATE, describe, put
+from polder.cli.amounts import AMOUNT, OUT, PAY, RATE, describe, put
 from polder.cli.answer import DURATION, answer, common, find_state
 from polder.keynote.signing import identifier
 from polder.settings import ConfigError, load
@@ -80,4 +80,4 @@ def show(file: Path, state: str | None, as_json: bool) -> None:
     if not found:
         raise ConfigError(str(file), "", "holds no offer")
     text = "\n".join(line for terms in found for line in describe(terms))
-    answer({"offers": [terms.facts() for terms in found]}, text, "polder reserve SITE --rate 20Mbit --for 30m", as_json=as_json)
+    answer({"offers": [terms.facts() for terms in found]}, text, PAY, as_json=as_json)
