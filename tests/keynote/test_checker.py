@@ -71,6 +71,17 @@ def test_signatures_are_checked_last_and_once(monkeypatch: pytest.MonkeyPatch) -
         strict.query([root], links, [asker], {"a": "b"})
 
 
+def test_what_was_done_is_counted() -> None:
+    """Queries, signatures, refusals by kind."""
+    root, links, asker = chain(2)
+    checker = Checker(Limits(assertions=4))
+    checker.query([root], [links[0], links[1].replace("a == ", "b == ")], [asker], {"a": "b", "b": "b"})
+    checker.query([root], links, [asker], {"a": "b"})
+    with pytest.raises(KeyNoteError):
+        checker.query([root] * 5, [], [asker], {})
+    assert checker.counts == {"queries": 3, "signatures": 3, "left-out-signature": 1, "refused-limit": 1}
+
+
 def test_what_is_kept_is_bounded() -> None:
     """The oldest goes; nothing unverified is kept."""
     checker = Checker(Limits(cached=3))

@@ -7,7 +7,7 @@ from pathlib import Path
 from polder.bandex import Desk, Isp, Terms, Trust
 from polder.bandex.writing import from_file
 from polder.clearing.till import Till, open_spent
-from polder.keynote import KeyNoteError
+from polder.keynote import Checker, KeyNoteError
 from polder.keynote.signing import PrivateKey, decode_private, identifier, read_key
 from polder.settings import ConfigError
 from polder.settings.money import IspSettings, Served
@@ -56,11 +56,12 @@ def isp_of(settings: IspSettings, key: str) -> Isp:
     return Isp(settings.name, key, routes, settings.most_life)
 
 
-def open_desk(settings: IspSettings, directory: Path) -> tuple[Desk, Till]:
-    """An ISP's desk over its till in ``directory``: for its policy decision point. Close the till in the end.
+def open_desk(settings: IspSettings, directory: Path, checker: Checker | None = None) -> tuple[Desk, Till]:
+    """An ISP's desk over its till in ``directory``: for its policy decision point. Close the till in the end. ``checker`` has the
+    limits for what payers send.
 
     Raises ``ConfigError``, or ``OSError`` when another process takes checks already.
     """
     key = identifier(read_private(directory / settings.key_file))
     till = open_spent(directory / TILL, settings.most_checks)
-    return Desk(isp_of(settings, key), Trust(settings.trusted), till), till
+    return Desk(isp_of(settings, key), Trust(settings.trusted), till, checker), till

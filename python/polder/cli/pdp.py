@@ -14,7 +14,7 @@ from polder.clearing.files import open_desk
 from polder.cli.answer import answer
 from polder.cli.rsvp import until_told
 from polder.cli.running import LEVELS, log_level
-from polder.keynote import KeyNoteError, split_assertions
+from polder.keynote import Checker, KeyNoteError, split_assertions
 from polder.pdp.deciders import KeyNoteDecider
 from polder.pdp.server import Pdp, tls_context
 from polder.pdp.values import Decider
@@ -48,9 +48,10 @@ def pdp(path: str, level: str | None, as_json: bool) -> int:
 
 def _decider(settings: PdpSettings, path: str) -> Decider:
     """By policies alone, or by checks of a provider that sells."""
+    checker = Checker(settings.keynote.limits())
     if settings.isp is not None:
         file = Path(settings.isp)
-        return open_desk(load(IspSettings, file, os.environ), file.parent)[0]
+        return open_desk(load(IspSettings, file, os.environ), file.parent, checker)[0]
     if settings.policy is None:
         raise ConfigError(path, "policy", "name a file of KeyNote policies, or isp: without one of them nobody may reserve")
     try:
@@ -58,7 +59,7 @@ def _decider(settings: PdpSettings, path: str) -> Decider:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(settings.policy, "policy", f"cannot be read: {error}") from error
     try:
-        return KeyNoteDecider(split_assertions(text), settings.again)
+        return KeyNoteDecider(split_assertions(text), settings.again, checker)
     except KeyNoteError as error:
         raise ConfigError(settings.policy, "policy", f"holds a policy that is none: {error}") from error
 

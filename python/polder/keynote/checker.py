@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ class Checker:
     def __init__(self, limits: Limits | None = None, accept: Iterable[str] = ()) -> None:
         self.limits = limits or Limits()
         self.accept = signatures.MODERN | known_algorithms(accept)
+        self.counts: Counter[str] = Counter()
+        """Queries; signatures checked; whole queries refused, and assertions left out, by kind (`Why`)."""
         self._known: dict[str, Assertion] = {}
         self._proven: dict[tuple[str, Principal], str] = {}
 
@@ -101,6 +104,23 @@ class Checker:
         signatures are checked last. One bad assertion is left out, and its entry says why; KeyNoteError: the query itself is
         malformed or beyond a limit.
         """
+        self.counts["queries"] += 1
+        try:
+            return self._query(policies, credentials, authorizers, attributes, values, require_conditions, whole)
+        except KeyNoteError as error:
+            self.counts[f"refused-{error.kind}"] += 1
+            raise
+
+    def _query(
+        self,
+        policies: Sequence[str | bytes | Assertion],
+        credentials: Sequence[str | bytes],
+        authorizers: Sequence[str],
+        attributes: Mapping[str, str],
+        values: Sequence[str],
+        require_conditions: bool,
+        whole: bool,
+    ) -> Answer:
         ranks = self._ranks(values)
         self._measure(policies, credentials, authorizers)
         base = self._action(authorizers, attributes, values)
@@ -112,6 +132,9 @@ class Checker:
         entries += [self._credential(text, require_conditions) for text in credentials]
         run = _Run(self, base, ranks, accept, whole)
         levels = run.levels(entries, [principal(text) for text in authorizers])
+        for entry in entries:
+            if entry.error is not None:
+                self.counts[f"left-out-{entry.error.kind}"] += 1
         index = levels.get(POLICY, 0)
         return Answer(values[index], index, tuple(values), tuple(entries), levels, base)
 
@@ -123,6 +146,7 @@ class Checker:
         """Raise KeyNoteError unless the assertion's signature is its author's; remember one that is."""
         if not assertion.signature:
             raise KeyNoteError(Why.UNSIGNED, "it has no signature, and it is no policy")
+        self.counts["signatures"] += 1
         name = signatures.verify(assertion.signed, assertion.signature, author, accept, self.limits)
         self._known[assertion.text] = assertion
         self._proven[assertion.text, author] = name

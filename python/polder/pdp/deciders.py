@@ -21,11 +21,11 @@ class KeyNoteDecider:
     for it may use it, as in the paper's open offers. Credentials without Conditions are refused: they would grant everything.
     """
 
-    def __init__(self, policies: Sequence[str], again: float) -> None:
+    def __init__(self, policies: Sequence[str], again: float, checker: Checker | None = None) -> None:
         """``again``: seconds after which a decision is to be made anew. Raises ``KeyNoteError`` for a policy that is none."""
         self._policies = tuple(map(parse, policies))
         self._again = again
-        self._checker = Checker()
+        self._checker = checker or Checker()
 
     def decide_many(self, asks: Sequence[Ask], now: float) -> Sequence[Verdict]:
         """One verdict for each."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from polder.settings.base import Name, Settings
+from polder.settings.keynote import KeyNoteSettings
 from polder.settings.quantities import Address, Duration, Size
 
 
@@ -133,6 +134,9 @@ class PdpSettings(Settings):
         None, description="File of KeyNote policies that are believed without a signature. Default: none, and only isp decides."
     )
     isp: str | None = Field(None, description="isp.toml of a provider that sells bandwidth: checks are judged and charged.")
+    keynote: KeyNoteSettings = Field(
+        default_factory=lambda: KeyNoteSettings(), description="[keynote]: what the credentials of one question may cost."
+    )
     again: Duration = Field(
         300.0,
         ge=1,
