@@ -1,6 +1,7 @@
 //! What an end knows of a path: what it sent there, and what the other end says came in.
 //!
-//! A path that lost everything of two settled runs, or four packets in a row, is *suspect*: it carries nothing but probes, ever more seldom.
+//! A path that lost everything of two settled runs, or four packets in a row, is *suspect*: it carries nothing but probes, ever
+//! more seldom. One run suffices where nothing was heard of the path for long: many seldom used paths would else lose two each.
 //! A probe that comes through gives it a tenth of its weight back; each report without loss half as much again.
 
 use crate::control::Entry;
@@ -16,6 +17,8 @@ const MEMORY: f64 = 64.0;
 const SILENT_PACKETS: u32 = 4;
 /// Or so many runs.
 const SILENT_RUNS: u32 = 2;
+/// A path not heard of for so long is suspect after one lost run.
+const STALE: Duration = Duration::from_millis(200);
 /// Trust after a probe came through.
 const CAUTIOUS: f64 = 0.1;
 /// Trust of a path before anything is known.
@@ -64,6 +67,7 @@ pub(crate) struct Health {
     log: VecDeque<(Tick, u32)>,
     sums: (f64, f64),
     silent: (u32, u32),
+    heard: Option<Micros>,
     retry: Duration,
     /// When a suspect path is to be probed.
     pub probe_at: Micros,
@@ -85,6 +89,7 @@ impl Default for Health {
             log: VecDeque::new(),
             sums: (0.0, 0.0),
             silent: (0, 0),
+            heard: None,
             retry: RETRY.0,
             probe_at: Micros(0),
             last_sent: None,
@@ -155,7 +160,7 @@ impl Health {
         let fade = (-f64::from(went) / MEMORY).exp();
         self.sums = (self.sums.0 * fade + f64::from(went), self.sums.1 * fade + f64::from(came));
         if came > 0 {
-            self.silent = (0, 0);
+            (self.silent, self.heard) = ((0, 0), Some(now));
             if self.state == State::Suspect {
                 (self.trust, self.sums) = (CAUTIOUS, (f64::from(came), f64::from(came)));
             } else if self.state == State::Untried {
@@ -169,7 +174,9 @@ impl Health {
             }
         } else {
             self.silent = (self.silent.0 + went, self.silent.1 + runs);
-            if self.silent.0 >= SILENT_PACKETS || self.silent.1 >= SILENT_RUNS || self.state == State::Suspect {
+            let stale = self.heard.is_none_or(|heard| now.since(heard) > STALE);
+            let runs = if stale { 1 } else { SILENT_RUNS };
+            if self.silent.0 >= SILENT_PACKETS || self.silent.1 >= runs || self.state == State::Suspect {
                 self.suspect(now);
             }
         }

@@ -6,6 +6,7 @@ use crate::keys::{Aead, Key32, voucher};
 use crate::packet::{BLOCK, SEALED};
 use crate::session::Generation;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +168,7 @@ pub(crate) struct List {
 /// All paths and lists of a session.
 pub(crate) struct Paths {
     pub all: Vec<Path>,
+    index: HashMap<NodeId, usize>,
     /// Newest first.
     pub lists: Vec<List>,
 }
@@ -180,23 +182,22 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 impl Paths {
     pub(crate) fn new(members: Arc<Members>, now: Micros) -> Self {
-        let mut paths = Paths { all: Vec::new(), lists: Vec::new() };
+        let mut paths = Paths { all: Vec::new(), index: HashMap::new(), lists: Vec::new() };
         paths.add(members, now);
         paths
     }
 
     fn add(&mut self, members: Arc<Members>, from: Micros) {
-        let indices = members.list().iter().map(|member| match self.all.iter_mut().position(|path| path.id == member.id) {
-            Some(at) => {
-                self.all[at].address = member.address;
-                at as u16
-            }
-            None => {
-                self.all.push(Path::new(member.id, member.address));
-                self.all.len() as u16 - 1
-            }
-        });
-        let paths = indices.collect();
+        let mut paths = Vec::with_capacity(members.list().len());
+        for member in members.list() {
+            let all = &mut self.all;
+            let at = *self.index.entry(member.id).or_insert_with(|| {
+                all.push(Path::new(member.id, member.address));
+                all.len() - 1
+            });
+            all[at].address = member.address;
+            paths.push(at as u16);
+        }
         self.lists.insert(0, List { members, paths, from });
         self.lists.truncate(LISTS);
     }
@@ -216,7 +217,7 @@ impl Paths {
 
     /// The path of a relay.
     pub(crate) fn find(&self, id: NodeId) -> Option<usize> {
-        self.all.iter().position(|path| path.id == id)
+        self.index.get(&id).copied()
     }
 
     /// Delays that are fit: near the least, but so that [`FEW`] live paths are among them.

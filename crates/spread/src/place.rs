@@ -3,8 +3,8 @@
 use crate::ids::{Micros, NodeId, SessionId};
 use crate::keys::{Aead, Key16};
 use crate::packet::SEALED;
+use crate::ticket::Terms;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 /// Where a session goes and what it may: sealed by the issuer, opened by the relay. The user cannot read it.
 ///
@@ -62,14 +62,10 @@ impl Destination {
         })
     }
 
-    /// Begin of its validity.
-    pub(crate) fn begins(&self) -> Micros {
-        Micros::from_secs(u64::from(self.starts))
-    }
-
-    /// End of its validity.
-    pub(crate) fn ends(&self) -> Micros {
-        self.begins() + Duration::from_secs(u64::from(self.lasts))
+    /// What the session may.
+    pub(crate) fn terms(&self) -> Terms {
+        let Destination { starts, lasts, pace, rate, .. } = *self;
+        Terms { starts, lasts, pace, rate }
     }
 }
 

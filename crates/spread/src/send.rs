@@ -12,8 +12,8 @@ use crate::path::{OpenRun, PathKeys, Pick, weigh};
 use crate::session::{Role, Session};
 use std::time::Duration;
 
-/// Blocks that are looked at for one with a fit relay.
-const TRIES: u64 = 64;
+/// Blocks that are looked at for one with fit relays.
+const TRIES: u64 = 32;
 /// A path that carried nothing for so long gets a copy, to keep its delay and its way back known.
 const TOUCH: Duration = Duration::from_secs(2);
 /// How long a group waits to fill up before its repairs go.
@@ -132,29 +132,29 @@ impl Session {
         limit.min(repairs).max(1)
     }
 
-    /// The next block with a fit relay, and the relays for it.
+    /// The next block with a fit relay, and one for each copy, if there is such a block; and the relays for it.
     fn open(&mut self, now: Micros, limit: u8, length: usize) -> Option<OpenRun> {
-        let first = self.generations.first()?.next_block;
-        let mut fallback = None;
-        for block in first..first.saturating_add(TRIES) {
+        let generation = self.generations.first()?;
+        let (first, budget) = (generation.next_block, generation.terms.budget(now));
+        let wanted = 1 + self.config.copies.clamp(0.0, MOST_COPIES).ceil() as usize;
+        let mut best: Option<(usize, u64, Vec<Pick>, Vec<f64>)> = None;
+        for block in first..first.saturating_add(TRIES).min(budget) {
             let candidates = self.candidates(now, block, length);
             let weights = self.weights(&candidates);
-            if weights.iter().sum::<f64>() > 0.0 {
-                self.tallies.skipped += block - first;
-                self.generations.first_mut()?.next_block = block + 1;
-                return Some(self.start(now, block, limit, &candidates, weights));
+            let fit = weights.iter().filter(|weight| **weight > 0.0).count().min(wanted);
+            if !candidates.is_empty() && best.as_ref().is_none_or(|(most, ..)| fit > *most) {
+                best = Some((fit, block, candidates, weights));
             }
-            if fallback.is_none() && !candidates.is_empty() {
-                fallback = Some((block, candidates));
-            }
-            if self.role != Role::User {
-                break; // its relays do not depend on the block
+            if fit == wanted || self.role != Role::User {
+                break; // a servlet's relays do not depend on the block
             }
         }
-        // nobody is fit: whoever there is
-        let (block, candidates) = fallback?;
+        let (fit, block, candidates, mut weights) = best?;
+        if fit == 0 {
+            weights.fill(1.0); // nobody is fit: whoever there is
+        }
+        self.tallies.skipped += block - first;
         self.generations.first_mut()?.next_block = block + 1;
-        let weights = vec![1.0; candidates.len()];
         Some(self.start(now, block, limit, &candidates, weights))
     }
 
@@ -263,6 +263,9 @@ impl Session {
         if self.config.naive || self.tallies.received == 0 {
             return None;
         }
+        if now < self.lengths_at {
+            return Some(self.lengths_at);
+        }
         let largest = self.config.largest;
         let mut wanted = None;
         let mut next: Option<Micros> = None;
@@ -278,13 +281,17 @@ impl Session {
         if let Some((at, size)) = wanted {
             self.probe(now, at as u16, usize::from(size), out);
         }
-        next.map(|next| next.max(now + Duration::from_millis(5)))
+        // a path that becomes suspect or live is seen within the second
+        self.lengths_at =
+            next.unwrap_or(now + Duration::from_secs(1)).clamp(now + Duration::from_millis(5), now + Duration::from_secs(1));
+        next.map(|_| self.lengths_at)
     }
 
     /// A packet of `length` bytes over one path, in a block where that is allowed.
     fn probe(&mut self, now: Micros, path: u16, length: usize, out: &mut Outbox) {
         let Some(first) = self.generations.first().map(|generation| generation.next_block) else { return };
-        for block in first..first.saturating_add(4 * TRIES) {
+        let budget = self.generations.first().map_or(0, |generation| generation.terms.budget(now));
+        for block in first..first.saturating_add(4 * TRIES).min(budget) {
             let found = self.candidates(now, block, 0).into_iter().find(|pick| pick.1 == path);
             if let Some(pick) = found {
                 if let Some(generation) = self.generations.first_mut() {

@@ -131,6 +131,8 @@ pub struct Session {
     pub(crate) group_since: Option<Micros>,
     pub(crate) decoder: Decoder,
     pub(crate) feedback: Feedback,
+    /// When longer packets are tried next.
+    pub(crate) lengths_at: Micros,
     pub(crate) scratch: Vec<u8>,
     pub(crate) tallies: Tallies,
 }
@@ -174,6 +176,7 @@ impl Session {
             group_since: None,
             decoder: Decoder::default(),
             feedback: Feedback::default(),
+            lengths_at: now,
             scratch: Vec::new(),
             tallies: Tallies::default(),
             config,

@@ -6,6 +6,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// A session may use a second's blocks at once, when it begins. Relays grant it by their tolerance for wrong clocks.
+const HEAD_START: Duration = Duration::from_secs(1);
+
 /// What a session may: relays enforce it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,9 +34,10 @@ impl Terms {
         self.begins() + Duration::from_secs(u64::from(self.lasts))
     }
 
-    /// Blocks a second.
-    pub fn blocks(&self) -> u64 {
-        1 << self.pace.min(40)
+    /// Blocks that may be open by `now`, but for a relay's tolerance.
+    pub fn budget(&self, now: Micros) -> u64 {
+        let open = now.since(self.begins()) + HEAD_START;
+        u64::try_from((open.as_micros() << self.pace.min(40)) / 1_000_000).unwrap_or(u64::MAX)
     }
 }
 

@@ -251,3 +251,29 @@ fn a_broken_relay_speaks_for_no_other() {
     }
     assert!(tried > 100);
 }
+
+/// The paper's setting (BandExSOS, figure 6) in small: 80 relays of many delays, half of them die without notice.
+#[test]
+fn half_of_eighty_relays_may_die() {
+    let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
+    let mut net = Net::new(80, &config, 15);
+    for (n, way) in net.ways.iter_mut().enumerate() {
+        way.delay = ms(20 + (n as u64 * 37) % 120);
+    }
+    net.talk(0, 1500, ms(1), 1200);
+    net.run(net.now + ms(300));
+    assert_eq!(Net::distinct(&net.at_servlet), 1500);
+    let rtt = net.user.rtt().unwrap();
+    net.ways.iter_mut().step_by(2).for_each(|way| way.dead = true);
+    let before = net.user.tallies();
+    let settled = 1500 + 2 * rtt.as_millis() as u64 + 5;
+    net.talk(1500, 3000, ms(1), 1200);
+    net.run(net.now + ms(300));
+    let there: std::collections::HashSet<u64> = Net::numbers(&net.at_servlet).into_iter().collect();
+    let lost = |from: u64| (from..4500).filter(|n| !there.contains(n)).count();
+    let after = net.user.tallies();
+    let extra = (after.packets - before.packets) as f64 / 3000.0 - 1.0;
+    assert!(lost(1500) > 0);
+    assert!(lost(settled) <= 1, "{} lost after two round trips", lost(settled));
+    assert!(extra <= 0.6, "{extra} more packets than datagrams");
+}

@@ -70,7 +70,7 @@ pub struct Net {
 }
 
 pub fn terms(begin: Micros) -> Terms {
-    Terms { starts: begin.secs() as u32, lasts: 3600, pace: 14, rate: 17 }
+    Terms { starts: begin.secs() as u32, lasts: 3600, pace: 17, rate: 17 }
 }
 
 /// The relay list: relay n has id 1000 n + 7; the servlet is a member too.
