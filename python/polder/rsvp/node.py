@@ -77,6 +77,8 @@ class Node:
             book.installed,
             book.handles,
             book.pending,
+            book.ports,
+            book.freed,
             book.tickets,
             book.confirmations,
             book.by_session,
@@ -247,6 +249,8 @@ class Node:
         match kind:
             case "refresh":
                 self._outlet.refresh(name, now)
+            case "summary":
+                self._outlet.summarise(*cast(tuple[int, Address], name), now)
             case "retry":
                 self._outlet.retry(cast(int, name), now)
             case "path":

@@ -64,6 +64,7 @@ class Outlet:
         self._number = 0
         self._kept: dict[Hashable, _Kept] = {}
         self._by_number: dict[int, Hashable] = {}
+        self._summed: dict[tuple[int, Address], dict[Hashable, None]] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._queue: list[tuple[Where, m.Message]] = []
         self._acks: dict[tuple[int, Address], list[MessageIdAck]] = {}
@@ -130,11 +131,12 @@ class Outlet:
         if kept is None:
             return
         if ack.nack:
-            kept.acknowledged = None
+            self._alone(key, kept)
+            self._rearm(key, now)
             self._book.counts["nacks"] += 1
             self._say(kept, now, key, trigger=True)
-        else:
-            kept.acknowledged = source
+        elif source in self._capable and self._numbers(kept.where.interface):
+            self._sum_up(key, kept, source, now)
 
     def not_understood(self, interface: int, code: int, value: int, now: float) -> None:
         """A neighbour rejected MESSAGE_ID: talk to that link without it (RFC 2961 §6)."""
@@ -145,28 +147,56 @@ class Outlet:
                 del self._waiting[number]
             for key, kept in self._kept.items():
                 if kept.where.interface == interface:
-                    self._say(kept, now, key, trigger=False)
+                    self._alone(key, kept)
+                    self.refresh(key, now)
 
     def refresh(self, key: Hashable, now: float) -> None:
-        """A state message is due again: summed up with others for the same neighbour where that understands it."""
+        """A state message that no neighbour has acknowledged is due again, in full."""
         kept = self._kept.get(key)
-        if kept is None:
-            return
-        neighbour = kept.acknowledged
-        if neighbour is None or neighbour not in self._capable or not self._numbers(kept.where.interface):
+        if kept is not None:
             self._say(kept, now, key, trigger=False)
             self._rearm(key, now)
+
+    def summarise(self, interface: int, neighbour: Address, now: float) -> None:
+        """Refresh everything that a neighbour has acknowledged, by its numbers (RFC 2961 §5); in full where it has unlearnt that."""
+        keys = self._summed.get((interface, neighbour), {})
+        if neighbour not in self._capable or not self._numbers(interface):
+            for key in [*keys]:
+                self._alone(key, self._kept[key])
+                self.refresh(key, now)
             return
-        interface = kept.where.interface
-        numbers: list[int] = []
-        for name, each in self._kept.items():
-            if each.acknowledged == neighbour and each.where.interface == interface and len(numbers) < _MOST_IN_SUMMARY:
-                numbers.append(each.number)
-                self._rearm(name, now)
+        numbers = [self._kept[key].number for key in keys]
         where = Where(interface, self._book.interfaces[interface].address, neighbour)
-        self._book.counts["summaries"] += 1
-        summary = m.Srefresh((MessageIdList(0, self.epoch, tuple(numbers)),))
-        self._send(where, m.Message(summary, reduces=True))
+        for at in range(0, len(numbers), _MOST_IN_SUMMARY):
+            named = MessageIdList(0, self.epoch, tuple(numbers[at : at + _MOST_IN_SUMMARY]))
+            self._book.counts["summaries"] += 1
+            self._send(where, m.Message(m.Srefresh((named,)), reduces=True))
+        if numbers:
+            self._book.timers.set(("summary", (interface, neighbour)), now + self._jittered())
+
+    def _sum_up(self, key: Hashable, kept: _Kept, neighbour: Address, now: float) -> None:
+        """From now on it is refreshed with all else that this neighbour acknowledged: one timer, a few messages."""
+        if kept.acknowledged == neighbour:
+            return
+        self._alone(key, kept)
+        kept.acknowledged = neighbour
+        name = (kept.where.interface, neighbour)
+        self._summed.setdefault(name, {})[key] = None
+        self._book.timers.cancel(("refresh", key))
+        if self._book.timers.at(("summary", name)) is None:
+            self._book.timers.set(("summary", name), now + self._jittered())
+
+    def _alone(self, key: Hashable, kept: _Kept) -> None:
+        """Not summed up any longer."""
+        if kept.acknowledged is None:
+            return
+        name = (kept.where.interface, kept.acknowledged)
+        kept.acknowledged = None
+        group = self._summed[name]
+        del group[key]
+        if not group:
+            del self._summed[name]
+            self._book.timers.cancel(("summary", name))
 
     def retry(self, number: int, now: float) -> None:
         """No acknowledgement came: again, after twice the time, at most so often (RFC 2961 §6: exponential back-off)."""
@@ -251,10 +281,14 @@ class Outlet:
     def _unnumber(self, key: Hashable) -> None:
         kept = self._kept.get(key)
         if kept is not None:
+            self._alone(key, kept)
             self._by_number.pop(kept.number, None)
             self._waiting.pop(kept.number, None)
             self._book.timers.cancel(("retry", kept.number))
 
     def _rearm(self, key: Hashable, now: float) -> None:
         """Refreshes are spread over half to one and a half periods, so that routers do not fall into step (RFC 2205 §3.7)."""
-        self._book.timers.set(("refresh", key), now + self._book.config.period * self._rng.uniform(0.5, 1.5))
+        self._book.timers.set(("refresh", key), now + self._jittered())
+
+    def _jittered(self) -> float:
+        return self._book.config.period * self._rng.uniform(0.5, 1.5)

@@ -142,9 +142,8 @@ class PathSide:
         if len(self._book.paths) >= self._book.config.most_paths:
             raise RsvpError("no more senders can be kept here", Code.SYSTEM)
         destination, protocol, port = body.session.key()
-        for key in self._book.by_session:
-            if key[:2] == (destination, protocol) and (key[2] == 0) != (port == 0):
-                raise RsvpError("port 0 beside others", Code.CONFLICTING_DESTINATION_PORTS)
+        if self._book.ports[destination, protocol, port != 0]:
+            raise RsvpError("port 0 beside others", Code.CONFLICTING_DESTINATION_PORTS)
         for path in self._book.paths_of(body.session.key()):
             if path.sender.address == body.sender.address and (path.sender.port == 0) != (body.sender.port == 0):
                 raise RsvpError("sender's port 0 beside others", Code.CONFLICTING_SENDER_PORTS)

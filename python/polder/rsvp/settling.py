@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 from polder.rsvp import merging
@@ -67,22 +66,19 @@ class Settler:
         for key, (handle, _) in [*had.items()]:
             if key not in wanted:
                 book.in_force(handle)
-                del had[key], book.handles[handle]
+                book.let_go(handle)
+                del had[key]
                 book.actions.append(Uninstall(handle))
         for key, traffic in wanted.items():
             if key in had and had[key][1] == traffic:
                 continue
-            handle = had[key][0] if key in had else self._free_handle()
+            handle = had[key][0] if key in had else book.free_handle()
             book.handles[handle] = session
             book.pending.setdefault(session, set()).add(handle)
             book.installed.setdefault(session, had)[key] = (handle, traffic)
             book.actions.append(Install(handle, traffic))
         if not had:
             book.installed.pop(session, None)
-
-    def _free_handle(self) -> int:
-        """The smallest that is free: traffic control numbers its classes with 16 bits."""
-        return next(number for number in itertools.count(1) if number not in self._book.handles)
 
     def _ask_upstream(self, session: SessionKey, now: float, torn: tuple[Address, int] | None) -> set[tuple[Address, int]]:
         """Send previous hops what is new for them; returns which."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -213,6 +213,9 @@ class Book:
     blockades: dict[tuple[SessionKey, Address, Sender | None], Blockade] = field(default_factory=dict)
     installed: dict[SessionKey, dict[TrafficKey, tuple[int, Traffic]]] = field(default_factory=dict)
     handles: dict[int, SessionKey] = field(default_factory=dict)
+    freed: list[int] = field(default_factory=list)
+    totals: dict[int, float] = field(default_factory=dict)
+    ports: Counter[tuple[Address, int, bool]] = field(default_factory=Counter)
     pending: dict[SessionKey, set[int]] = field(default_factory=dict)
     timers: Timers = field(default_factory=Timers)
     actions: list[Action] = field(default_factory=list)
@@ -236,7 +239,7 @@ class Book:
     def put_path(self, state: PathState) -> None:
         """Remember a sender."""
         self.paths[state.key()] = state
-        self.by_session.setdefault(state.session.key(), (set(), set()))[0].add(state.key())
+        self._session(state.session.key())[0].add(state.key())
 
     def drop_path(self, key: PathKey) -> PathState | None:
         """Forget a sender."""
@@ -248,7 +251,7 @@ class Book:
     def put_reservation(self, state: ResvState) -> None:
         """Remember a reservation."""
         self.reservations[state.key] = state
-        self.by_session.setdefault(state.key[0], (set(), set()))[1].add(state.key)
+        self._session(state.key[0])[1].add(state.key)
 
     def drop_reservation(self, key: ResvKey) -> ResvState | None:
         """Forget a reservation; the policy decision point is told when it had decided."""
@@ -260,16 +263,38 @@ class Book:
             self.actions.append(Ended(state.ask))
         return state
 
+    def _session(self, key: SessionKey) -> tuple[set[PathKey], set[ResvKey]]:
+        if key not in self.by_session:
+            self.by_session[key] = (set(), set())
+            self.ports[key[0], key[1], key[2] == 0] += 1
+        return self.by_session[key]
+
     def _unlist(self, session: SessionKey, which: int, key: PathKey | ResvKey) -> None:
         both = self.by_session.get(session)
         if both is not None:
             both[which].discard(key)
             if not both[0] and not both[1]:
                 del self.by_session[session]
+                name = (session[0], session[1], session[2] == 0)
+                self.ports[name] -= 1
+                if not self.ports[name]:
+                    del self.ports[name]
 
     def own_address(self) -> Address:
         """An address of this node for errors that belong to no interface."""
         return next(iter(self.interfaces.values())).address
+
+    def free_handle(self) -> int:
+        """A small number that is free: traffic control numbers its classes with 16 bits."""
+        return heapq.heappop(self.freed) if self.freed else len(self.handles) + 1
+
+    def let_go(self, handle: int) -> None:
+        """A handle may be used again."""
+        del self.handles[handle]
+        if self.handles:
+            heapq.heappush(self.freed, handle)
+        else:
+            self.freed.clear()
 
     def settled(self, session: SessionKey) -> bool:
         """Whether everything of a session is decided, and in force on the links."""
@@ -287,14 +312,14 @@ class Book:
 
     def free(self, interface: int, without: SessionKey) -> float:
         """Bytes/s of a link that no other session holds, asked for or granted."""
-        held = self.held.get(interface, {})
-        return self.interfaces[interface].capacity - math.fsum(rate for session, rate in held.items() if session != without)
+        own = self.held.get(interface, {}).get(without, 0.0)
+        return self.interfaces[interface].capacity - (self.totals.get(interface, 0.0) - own)
 
     def hold(self, session: SessionKey, rates: dict[int, float]) -> None:
         """What a session holds now, by interface."""
         for interface in self.interfaces:
-            sessions = self.held.setdefault(interface, {})
-            if rate := rates.get(interface):
+            sessions, rate = self.held.setdefault(interface, {}), rates.get(interface, 0.0)
+            before = sessions.pop(session, 0.0)
+            if rate:
                 sessions[session] = rate
-            else:
-                sessions.pop(session, None)
+            self.totals[interface] = self.totals.get(interface, 0.0) - before + rate if sessions else 0.0
