@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,7 @@ async def story(directory: Path) -> None:
             assert helper.alive, helper.tail()
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
+        listening = await listen(processes, directory)
         running = {host: await start(processes, directory, host) for host in ("r1", "r2", "sender", "receiver")}
         telling = [*POLDER, "rsvp", "announce", session, "--source", f"{hop.sender}:6000", *common]
         await processes.start("sender", "announce", [*telling, "--socket", f"{directory}/sender.sock"])
@@ -160,12 +162,44 @@ async def story(directory: Path) -> None:
         for host in ("r1", "r2"):
             await until(directory, host, nothing)
 
+        if listening is not None:
+            print("what was on the wire is RSVP to others too", flush=True)
+            await listening.stop()
+            await read_wire(processes, directory)
+
         print("a daemon that ends gives its link back", flush=True)
         await running["r1"].stop()
         left = (await processes.run("r1", "left", ["tc", "qdisc", "show", "dev", "out"])).decode()
         assert "htb" not in left
         assert "polder" not in (await processes.run("r1", "left", ["nft", "list", "ruleset"])).decode()
     hop.close()
+
+
+async def listen(processes: Processes, directory: Path) -> Process | None:
+    """tshark between the routers, where messages carry INTEGRITY; ``None`` where it is not installed."""
+    if shutil.which("tshark") is None:
+        return None
+    wire = directory / "wire.pcap"
+    process = await processes.start("r2", "tshark", ["tshark", "-i", "in", "-f", "ip proto 46", "-w", wire])
+    deadline = time.monotonic() + LIMIT_S
+    while not wire.exists() or not wire.stat().st_size:
+        assert process.alive, process.tail()
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    return process
+
+
+async def read_wire(processes: Processes, directory: Path) -> None:
+    """Everything decodes without a warning, but for the two messages of RFC 3097, which tshark does not know."""
+    fields = [word for name in ("rsvp.msg", "_ws.expert.message", "_ws.malformed") for word in ("-e", name)]
+    told = (await processes.run(None, "wire", ["tshark", "-r", directory / "wire.pcap", "-T", "fields", *fields], 60)).decode()
+    kinds = set()
+    for line in told.splitlines():
+        kind, warning, malformed = line.split("\t")
+        kinds |= set(kind.split(","))
+        assert not malformed, line
+        assert not warning or kind in {"25", "26"}, line
+    assert {"1", "2", "13", "15"} <= kinds, kinds
 
 
 async def paid(directory: Path) -> None:
