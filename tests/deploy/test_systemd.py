@@ -58,6 +58,8 @@ def test_systemd_understands_every_unit(tmp_path: Path) -> None:
         ("polder-site@", 20),
         ("polder-clearing", 20),
         ("polder-provider", 20),
+        ("polder-rsvpd", 20),
+        ("polder-pdp", 20),
         ("polder-host-helper", 30),
     ],
 )

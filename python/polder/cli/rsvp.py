@@ -41,7 +41,7 @@ from polder.shell.logs import setup
 from polder.shell.notify import notify
 
 _CONFIG = "/etc/polder/rsvp.toml"
-_SOCKET = "/run/polder/rsvp.sock"
+_SOCKET = "/run/polder-rsvp/rsvp.sock"
 _PROTOCOLS = {"udp": 17, "tcp": 6}
 
 

@@ -1,6 +1,6 @@
 """An application's side: reserve bandwidth for what it receives, announce what it sends.
 
->>> async with await Connection.open(Path("/run/polder/rsvp.sock")) as daemon:      # doctest: +SKIP
+>>> async with await Connection.open(Path("/run/polder-rsvp/rsvp.sock")) as daemon:      # doctest: +SKIP
 ...     await daemon.say(Reserve(flow, "FF", (("198.18.0.1", 6000),), bundle=bundle))
 ...     told = await daemon.until("confirmed", timeout=10)
 

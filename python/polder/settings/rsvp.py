@@ -51,7 +51,8 @@ class RsvpSettings(Settings):
 
     name: Name = Field("router", description="What this router is called at the policy decision point.")
     socket: str = Field(
-        "/run/polder/rsvp.sock", description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve."
+        "/run/polder-rsvp/rsvp.sock",
+        description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve.",
     )
     host_helper: str | None = Field(
         None, description="Socket of the host helper. Default: none, the daemon itself needs CAP_NET_RAW and CAP_NET_ADMIN."
@@ -124,7 +125,7 @@ class PdpSettings(Settings):
     """Environment prefix ``POLDER_PDP__``; for example ``POLDER_PDP__POLICY=/etc/polder/policy.kn``."""
 
     socket: str | None = Field(
-        "/run/polder/pdp.sock", description="Unix socket for routers on this machine. Empty list of routers: none."
+        "/run/polder-pdp/pdp.sock", description="Unix socket for routers on this machine. Empty list of routers: none."
     )
     listen: Address | None = Field(None, description="Address for routers elsewhere, with mutual TLS. Default: none.")
     certificate: str = Field("", description="Certificate chain (PEM), for listen.")
