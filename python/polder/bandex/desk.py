@@ -7,7 +7,6 @@ entry and is never charged again (traps 32, 36, 38).
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,7 @@ class Desk:
         self._checker = checker or Checker()
         self._key = normal(isp.key)
         self._paid: dict[bytes, Bundle] = {}
-        """Bundles that were accepted, read, by the hash of their bytes: refreshes and the route's other routers bring the same."""
+        """Bundles that were accepted, read, by their bytes: refreshes and the route's other routers bring the same."""
         self._swept = -_SWEEP_S
         self.counters: Counter[str] = Counter()
 
@@ -131,8 +130,7 @@ class Desk:
 
     def _decide(self, ask: Ask, now: float, taken: dict[str, Entry]) -> Decision:
         try:
-            key = hashlib.sha256(ask.bundle).digest()
-            paid = self._paid.get(key) or bundles.read(bundles.unpack(ask.bundle))
+            paid = self._paid.get(ask.bundle) or bundles.read(bundles.unpack(ask.bundle))
             flow = self._flow(ask, paid)
             check_flow(paid, flow)
             known = taken.get(paid.charge) or self._spent.find(paid.charge)
@@ -155,7 +153,7 @@ class Desk:
                 paid.credit.not_after,
                 paid.texts,
             )
-        self._paid[key] = paid
+        self._paid[ask.bundle] = paid
         if len(self._paid) > _KEPT:
             del self._paid[next(iter(self._paid))]
         return Decision(until=paid.until, charge=paid.charge)

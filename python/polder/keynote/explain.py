@@ -147,7 +147,7 @@ def _false(test: Tree, scope: Scope) -> str | None:
 
 def _asked(tree: Tree) -> list[str]:
     """The attributes that a tree asks for."""
-    if tree[0] in (expr.attribute, expr.attribute_is, expr.number_is):
+    if tree[0] in (expr.attribute, expr.attribute_is, expr.attribute_equals, expr.number_is):
         return [tree[1]]
     if tree[0] in (expr.conjunction, expr.disjunction):
         return [name for part in tree[1] for name in _asked(part)]

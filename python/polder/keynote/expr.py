@@ -11,6 +11,7 @@ import operator
 import re
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from polder.keynote.errors import Fault
@@ -61,6 +62,14 @@ def to_int(text: str) -> int:
     if found[1] == "-":
         value = -value - (1 if found[3] and found[3].strip("0") else 0)
     return value if LEAST <= value <= MOST else 0
+
+
+_remembered_int = lru_cache(maxsize=1024)(to_int)
+
+
+def _known_int(text: str) -> int:
+    """The same; every assertion of a chain asks for the same few numbers."""
+    return _remembered_int(text) if len(text) < 32 else to_int(text)
 
 
 def single(value: float) -> float:
@@ -215,9 +224,14 @@ def attribute_is(tree: Tree, scope: Scope) -> Any:
     return tree[4](scope.vars.get(tree[1], ""), tree[2])
 
 
+def attribute_equals(tree: Tree, scope: Scope) -> Any:
+    """``(attribute_equals, name, value, sign, function)``: the commonest of these."""
+    return scope.vars.get(tree[1], "") == tree[2]
+
+
 def number_is(tree: Tree, scope: Scope) -> Any:
     """``(number_is, name, value, sign, function)``: ``@name < 7`` and its like, of a name without leading ``_``."""
-    return tree[4](to_int(scope.vars.get(tree[1], "")), tree[2])
+    return tree[4](_known_int(scope.vars.get(tree[1], "")), tree[2])
 
 
 def matches(tree: Tree, scope: Scope) -> Any:
@@ -260,7 +274,9 @@ SORT: dict[Callable[..., Any], str] = {
     **dict.fromkeys((literal, attribute, dereference, concatenate), "string"),
     **dict.fromkeys((int_literal, as_int, int_minus, int_operation), "integer"),
     **dict.fromkeys((float_literal, as_float, float_minus, float_operation), "float"),
-    **dict.fromkeys((relation, attribute_is, number_is, matches, constant, negation, conjunction, disjunction), "test"),
+    **dict.fromkeys(
+        (relation, attribute_is, attribute_equals, number_is, matches, constant, negation, conjunction, disjunction), "test"
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from polder.keynote.regex import Regex
 from polder.keynote.text import COMPARISON, VALUE, plain_string, string, tokens
 
 _RELATIONS = frozenset(expr.RELATIONS)
+_TEXT_TESTS = {sign: expr.attribute_equals if sign == "==" else expr.attribute_is for sign in expr.RELATIONS}
 _FOLLOWS = frozenset(("&&", "||", ")", "->", ";"))
 _ARITHMETIC = {"+": 1, "-": 1, ".": 1, "*": 2, "/": 2, "%": 2, "^": 3}
 _TEST_WORDS = {"true": True, "false": False}
@@ -59,7 +60,7 @@ def conditions(text: str, limits: Limits) -> Program:
         if number:
             parts.append((expr.number_is, name, int(digits), sign, expr.RELATIONS[sign]))
         else:
-            parts.append((expr.attribute_is, name, quoted, sign, expr.RELATIONS[sign]))
+            parts.append((_TEXT_TESTS[sign], name, quoted, sign, expr.RELATIONS[sign]))
         at = found.end()
     else:
         value = VALUE.match(text, at) if end == "->" else None
@@ -197,7 +198,7 @@ class Parser:
                 and _named(head)
             ):
                 self.at = at + 3
-                tree = (expr.attribute_is, head, string(row[at + 2]), row[at + 1], expr.RELATIONS[row[at + 1]])
+                tree = (_TEXT_TESTS[row[at + 1]], head, string(row[at + 2]), row[at + 1], expr.RELATIONS[row[at + 1]])
             else:
                 tree = self.related()
             if row[self.at] != "&&":
@@ -400,7 +401,7 @@ def unparse(tree: Tree) -> str:
         return str(tree[1])
     if kind is expr.constant:
         return "true" if tree[1] else "false"
-    if kind is expr.attribute_is:
+    if kind in (expr.attribute_is, expr.attribute_equals):
         return f"{tree[1]} {tree[3]} {unparse((expr.literal, tree[2]))}"
     if kind is expr.number_is:
         return f"@{tree[1]} {tree[3]} {tree[2]}"
