@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from polder.keynote import signing
 from polder.model.reservations import Ask, Verdict
-from polder.pdp.client import PdpClient
+from polder.pdp.client import PdpClient, count
 from polder.pdp.deciders import KeyNoteDecider
 from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, unpack
 from polder.pdp.server import Pdp, tls_context
@@ -82,7 +82,8 @@ async def test_answers_find_their_questions_from_several_routers(tmp_path: Path)
     routers[0].over(ask())
     while not clerk.ended:
         await asyncio.sleep(0.01)
-    assert (point.counts.accepted, point.counts.refused) == (150, 150)
+    counts = await count(f"{tmp_path}/pdp.sock")
+    assert (counts["accepted"], counts["refused"], counts["ended"], counts["failed"]) == (150, 150, 1, 0)
     for task in running:
         task.cancel()
     await point.close()

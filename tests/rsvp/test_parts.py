@@ -315,6 +315,7 @@ def test_state_is_bounded_and_ends_with_a_forged_period_too() -> None:
         path = m.Path(replace(SESSION, port=port + 1), Hop(A, 9), 0xFFFFFFFF, SENDER, TSPEC)
         box.receive(Packet(A, B, 64, True, m.Message(path).pack()), 1, 0.0)
     assert len(box.paths) == 4
+    assert box.counts["over-paths"] == 6
     box.take()
     while (at := box.deadline()) is not None and at < 10_000:
         box.tick(at)

@@ -25,7 +25,7 @@ from polder.cli.running import LEVELS, log_level
 from polder.host.client import Host, HostHelper, LocalHost
 from polder.keynote import split_assertions
 from polder.model import Refused, Verdict
-from polder.pdp.client import PdpClient
+from polder.pdp.client import PdpClient, count
 from polder.pdp.server import tls_context
 from polder.rsvp.policy_data import pack_bundle
 from polder.rsvp.questions import digest
@@ -190,6 +190,16 @@ def show(socket: str, as_json: bool) -> None:
         else "polder rsvp announce SESSION --source ADDRESS:PORT, at the sender"
     )
     answer(facts, "\n".join(_lines(facts)), step, as_json=as_json)
+
+
+@rsvp.command()
+@click.option("--socket", default="/run/polder-pdp/pdp.sock", show_default=True, help="Socket of the policy decision point.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def judged(socket: str, as_json: bool) -> None:
+    """Print how often the policy decision point of this machine accepted and refused since it was started."""
+    counts = asyncio.run(count(socket))
+    text = f"{counts['accepted']} accepted, {counts['refused']} refused, {counts['ended']} ended; {counts['failed']} faults"
+    answer(counts, text, "its log, for faults" if counts["failed"] else "polder rsvp show, at a router", as_json=as_json)
 
 
 def _mbit(rate: float) -> str:

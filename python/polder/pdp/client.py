@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 from polder.model.reservations import Ask, Verdict
-from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
+from polder.pdp.frames import Count, Counted, FrameError, Judge, Judged, Over, pack, read, unpack
 from polder.rsvp.errors import Policy
 
 log = logging.getLogger("polder.pdp")
@@ -82,6 +82,20 @@ class PdpClient:
         """A reservation ended. When nobody listens it is not told: what was paid is paid, and deciders forget by time."""
         if self._writer is not None:
             self._writer.write(pack(Over(ask)))
+
+
+async def count(path: str) -> dict[str, int]:
+    """What the policy decision point at a Unix socket has decided so far; raises ``OSError``, ``FrameError``."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(pack(Count()))
+        data = await read(reader)
+        if data is None:
+            raise FrameError("the policy decision point hung up")
+        counted: Counted = unpack(data, Counted)
+        return counted.counts
+    finally:
+        writer.close()
 
 
 def unreachable() -> Verdict:

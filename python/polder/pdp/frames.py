@@ -40,6 +40,16 @@ class Judged(Frame, frozen=True, tag="judged"):
     verdict: Verdict
 
 
+class Count(Frame, frozen=True, tag="count"):
+    """Ask how often it was decided what; answered on the Unix socket alone."""
+
+
+class Counted(Frame, frozen=True, tag="counted"):
+    """Since the start: accepted, refused, ended, batches, failed."""
+
+    counts: dict[str, int]
+
+
 class FrameError(ValueError):
     """The other side does not speak this protocol; the connection is of no more use."""
 

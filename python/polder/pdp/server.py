@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 
 from polder.model.reservations import Ask, Verdict
-from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
+from polder.pdp.frames import Count, Counted, FrameError, Judge, Judged, Over, pack, read, unpack
 from polder.pdp.values import Decider
 from polder.rsvp.errors import Policy
 
@@ -84,7 +84,10 @@ class Pdp:
         room = asyncio.Semaphore(self._pending)
         try:
             while (data := await read(reader)) is not None:
-                said: Judge | Over = unpack(data, Judge | Over)
+                said: Judge | Over | Count = unpack(data, Judge | Over | Count)
+                if isinstance(said, Count):
+                    writer.write(pack(Counted({} if name else vars(self.counts))))
+                    continue
                 await room.acquire()
                 self._queue.put_nowait((_named(said, name), writer, room))
         except (FrameError, OSError) as error:

@@ -32,6 +32,7 @@ class PathSide:
         """A sender on this host begins, or changes what it sends. Raises ``RsvpError`` for traffic that cannot be."""
         tspec = tspec.rounded()
         tspec.check()
+        self._room((session.key(), sender))
         own = self._book.own_address()
         state = PathState(session, sender, tspec, adspec, (), (), Hop(own), LOCAL, ttl + 1, self._book.config.period)
         state.out = self._routes(session.destination, sender.address)
@@ -135,12 +136,16 @@ class PathSide:
         self._forward(path, now, fresh=True)
         self._settle(key[0], now)
 
+    def _room(self, key: PathKey) -> None:
+        if key not in self._book.paths and len(self._book.paths) >= self._book.config.most_paths:
+            self._book.counts["over-paths"] += 1
+            raise RsvpError("no more senders can be kept here", Code.SYSTEM)
+
     def _check(self, body: m.Path, old: PathState | None) -> None:
         body.tspec.check()
         if old is not None:
             return
-        if len(self._book.paths) >= self._book.config.most_paths:
-            raise RsvpError("no more senders can be kept here", Code.SYSTEM)
+        self._room((body.session.key(), body.sender))
         destination, protocol, port = body.session.key()
         if self._book.ports[destination, protocol, port != 0]:
             raise RsvpError("port 0 beside others", Code.CONFLICTING_DESTINATION_PORTS)

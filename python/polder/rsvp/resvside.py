@@ -112,6 +112,7 @@ class ResvSide:
         if old is not None and old.wanted == request:
             return old
         if old is None and len(self._book.reservations) >= self._book.config.most_reservations:
+            self._book.counts["over-reservations"] += 1
             raise RsvpError("no more reservations can be kept here", Code.SYSTEM)
         state = ResvState(key, request) if old is None else replace(old, wanted=request)
         self._book.put_reservation(state)
@@ -135,6 +136,7 @@ class ResvSide:
         traffic = merging.traffic(self._book, key[0], granted=False).values()
         wanted = sum(each.flowspec.rate for each in traffic if each.interface == key[1])
         if wanted > self._book.free(key[1], key[0]):
+            self._book.counts["over-capacity"] += 1
             raise RsvpError(explain(Code.ADMISSION, Admission.BANDWIDTH), Code.ADMISSION, Admission.BANDWIDTH)
 
     def _judge(self, state: ResvState, old: ResvState | None, now: float) -> None:
