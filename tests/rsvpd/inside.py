@@ -54,7 +54,7 @@ async def there(path: Path, process: Process) -> None:
         await asyncio.sleep(0.05)
 
 
-async def start(processes: Processes, directory: Path, host: str) -> Process:
+async def start(processes: Processes, directory: Path, host: str, *, second: bool = False) -> Process:
     text = f'name = "{host}"\nsocket = "{directory}/{host}.sock"\nperiod = 1\nfirst_retry = 0.1\n'
     if host in {"r1", "r2"}:
         key = f'key_file = "{directory}/keys"\n' if host == "r1" else ""
@@ -62,6 +62,8 @@ async def start(processes: Processes, directory: Path, host: str) -> Process:
         if host == "r2":
             text += f'host_helper = "{directory}/helper.sock"\n'
         text += f'[[links]]\ndevice = "out"\nrate_mbit = 24\npolicy = true\n{key}'
+    if host == "r1" and second:
+        text += '[[links]]\ndevice = "out2"\nrate_mbit = 24\npolicy = true\n'
     if host == "r2":
         text += f'[[links]]\ndevice = "in"\nkey_file = "{directory}/keys"\n'
     (directory / f"{host}.toml").write_text(text)
@@ -112,8 +114,9 @@ async def story(directory: Path) -> None:
             assert helper.alive, helper.tail()
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
+        second_way()
         listening = await listen(processes, directory)
-        running = {host: await start(processes, directory, host) for host in ("r1", "r2", "sender", "receiver")}
+        running = {host: await start(processes, directory, host, second=True) for host in ("r1", "r2", "sender", "receiver")}
         telling = [*POLDER, "rsvp", "announce", session, "--source", f"{hop.sender}:6000", *common]
         await processes.start("sender", "announce", [*telling, "--socket", f"{directory}/sender.sock"])
 
@@ -138,6 +141,12 @@ async def story(directory: Path) -> None:
         print("beyond what was reserved it is best effort", flush=True)
         await packets(processes, hop, 6000, 1000)
         await until(directory, "r1", lambda f: f["enforced"][0]["packets_beyond"] > 0)
+
+        print("another route is found, and the old link let go", flush=True)
+        for device, gateway in (("out2", "10.8.0.2"), ("out", "10.0.2.2")):
+            links.ip([f"route replace 10.0.3.0/24 via {gateway}"], "r1")
+            await until(directory, "r1", lambda f, device=device: in_force(f) and f["enforced"][0]["device"] == device)  # type: ignore[misc]
+            await until(directory, "r2", in_force)
 
         print("a router that was killed is filled again", flush=True)
         running["r2"].process.kill()
@@ -173,6 +182,13 @@ async def story(directory: Path) -> None:
         assert "htb" not in left
         assert "polder" not in (await processes.run("r1", "left", ["nft", "list", "ruleset"])).decode()
     hop.close()
+
+
+def second_way() -> None:
+    """Another link between the routers, which nothing uses yet."""
+    links.ip(["link add out2 netns r1 type veth peer name in2 netns r2"])
+    for host, device, address in (("r1", "out2", "10.8.0.1"), ("r2", "in2", "10.8.0.2")):
+        links.ip([f"address add {address}/24 dev {device}", f"link set {device} up"], host)
 
 
 async def listen(processes: Processes, directory: Path) -> Process | None:

@@ -222,6 +222,8 @@ class Outlet:
         groups: dict[Hashable, list[tuple[Where, m.Message]]] = {}
         for number, (where, message) in enumerate(self._queue):
             together = not where.alert and where.destination in self._capable and self._book.config.reduce
+            # With INTEGRITY each goes by itself: others do not expect an object before the messages of a bundle.
+            together = together and where.interface not in self._guards
             groups.setdefault((where.interface, where.destination) if together else number, []).append((where, message))
         self._queue.clear()
         for group in groups.values():
