@@ -306,6 +306,30 @@ def _claims(names: list[str]) -> list[Claim]:
     return claims
 
 
+def draw(drawn: Any, rows: Any) -> None:
+    """What was acknowledged, and what went wrong, on each database."""
+    axes = drawn.subplots()
+    what = [
+        ("kills", "kills"),
+        ("acknowledged", "acknowledgements\ncompared"),
+        ("paid", "checks paid"),
+        ("lost", "acknowledged\nand lost"),
+        ("twice", "taken or\npaid twice"),
+        ("unbalanced", "audits that\nfound a fault"),
+    ]
+    width = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        places = [at + (number - (len(rows) - 1) / 2) * width for at in range(len(what))]
+        values = [row[name] for name, _ in what]
+        bars = axes.bar(places, [max(value, 0.5) for value in values], width * 0.95, label=row["database"])
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2)
+    axes.set_yscale("log", base=10)
+    axes.set_ylim(0.4, None)
+    axes.set_xticks(range(len(what)), [label for _, label in what])
+    axes.set_title("SIGKILL of clearing house or policy decision point at random moments")
+    axes.legend()
+
+
 def run(kills: int, seed: int) -> Result:
     """All databases."""
     rng = random.Random(seed)
@@ -338,7 +362,7 @@ def main() -> int:
         return 1
     if arguments.quick:
         return 3 * any(row["lost"] or row["twice"] or row["unbalanced"] for row in result.rows)
-    results.write(result)
+    results.write(result, draw)
     return 3 * (not all(claim["holds"] for claim in result.record()["claims"]))
 
 

@@ -58,18 +58,18 @@ def cluster(*, durable: bool = False) -> Iterator[str]:
         quick = "" if durable else " -c fsync=off -c synchronous_commit=off"
         options = f"-c listen_addresses='' -c unix_socket_directories={root} -c shared_buffers=16MB -c max_connections=40{quick}"
         control = where / "pg_ctl"
-        _run([control, "-D", data, "-l", root / "log", "-o", options, "-w", "-t", "60", "start"], user)
+        _run([control, "-D", data, "-l", root / "log", "-o", options, "-w", "-t", "300", "start"], user)
         try:
             yield f"postgresql+psycopg://polder@/postgres?host={root}"
         finally:
-            _run([control, "-D", data, "-m", "immediate", "-w", "stop"], user)
+            _run([control, "-D", data, "-m", "immediate", "-w", "-t", "300", "stop"], user)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 def _run(command: list[str | Path], user: int | None) -> None:
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, user=user, cwd="/", timeout=120
+        [str(part) for part in command], capture_output=True, text=True, check=False, user=user, cwd="/", timeout=600
     )
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
