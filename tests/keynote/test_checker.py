@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from polder.keynote import Checker, KeyNoteError, Limits, Why, parse, principal
 from polder.keynote.explain import as_dict, drawn, explain
+from polder.keynote.signing import make_signature, sign, wrap
 from tests.keynote.worlds import credential, key, policy, who
 
 
@@ -106,12 +107,23 @@ def test_keeping_does_not_widen_trust() -> None:
     assert answer.entries[1].error is not None
 
 
+def test_a_stranger_cannot_name_old_algorithms() -> None:
+    """`_ACCEPT_SIGNATURES` in a credential is a constant like any other."""
+    signer = key("old", "rsa")
+    body = (
+        'Local-Constants: _ACCEPT_SIGNATURES = "sig-rsa-sha1"\n'
+        f'Authorizer: "{who("old", "rsa")}"\nLicensees: "me"\nConditions: _ACCEPT_SIGNATURES == "sig-rsa-sha1";\n'
+    )
+    answer = Checker().query([policy(f'"{who("old", "rsa")}"')], [sign(body, signer, "sig-rsa-sha1-hex:")], ["me"], {})
+    assert not answer.passed
+    assert answer.entries[1].error is not None
+    assert answer.entries[1].error.kind is Why.ALGORITHM
+
+
 def test_authors_that_come_of_attributes() -> None:
     """An author named by the action is verified as that key, each time it is another."""
     text = credential("p0", '"me"', "true;").replace(f'"{who("p0")}"', "author")
     body = text.partition("Signature:")[0]
-    from polder.keynote.signing import make_signature, wrap
-
     text = body + "Signature:\n" + wrap(make_signature(body + "Signature:\n", key("p0"), "sig-ed25519-base64:"))
     checker = Checker()
     root = [policy(f'"{who("p0")}"'), policy(f'"{who("p1")}"')]
