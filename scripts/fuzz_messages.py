@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from polder.model import Kind, Refused, Signed, SpiffeId, decode, encode
 from polder.model.overlay_messages import METHODS
 from polder.model.ring_messages import decode_answer, decode_request
+from polder.pdp.frames import Count, Judge, Over
+from polder.pdp.frames import pack as pack_frame
+from polder.pdp.frames import unpack as unpack_frame
 from polder.rsvp.grammar import read as read_rsvp
+from polder.rsvp.integrity import Guard, Key
+from polder.rsvp.ip import Packet
+from polder.rsvp.node import Node
 from polder.rsvp.policy_data import Bundles, PolicyData, by_hash, pack_bundle, whole
+from polder.rsvp.state import Config, Interface, Send
 from polder.rsvp.wire import Malformed, split
 from polder.trust import read_identity
 from polder.trust.authority import make_issuer, make_root
@@ -126,6 +134,37 @@ def _rsvp_policy(data: bytes) -> None:
     Bundles(1 << 16).find((data,))
 
 
+def _guard() -> Guard:
+    return Guard((Key(7, b"k" * 32),), b"cookies of a test", 10**15, 0.0)
+
+
+def _rsvp_sealed(data: bytes) -> None:
+    """On a link with keys: believed is only what was sealed with one of them, byte for byte but for the checksum behind it."""
+    found, _ = _guard().open(data, IPv4Address("192.0.2.1"), 1.0)
+    assert not found, "nothing is believed before a challenge was answered"
+
+
+def _rsvp_node(data: bytes) -> None:
+    """A router takes any packet, and what it says of it others can read; in the end it has forgotten it."""
+    interfaces = {n: Interface(n, IPv4Address(f"192.0.2.{n}"), 1e7) for n in (1, 2)}
+    node = Node(Config(most_paths=2), interfaces, lambda to, source: (2,), random.Random(1))  # noqa: S311 - to be repeated
+    node.receive(Packet(IPv4Address("192.0.2.9"), IPv4Address("198.51.100.9"), 64, True, data), 1, 0.0)
+    for action in node.take():
+        if isinstance(action, Send):
+            read_rsvp(split(action.data))
+    while (at := node.deadline()) is not None:
+        assert at < 10_000
+        node.tick(at)
+        node.take()
+    assert node.leftovers() == 0
+
+
+def _pdp_frame(data: bytes) -> None:
+    """A frame that is read is written the same."""
+    said: object = unpack_frame(data, Judge | Over | Count)
+    assert unpack_frame(pack_frame(said)[4:], Judge | Over | Count) == said
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "ring-request": _ring_request,
     "ring-answer": _ring_answer,
@@ -136,6 +175,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "certificate": _certificate,
     "rsvp-message": _rsvp,
     "rsvp-policy": _rsvp_policy,
+    "rsvp-sealed": _rsvp_sealed,
+    "rsvp-node": _rsvp_node,
+    "pdp-frame": _pdp_frame,
     **fuzz_credentials.TARGETS,
     **fuzz_payments.TARGETS,
 }
@@ -220,9 +262,13 @@ def make_seeds() -> None:
     _write("signed-record", "one", encode(Signed(b"payload", b"s" * 64, (node,))))
     for path in sorted((ROOT.parent / "tests" / "rsvp" / "captures").glob("*.hex")):
         _write("rsvp-message", path.stem, bytes.fromhex(path.read_text()))
+        _write("rsvp-node", path.stem, bytes.fromhex(path.read_text()))
+        _write("rsvp-sealed", path.stem, _guard().seal(split(bytes.fromhex(path.read_text())), 1.0))
     bundle = pack_bundle([b"KeyNote-Version: 2\nAuthorizer: POLICY\n"])
     _write("rsvp-policy", "whole", whole(bundle))
     _write("rsvp-policy", "hash", by_hash(bundle))
+    for kind in (Judge, Over, Count):
+        _write("pdp-frame", kind.__name__, msgspec.msgpack.encode(_example(kind)))
     kinds = [kind for pair in METHODS.values() for kind in pair]
     for number, kind in enumerate(kinds):
         _write("overlay-message", kind.__name__, bytes([number]) + msgspec.msgpack.encode(_example(kind)))
