@@ -8,7 +8,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +31,7 @@ from polder.keynote.signing import (
     make_signature,
     read_attributes,
     read_key,
+    read_private,
     sign,
     wrap,
 )
@@ -191,6 +199,22 @@ def test_certificates_are_containers_of_keys(kind: str) -> None:
     for algorithm in ("sig-x509-sha256", "sig-x509-sha1"):
         text = sign(body, signer, f"{algorithm}-base64:")
         assert Checker(accept=["sig-x509-sha1"]).query([policy(f'"{identifier(signer)}"')], [text], ["me"], {}).passed
+
+
+def test_private_keys_in_pem() -> None:
+    """As OpenSSL writes them; what has a password, or no name in KeyNote, is refused without a word of it."""
+    for kind in KINDS:
+        one = key("k", kind)
+        pem = one.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        assert identifier(read_private(pem)) == identifier(one)
+        assert identifier(read_private(wrap(encode_private(one)))) == identifier(one)
+    locked = key("k").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")).decode()
+    other = ec.generate_private_key(ec.SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    ed448 = Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    for wrong in (locked, other, ed448, "-----BEGIN NOTHING-----"):
+        with pytest.raises(KeyNoteError) as caught:
+            read_private(wrong)
+        assert caught.value.kind is Why.KEY
 
 
 def test_files() -> None:

@@ -20,13 +20,13 @@ from polder.keynote.signing import (
     LENGTH,
     OFFSET,
     PRIVATE,
-    decode_private,
     encode_private,
     identifier,
     make_key,
     make_signature,
     read_attributes,
     read_key,
+    read_private,
     wrap,
 )
 from polder.settings import ConfigError, write_atomic
@@ -98,10 +98,11 @@ def keygen(algorithm: str, size: int, public_file: str, private_file: str, offse
 def sign(check: bool, algorithm: str, assertion_file: str, private_file: str, offset: int, length: int, as_json: bool) -> None:
     """Print the signature of an assertion, to be put behind its last line "Signature:".
 
-    ALGORITHM is such as sig-ed25519-base64:, sig-rsa-sha256-hex: or, for old readers, sig-rsa-sha1-hex:.
+    ALGORITHM is such as sig-ed25519-base64:, sig-rsa-sha256-hex: or, for old readers, sig-rsa-sha1-hex:. PRIVATE_FILE is of keygen, or a
+    PEM without a password, as whoever has a certificate (x509-base64:) keeps his key.
     """
     name, text = _with_colon(algorithm), _read(assertion_file)
-    signature = make_signature(text, decode_private(read_key(_read(private_file))), name)
+    signature = make_signature(text, read_private(_read(private_file)), name)
     if check:
         signed = parse(text.rstrip().removesuffix(":") + ":\n" + wrap(signature))
         verify(signed.signed, signature, signed.resolve({}, Limits())[0], frozenset(ALGORITHMS), Limits())

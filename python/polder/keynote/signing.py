@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
 
 from polder.keynote.assertion import Assertion
 from polder.keynote.errors import KeyNoteError, Why
@@ -89,6 +96,21 @@ def decode_private(text: str) -> PrivateKey:
     wanted = rsa.RSAPrivateKey if kind == "rsa" else ec.EllipticCurvePrivateKey
     if not isinstance(key, wanted):
         raise KeyNoteError(Why.KEY, f"the private key is not of the kind {kind} that it names")
+    return key
+
+
+def read_private(text: str) -> PrivateKey:
+    """The key in a file: as ``keygen`` writes it, or PEM without a password, as the reference tool wants it for ``sig-x509-*``."""
+    if "-----BEGIN " not in text:
+        return decode_private(read_key(text))
+    try:
+        key = load_pem_private_key(text.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyNoteError(Why.KEY, "the PEM holds no private key without a password") from None
+    if isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, ec.SECP256R1):
+        raise KeyNoteError(Why.KEY, "the private key's curve is not P-256")
+    if not isinstance(key, PrivateKey):
+        raise KeyNoteError(Why.KEY, "the private key is of no algorithm that KeyNote has a name for")
     return key
 
 
