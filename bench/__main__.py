@@ -40,6 +40,7 @@ PROGRAMS = {
     ),
     "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes"),
     "spread-relay": Program("bench.spread_relay", "what a relay of datagrams costs per packet, beside a bare forwarder"),
+    "spread-survival": Program("bench.spread_survival", "copies or forward error correction while dead relays are unnoticed"),
     "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes"),
     "gre": Program("bench.gre", "what a GRE tunnel of Polder's own endpoint carries", long=True),
     "ring": Program("bench.ring_hops", "lookup hops, and the ring's five properties under churn", long=True),

@@ -17,6 +17,7 @@ pub mod relay;
 pub mod spoof;
 pub mod spray;
 pub mod strangers;
+pub mod survival;
 pub mod switch;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,7 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
         "relay" => relay::run(&parse(config)?).map(|()| Vec::new()),
         "datagrams" => datagrams::run(&parse(config)?).map(|()| Vec::new()),
         "forgeries" => forgeries::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "survival" => survival::run(&parse(config)?).map(|report| report_bytes(&report)),
         "spray" => spray::run(&parse(config)?).map(|report| report_bytes(&report)),
         "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Most datagrams and most repairs of a group.
 pub(crate) const MOST: u8 = 64;
+/// Bytes that a shard has more than its datagram.
+pub(crate) const LENGTH: usize = 2;
 /// Groups that a receiver keeps open: 64 × 128 shards at the most, in truth what came in.
 const GROUPS: usize = 64;
 
@@ -46,7 +48,7 @@ impl Encoder {
         let Some(longest) = sources.iter().map(Vec::len).max() else { return Vec::new() };
         let count = sources.len();
         let wanted = (usize::from(self.fec.repairs) * count).div_ceil(usize::from(self.fec.sources)).max(1);
-        let size = (longest + 2).next_multiple_of(2);
+        let size = (longest + LENGTH).next_multiple_of(2);
         let shards = sources.iter().map(|source| shard(source, size));
         let Ok(repairs) = reed_solomon_simd::encode(count, wanted, shards) else { return Vec::new() };
         let head =

@@ -60,8 +60,8 @@ pub(crate) struct MtuProbe {
     next: Micros,
 }
 
-/// Least that every path must carry: a QUIC packet of 1,200 bytes (RFC 9000 §14).
-pub(crate) const LEAST: u16 = 1200 + crate::OVERHEAD as u16;
+/// Least that every path must carry: a QUIC packet of 1,200 bytes (RFC 9000 §14), also as part of a repair.
+pub(crate) const LEAST: u16 = 1200 + (crate::OVERHEAD + crate::fec::LENGTH) as u16;
 /// Lengths tried below the largest: what common links leave of their MTU.
 const LADDER: [u16; 5] = [1472, 1452, 1432, 1412, 1372];
 /// Between two tries, and how many of one length.

@@ -251,7 +251,8 @@ impl Session {
     pub fn max_datagram(&self) -> usize {
         let used = self.paths.all.iter().filter(|path| path.health.state == State::Live);
         let least = used.map(|path| path.health.largest.max(LEAST)).min().unwrap_or(LEAST);
-        usize::from(least) - OVERHEAD
+        // an even number, as repairs are as long as the longest, and even
+        (usize::from(least) - OVERHEAD - crate::fec::LENGTH) & !1
     }
 
     /// What it has done.
