@@ -7,12 +7,12 @@ one user gets within a period. A request that is repeated gets the same credit, 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import Column, Engine, Float, Index, Integer, MetaData, String, Table, Text, func, insert, select
 
 from polder.bandex import CreditTerms, GuaranteeTerms, normal
@@ -85,6 +85,8 @@ class Portal:
             raise Refused(Verdict.MALFORMED, "a request is named by 32 hexadecimal digits that you make up")
         holder = hashlib.sha256(normal(key)).hexdigest()
         name = hashlib.sha256(f"{who}\0{request}".encode()).hexdigest()
+        if who.startswith("spiffe://") and "/user/" not in who:
+            raise Refused(Verdict.DENIED, f"{who} is not a user's identity: credits are for users")
         now, settings = self._clock(), self.settings
         g = grants.c
         with transaction(self._engine) as db:
@@ -92,14 +94,17 @@ class Portal:
             if found is not None:
                 if found.key != holder:
                     raise Refused(Verdict.USED, "this request was made with another key; make up a new one")
-                return Granted(**json.loads(found.answer) | {"repeated": True})
+                return msgspec.structs.replace(msgspec.json.decode(found.answer, type=Granted), repeated=True)
             begin = now - settings.period
             had = db.scalar(select(func.coalesce(func.sum(g.total), 0)).where(g.who == who, g.at > begin)) or 0
             if had + settings.total > settings.most_per_user:
                 raise Refused(Verdict.EXCEEDED, "you have had as much credit as one user gets in this period; come back later")
+            given = db.scalar(select(func.count()).select_from(grants).where(g.at > begin)) or 0
+            if given >= settings.most_credits:
+                raise Refused(Verdict.BUSY, "the provider gives no more credits in this period; ask again later", retry=True)
             granted = self._write(key, now)
-            told = {name: getattr(granted, name) for name in ("credentials", "currency", "most", "total", "not_after")}
-            db.execute(insert(grants).values(id=name, who=who, key=holder, at=now, total=settings.total, answer=json.dumps(told)))
+            told = msgspec.json.encode(granted).decode()
+            db.execute(insert(grants).values(id=name, who=who, key=holder, at=now, total=settings.total, answer=told))
         return granted
 
     def _write(self, key: str, now: float) -> Granted:

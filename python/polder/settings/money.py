@@ -133,7 +133,14 @@ class ProviderSettings(Served):
         ge=1,
         description="Sum of the credits that the portal gives one user within `period`. It bounds what one account costs.",
     )
-    period: Duration = Field(604_800.0, ge=60, le=31_536_000, description="Over which time most_per_user counts.")
+    most_credits: int = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="Credits that the portal gives all users together within `period`: what the provider risks at most, divided by total. "
+        "2 KB of disk each.",
+    )
+    period: Duration = Field(604_800.0, ge=60, le=31_536_000, description="Over which time most_per_user and most_credits count.")
 
     @model_validator(mode="after")
     def _limits(self) -> Self:
