@@ -18,7 +18,7 @@ Fragment = Callable[[], str]
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Begin", ("docs/site/index.md",)),
     ("Journeys", tuple(f"docs/site/journey-{n}.md" for n in range(1, 8))),
-    ("Operating", ("docs/site/runbook.md",)),
+    ("Operating", ("docs/site/runbook.md", "docs/site/keynote.md")),
     (
         "References",
         ("docs/site/commands.md", "docs/site/configuration.md", "docs/site/metrics.md", "docs/site/protocol.md", "GLOSSARY.md"),
