@@ -8,6 +8,7 @@ use polder_http::turns::Turns;
 use polder_http::{peer, relay};
 use polder_tls::{Alpn, Corked, HandshakeError};
 use polder_types::{Kind, Limits, Role};
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,24 +21,22 @@ use tokio::time::{sleep, timeout};
 /// costs about 1.2 ms of CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources a flood has.
 const SOURCES: u32 = 8;
 
-/// How long strangers' handshakes rest together, as a multiple of their work: a third of a thread is theirs at most.
-const STRANGERS_REST: u32 = 2;
-
 /// Bytes to a user that the kernel may hold beyond what is on its way: as many as a turn of reading yields.
 const UNSENT: u32 = 256 * 1024;
 
 /// Connections accepted before others get their turn.
 const AT_ONCE: usize = 4;
 
-/// A budget of handshakes in all.
+/// A budget of handshakes in all: how many, and how much of the thread.
 pub(crate) struct Budget {
     bucket: Mutex<Bucket>,
     born: Instant,
+    turns: Turns,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { bucket: Mutex::new(Bucket::full(u32::MAX, 0)), born: Instant::now() }
+        Budget { bucket: Mutex::new(Bucket::full(u32::MAX, 0)), born: Instant::now(), turns: Turns::default() }
     }
 }
 
@@ -47,6 +46,12 @@ impl Budget {
         let rate = limits.handshake_rate_per_source.saturating_mul(SOURCES);
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(rate, now)
     }
+
+    /// Shakes hands step by step, with rests that leave the rest of the thread to others.
+    async fn shake<T>(&self, limits: &Limits, shaking: impl Future<Output = T>) -> T {
+        let rest = 100 / limits.handshake_percent.clamp(1, 100) - 1;
+        self.turns.take(rest, shaking).await
+    }
 }
 
 /// What every accepted connection needs.
@@ -55,7 +60,6 @@ pub(crate) struct Door {
     pub(crate) strangers: Budget,
     /// And from where somebody has: a flood of strangers must not keep users out.
     pub(crate) guests: Budget,
-    pub(crate) turns: Turns,
     pub(crate) plane: Arc<Plane>,
     pub(crate) front: Arc<FrontContext>,
     pub(crate) opener: Arc<dyn Opener>,
@@ -133,8 +137,9 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
     let began = Instant::now();
     let accepting = world.tls.accept(socket);
     let shaken = match &pass {
-        Some(pass) if !pass.is_guest() => timeout(patience, door.turns.take(STRANGERS_REST, accepting)).await,
-        _ => timeout(patience, accepting).await,
+        Some(pass) if pass.is_guest() => timeout(patience, door.guests.shake(&world.plan.limits, accepting)).await,
+        Some(_) => timeout(patience, door.strangers.shake(&world.plan.limits, accepting)).await,
+        None => timeout(patience, accepting).await,
     };
     let (stream, identity, alpn) = match shaken {
         Ok(Ok(accepted)) => accepted,

@@ -25,7 +25,6 @@ use polder_http::overlay::Overlay;
 use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
 use polder_http::spread::order::Order;
 use polder_http::tunnel::Opener;
-use polder_http::turns::Turns;
 use polder_meter::Meaning;
 use polder_plan::Plan;
 use polder_spread::Here;
@@ -225,7 +224,6 @@ impl Engine {
             Arc::new(Door {
                 strangers: Budget::default(),
                 guests: Budget::default(),
-                turns: Turns::default(),
                 plane: self.plane.clone(),
                 front: front.clone(),
                 opener,

@@ -1,9 +1,10 @@
 //! One step at a time for those who would take too much, and everybody else's work in between.
 //!
 //! A step of a handshake keeps the thread for up to a millisecond, and a flood makes hundreds of them ready at once; so do the
-//! connections and streams of a user who asks for as much as they can. Whoever takes
-//! turns is polled alone, and the next only when the runtime has looked at its sockets and has run what was ready. Then
-//! all of them rest for a multiple of the time that the step took: with twice, a third of a thread is theirs at most.
+//! connections and streams of a user who asks for as much as they can. Whoever takes turns is polled alone, and the next only when the
+//! runtime has looked at its sockets and has run what was ready. Each step is followed by a rest, a multiple of the time that it took: with
+//! twice, a third of a thread is theirs in the long run. Rests are owed together and are due only once [`BURST`] of them has gathered, so
+//! that whoever comes alone does not wait for his own second step (a generic cell rate of working time).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -15,19 +16,21 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Rests shorter than this are saved up: timers count milliseconds.
-const NAP: Duration = Duration::from_millis(2);
+/// Work and rests that may be owed: what a flood may take at once, and what comes alone never owes.
+const BURST: Duration = Duration::from_millis(10);
 
 /// The turn, which one has at a time.
 pub struct Turns {
     turn: Semaphore,
-    /// Rest that is due, in microseconds. Only who has the turn writes it.
-    tired: AtomicU64,
+    born: Instant,
+    /// When all work so far and its rests would be over, one after the other, in microseconds since the birth. Only who has the turn
+    /// writes it.
+    over: AtomicU64,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { turn: Semaphore::new(1), tired: AtomicU64::new(0) }
+        Turns { turn: Semaphore::new(1), born: Instant::now(), over: AtomicU64::new(0) }
     }
 }
 
@@ -52,8 +55,7 @@ impl Wake for Bell {
 }
 
 impl Turns {
-    /// Runs `work`, each step in a turn of its own, after which all of them rest `rest` times as long. Those who wait are served in
-    /// order.
+    /// Runs `work`, each step in a turn of its own and followed by a rest `rest` times as long. Those who wait are served in order.
     pub async fn take<T>(&self, rest: u32, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
@@ -68,6 +70,10 @@ impl Turns {
     /// Runs one step of `work` in a turn; how long it took, and what rings when the next is due.
     pub(crate) async fn step<F: Future>(&self, rest: u32, mut work: Pin<&mut F>) -> (Poll<F::Output>, Arc<Bell>, Duration) {
         let turn = self.turn.acquire().await;
+        let due = due(self.over(), self.born.elapsed());
+        if due > Duration::ZERO {
+            sleep(due).await;
+        }
         let began = Instant::now();
         let (step, bell) = poll_fn(|cx| {
             let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
@@ -76,21 +82,26 @@ impl Turns {
         })
         .await;
         let took = began.elapsed();
-        self.rest(rest * took).await;
+        let over = after(self.over(), began.duration_since(self.born), took, rest);
+        self.over.store(u64::try_from(over.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        yield_now().await;
         drop(turn);
         (step, bell, took)
     }
 
-    async fn rest(&self, due: Duration) {
-        let tired = Duration::from_micros(self.tired.load(Relaxed)) + due;
-        if tired < NAP {
-            self.tired.store(u64::try_from(tired.as_micros()).unwrap_or(0), Relaxed);
-            yield_now().await;
-        } else {
-            self.tired.store(0, Relaxed);
-            sleep(tired).await;
-        }
+    fn over(&self) -> Duration {
+        Duration::from_micros(self.over.load(Relaxed))
     }
+}
+
+/// How long to wait now, if all so far would be over then.
+fn due(over: Duration, now: Duration) -> Duration {
+    over.saturating_sub(now).saturating_sub(BURST)
+}
+
+/// When all will be over, after a step that began `now`.
+fn after(over: Duration, now: Duration, took: Duration, rest: u32) -> Duration {
+    over.max(now) + took * rest.saturating_add(1)
 }
 
 #[cfg(test)]
@@ -128,5 +139,22 @@ mod tests {
         assert_eq!(order.len(), 150);
         let last = order.iter().rposition(|who| *who == 1000).expect("the other");
         assert!(order[..last].iter().filter(|who| **who < 1000).count() <= 60, "they went in turns: {order:?}");
+    }
+
+    #[test]
+    fn a_flood_rests_and_who_comes_alone_does_not() {
+        let ms = Duration::from_millis;
+        let (mut now, mut over) = (ms(1000), ms(0));
+        for _ in 0..2 {
+            assert_eq!(due(over, now), ms(0), "the two steps of a handshake");
+            (over, now) = (after(over, now, ms(1), 4), now + ms(1));
+        }
+        for _ in 0..100 {
+            now += due(over, now);
+            (over, now) = (after(over, now, ms(1), 4), now + ms(1));
+        }
+        assert!((ms(1490)..=ms(1510)).contains(&now), "102 steps of 1 ms at a fifth of the time: {now:?}");
+        now += ms(60);
+        assert_eq!(due(over, now), ms(0), "who comes later finds nothing owed");
     }
 }

@@ -165,6 +165,7 @@ fn check_limits(limits: &Limits) -> Result<(), PlanError> {
         ("connections_per_identity", limits.connections_per_identity),
         ("frame_rate_per_identity", limits.frame_rate_per_identity),
         ("handshake_rate_per_identity", limits.handshake_rate_per_identity),
+        ("handshake_percent", limits.handshake_percent),
         ("work_percent_per_identity", limits.work_percent_per_identity),
         ("head_bytes", limits.head_bytes),
         ("head_fields", limits.head_fields),

@@ -364,6 +364,9 @@ pub struct Limits {
     /// Handshakes per second of a user identity (burst: twice that) that count as a guest's; more compete with strangers'.
     #[serde(default = "handshake_rate_per_identity")]
     pub handshake_rate_per_identity: u32,
+    /// Percent of a thread that handshakes of strangers may use, and those of guests again.
+    #[serde(default = "handshake_percent")]
+    pub handshake_percent: u32,
     /// Percent of a thread that one user identity may use before its steps wait for their turns; 100: no bound.
     #[serde(default = "work_percent_per_identity")]
     pub work_percent_per_identity: u32,
@@ -404,6 +407,9 @@ const fn frame_rate_per_identity() -> u32 {
 }
 const fn handshake_rate_per_identity() -> u32 {
     5
+}
+const fn handshake_percent() -> u32 {
+    20
 }
 const fn work_percent_per_identity() -> u32 {
     10

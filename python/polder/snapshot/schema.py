@@ -158,6 +158,7 @@ class Limits(Frozen, frozen=True):
     head_fields: int = 100
     stalled_per_identity: int = 32
     handshake_rate_per_identity: int = 5
+    handshake_percent: int = 20
     work_percent_per_identity: int = 10
     memory_bytes: int = 0
 

@@ -167,6 +167,7 @@ pub fn limits() -> Limits {
         head_fields: 100,
         stalled_per_identity: 32,
         handshake_rate_per_identity: 1000,
+        handshake_percent: 20,
         work_percent_per_identity: 10,
         memory_bytes: 0,
     }
