@@ -196,6 +196,11 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
 fn admit(door: &Door, limits: &Limits, from: IpAddr) -> Option<Pass> {
     let counters = &door.plane.counters;
     let mut pass = door.front.enter(from).ok()?;
+    // Connections cost memory, too, whosever they are.
+    if door.plane.pressure.is_full() {
+        counters.shed_connections.up();
+        return None;
+    }
     if pass.is_guest() {
         if door.guests.take(limits) {
             return Some(pass);

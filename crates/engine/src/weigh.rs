@@ -16,7 +16,7 @@ pub(crate) async fn watch(plane: Arc<Plane>) {
             let (what, text) = match level {
                 Watermark::Calm => ("info", "below 80 %: everybody is served again"),
                 Watermark::High => ("warn", "above 80 %: strangers are turned away, nothing idle is kept"),
-                Watermark::Full => ("error", "above 95 %: no new tunnels, the idlest are closed"),
+                Watermark::Full => ("error", "above 95 %: no new connections and tunnels, the idlest are closed"),
             };
             plane.log(
                 what,

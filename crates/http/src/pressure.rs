@@ -1,7 +1,7 @@
 //! How near memory is to its end, and who has to go first.
 //!
-//! From 80 % of the limit on, strangers are turned away and nothing idle is kept for later; from 95 % on, new tunnels are refused
-//! and open ones are closed, the idlest first: with every look the silence that is forgiven is halved.
+//! From 80 % of the limit on, strangers are turned away and nothing idle is kept for later; from 95 % on, new connections and tunnels are
+//! refused and open ones are closed, the idlest first: with every look the silence that is forgiven is halved.
 
 use polder_flow::Watermark;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};

@@ -256,6 +256,22 @@ async fn frames_that_carry_nothing_wait_for_their_budget() {
     assert!(answered(&front, 150).await < Duration::from_millis(500), "his budget is his own");
 }
 
+/// Who sends more than his budget for long is cut, however much of it waits in buffers.
+#[tokio::test(start_paused = true)]
+async fn who_floods_on_is_cut() {
+    let mut limits = limits();
+    limits.frame_rate_per_identity = 100;
+    let front = Front::with(limits, None);
+    let mut io = by_hand(&front).await;
+    let (mut reader, mut writer) = tokio::io::split(&mut io);
+    let began = tokio::time::Instant::now();
+    let flood = async { while writer.write_all(&b"\0\0\x08\x06\0\0\0\0\0polder!!".repeat(100)).await.is_ok() {} };
+    let listen = async { while reader.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} };
+    tokio::join!(flood, listen);
+    let lasted = began.elapsed();
+    assert!((Duration::from_secs(15)..Duration::from_secs(60)).contains(&lasted), "{lasted:?}");
+}
+
 /// Who takes more than his share of the thread waits for turns, and is served all the same; the share is of all his connections.
 #[tokio::test]
 async fn who_takes_more_than_his_share_takes_turns() {
@@ -324,16 +340,17 @@ async fn bounds_of_heads_are_knobs() {
     assert!(front.say(&head(format!("x: {}\r\n", "y".repeat(2000)))).await.starts_with("HTTP/1.1 400 "));
 }
 
-/// From 80 % on nothing idle is kept, from 95 % on tunnels are refused and the silent are closed; then all is as before.
+/// From 80 % on nothing idle is kept, from 95 % on tunnels are refused and the silent are closed, and then connections without any; then
+/// all is as before.
 #[tokio::test(start_paused = true)]
 async fn memory_is_shed() {
     let front = Front::access_point();
-    let (client, _task) = client(&front).await;
-    let silent = client.clone().ready().await.unwrap().send_request(connect("wiki.test:443"), false).unwrap();
+    let (first, task) = client(&front).await;
+    let silent = first.clone().ready().await.unwrap().send_request(connect("wiki.test:443"), false).unwrap();
     assert_eq!(silent.0.await.unwrap().status(), 200);
     front.pressure.look(85, 100);
-    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
-    assert_eq!(ask(&client, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!(ask(&first, get("http://wiki.test/")).await.status(), 200);
+    assert_eq!(ask(&first, get("http://wiki.test/")).await.status(), 200);
     assert_eq!((front.counter("shed_idle"), front.counter("reused")), (2, 0));
     assert_eq!(front.counter("tunnels_open"), 1);
     for _ in 0..20 {
@@ -341,6 +358,9 @@ async fn memory_is_shed() {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!((front.counter("tunnels_open"), front.counter("shed_open_tunnels")), (0, 1), "silent for twenty looks");
+    let _ = task.await.unwrap();
+    assert_eq!(front.counter("shed_idle"), 3, "the connection that carries nothing any more");
+    let (client, _task) = client(&front).await;
     let refused = ask(&client, connect("wiki.test:443")).await;
     assert_eq!(refused.status(), 429);
     assert!(refused.headers().contains_key("retry-after") && front.counter("shed_tunnels") > 0);

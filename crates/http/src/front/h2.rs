@@ -23,6 +23,7 @@ use polder_wire::http1::{Authority, BodyLength, HttpError, method};
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -71,6 +72,7 @@ where
     let mut streams = JoinSet::new();
     let mut leaving = false;
     let mut check = Idle::new(idle);
+    let silent = AtomicU32::new(client.ctx.pressure().time());
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
@@ -78,6 +80,7 @@ where
                 Some(Ok((_, mut respond))) if streams.len() >= most_tasks => respond.send_reset(Reason::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
                     check = Idle::new(idle);
+                    silent.store(client.ctx.pressure().time(), Relaxed);
                     streams.spawn(fairly(shared.clone(), request, respond));
                 }
                 Some(Err(error)) => return broke(&client, &error),
@@ -85,6 +88,7 @@ where
             },
             Some(ended) = streams.join_next() => {
                 check = Idle::new(idle);
+                silent.store(client.ctx.pressure().time(), Relaxed);
                 let reset = matches!(ended, Ok(StreamEnd::Reset));
                 if reset && !resets.take(limits.reset_rate_per_client, client.ctx.now()) {
                     client.ctx.counters.over_resets.up();
@@ -97,6 +101,11 @@ where
                 leaving = true;
                 check = Idle::new(FAREWELL);
                 connection.graceful_shutdown();
+            }
+            // Memory is short: a connection that carries nothing goes, the idlest first.
+            () = client.ctx.pressure().dismisses(&silent), if streams.is_empty() => {
+                client.ctx.counters.shed_idle.up();
+                return;
             }
             () = sleep_until(check.next), if streams.is_empty() => {
                 shared.pool.sweep();

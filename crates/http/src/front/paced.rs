@@ -2,7 +2,8 @@
 //!
 //! Frames that carry little cost the client nothing and us a microsecond or ten: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, resets,
 //! empty DATA, heads. They are counted before `h2` sees them, against a budget of the identity, whatever number of connections
-//! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst. Between a few dozen such
+//! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst; but who is still over his budget
+//! after [`PERSISTS`] is: what he has left in the kernel's buffers would keep his connection for hours after he has gone. Between a few dozen such
 //! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond.
 
 use super::client::Client;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// What a turn may take: costly frames, or 4 KiB of anything.
 const TURN: u32 = 64;
@@ -21,6 +22,9 @@ const TURN: u32 = 64;
 const SIP: usize = 1024;
 /// Costly frames after which the budget is asked.
 const SETTLE: u32 = 32;
+
+/// How long a connection may be over its identity's budget without a moment's rest.
+const PERSISTS: Duration = Duration::from_secs(20);
 
 /// What a client waits for before it is heard again.
 enum Pause {
@@ -37,15 +41,17 @@ pub(crate) struct Paced<S> {
     owed: u32,
     busy: bool,
     pause: Option<Pause>,
+    /// Since when every look has found the budget used up.
+    over: Option<Instant>,
 }
 
 impl<S> Paced<S> {
     pub(crate) fn new(io: S, client: Arc<Client>) -> Self {
-        Paced { io, client, frames: FrameCounter::default(), turn: 0, owed: 0, busy: false, pause: None }
+        Paced { io, client, frames: FrameCounter::default(), turn: 0, owed: 0, busy: false, pause: None, over: None }
     }
 
-    /// Counts what came; decides on a pause before more.
-    fn came(&mut self, bytes: &[u8]) {
+    /// Counts what came; decides on a pause before more. An error: it has been too much for too long.
+    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
         let costly = self.frames.count(bytes);
         self.busy = costly > 4;
         self.owed += costly;
@@ -53,14 +59,19 @@ impl<S> Paced<S> {
         if self.owed >= SETTLE {
             let wait = self.client.spend(std::mem::take(&mut self.owed));
             if wait > 0 {
+                if self.over.get_or_insert_with(Instant::now).elapsed() > PERSISTS {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
                 self.pause = Some(Pause::Budget(Box::pin(tokio::time::sleep(Duration::from_millis(wait)))));
-                return;
+                return Ok(());
             }
+            self.over = None;
         }
         if self.turn >= TURN {
             self.turn = 0;
             self.pause = Some(Pause::Turn(Box::pin(tokio::task::yield_now())));
         }
+        Ok(())
     }
 }
 
@@ -75,11 +86,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         if self.busy && buf.remaining() > SIP {
             let mut sip = [0; SIP];
             let mut part = ReadBuf::new(&mut sip);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut part)).inspect(|()| self.came(part.filled()))?;
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+            self.came(part.filled())?;
             buf.put_slice(part.filled());
         } else {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf)).inspect(|()| self.came(&buf.filled()[before..]))?;
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            self.came(&buf.filled()[before..])?;
         }
         Poll::Ready(Ok(()))
     }
