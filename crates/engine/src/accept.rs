@@ -47,9 +47,9 @@ impl Budget {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(rate, now)
     }
 
-    /// Shakes hands step by step, with rests that leave the rest of the thread to others.
-    async fn shake<T>(&self, limits: &Limits, shaking: impl Future<Output = T>) -> T {
-        let rest = 100 / limits.handshake_percent.clamp(1, 100) - 1;
+    /// Shakes hands one step at a time, with rests that leave all but `percent` of the thread to others.
+    async fn shake<T>(&self, percent: u32, shaking: impl Future<Output = T>) -> T {
+        let rest = 100 / percent.clamp(1, 100) - 1;
         self.turns.take(rest, shaking).await
     }
 }
@@ -137,8 +137,9 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
     let began = Instant::now();
     let accepting = world.tls.accept(socket);
     let shaken = match &pass {
-        Some(pass) if pass.is_guest() => timeout(patience, door.guests.shake(&world.plan.limits, accepting)).await,
-        Some(_) => timeout(patience, door.strangers.shake(&world.plan.limits, accepting)).await,
+        // Guests are bounded by number alone: with rests they would wait for each other without end.
+        Some(pass) if pass.is_guest() => timeout(patience, door.guests.shake(100, accepting)).await,
+        Some(_) => timeout(patience, door.strangers.shake(world.plan.limits.handshake_percent, accepting)).await,
         None => timeout(patience, accepting).await,
     };
     let (stream, identity, alpn) = match shaken {

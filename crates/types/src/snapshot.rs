@@ -364,7 +364,7 @@ pub struct Limits {
     /// Handshakes per second of a user identity (burst: twice that) that count as a guest's; more compete with strangers'.
     #[serde(default = "handshake_rate_per_identity")]
     pub handshake_rate_per_identity: u32,
-    /// Percent of a thread that handshakes of strangers may use, and those of guests again.
+    /// Percent of a thread that handshakes of strangers may use.
     #[serde(default = "handshake_percent")]
     pub handshake_percent: u32,
     /// Percent of a thread that one user identity may use before its steps wait for their turns; 100: no bound.

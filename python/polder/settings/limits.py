@@ -201,9 +201,8 @@ class Limits(Settings):
         20,
         ge=1,
         le=100,
-        description="Share of a thread that the TLS handshakes of strangers may take in the long run, in percent, and again those of guests "
-        "(who come from where a user proved himself): one step at a time, all others' work in between. Less slows the arrival of a crowd: "
-        "20 % is some 150 new connections a second.",
+        description="Share of a thread that the TLS handshakes of strangers may take in the long run, in percent: one step at a time, all "
+        "others' work in between. Less slows the arrival of a crowd that was never here: 20 % is some 150 new connections a second.",
     )
     work_percent_per_identity: int = Field(
         10,
