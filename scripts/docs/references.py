@@ -52,10 +52,24 @@ def configuration() -> str:
         parts.append(f"## {section}.toml\n\n{schema.get('description', '')}\n\n[JSON Schema]({section}.schema.json)\n")
         parts.append(_knobs(schema["properties"]))
         for name, knob in schema["properties"].items():
-            inner = schema.get("$defs", {}).get(knob.get("$ref", "").rpartition("/")[2], {})
-            if "properties" in inner:
-                parts.append(f"### {section}.toml, table `[{name}]`\n\n{_knobs(inner['properties'])}")
+            parts += _tables(section, name, knob, schema.get("$defs", {}))
     return "\n".join(parts)
+
+
+def _tables(section: str, name: str, knob: dict[str, Any], known_tables: dict[str, Any]) -> list[str]:
+    """The table ``[name]`` and those inside it; ``[name.NAME]`` where names are the operator's own."""
+    choices = [knob, *knob.get("anyOf", []), *knob.get("allOf", [])]
+    own = knob.get("additionalProperties")
+    if isinstance(own, dict):
+        name, choices = f"{name}.NAME", [own]
+    parts: list[str] = []
+    for choice in choices:
+        inner = known_tables.get(choice.get("$ref", "").rpartition("/")[2], {})
+        if "properties" in inner:
+            parts.append(f"### {section}.toml, table `[{name}]`\n\n{_knobs(inner['properties'])}")
+            for key, below in inner["properties"].items():
+                parts += _tables(section, f"{name}.{key}", below, known_tables)
+    return parts
 
 
 def _knobs(properties: dict[str, Any]) -> str:
