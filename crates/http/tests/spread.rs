@@ -100,6 +100,7 @@ impl Stage {
             ticket,
             members: MemberList { version: self.relays.members.version(), list },
             redundancy: REDUNDANCY,
+            renews: renews.is_some(),
             prefer: true,
         };
         (order, guest)

@@ -110,6 +110,7 @@ class AuthorityServer:
         app.router.add_post("/v1/enrol", self._enrol)
         app.router.add_post("/v1/renew", self._renew)
         app.router.add_get("/v1/members", self._members)
+        app.router.add_get("/v1/relays", self._relays)
         app.router.add_get("/v1/revocations", self._revocations)
         app.router.add_get("/v1/openapi.json", self._openapi)
         app.router.add_get("/livez", self._alive)
@@ -164,6 +165,10 @@ class AuthorityServer:
     async def _members(self, request: web.Request) -> web.Response:
         await self._identify(request)
         return _json(await self.work(self._service.members))
+
+    async def _relays(self, request: web.Request) -> web.Response:
+        await self._identify(request)
+        return _json(await self.work(self._service.relays))
 
     async def _revocations(self, request: web.Request) -> web.Response:
         await self._identify(request)

@@ -168,6 +168,10 @@ class AuthorityService:
             browser_root=self._browser_root if who.kind is Kind.USER else "",
         )
 
+    def relays(self) -> Members:
+        """Every node: the relays of the spread plane."""
+        return Members(self._ledger.members(), ())
+
     def _some_members(self) -> tuple[Member, ...]:
         known = self._ledger.members()
         count = min(len(known), self.settings.bootstrap)

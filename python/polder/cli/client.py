@@ -27,6 +27,9 @@ _OPTIONS = [
     click.option("--state", help="State directory (default: POLDER_STATE, /var/lib/polder, or ~/.local/state/polder)."),
     click.option("--user", help="Whose identity; default: the only one enrolled here."),
     click.option("--listen", help="Where browsers find the forwarder; loopback only [default: 127.0.0.1:7480]."),
+    click.option(
+        "--plane", type=click.Choice(["spread", "tunnel", "auto"]), help="How tunnels go; default: plane in client.toml."
+    ),
     click.option("--log-level", type=LEVELS, help="Instead of log_level in client.toml."),
 ]
 
@@ -40,7 +43,9 @@ def _options(command: Any) -> Any:
 @click.command()
 @_options
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON line.")
-def connect(state: str | None, user: str | None, listen: str | None, log_level: str | None, as_json: bool) -> int:
+def connect(
+    state: str | None, user: str | None, listen: str | None, plane: str | None, log_level: str | None, as_json: bool
+) -> int:
     """Run the forwarder until it is interrupted."""
 
     def ready(shell: Closeable) -> None:
@@ -52,7 +57,7 @@ def connect(state: str | None, user: str | None, listen: str | None, log_level: 
             click.echo(f"Proxy {shell.proxy} · automatic configuration {shell.pac_url}")
             click.echo(f"Sites: {', '.join(shell.hosts) or 'none yet'}. Next: set the PAC in a browser, or `polder browse SITE`.")
 
-    path, load_settings = _settings(state, user, listen, log_level)
+    path, load_settings = _settings(state, user, listen, plane, log_level)
     return run(load_settings, lambda life: start(path, life), ready)
 
 
@@ -60,9 +65,17 @@ def connect(state: str | None, user: str | None, listen: str | None, log_level: 
 @click.argument("site")
 @_options
 @click.option("--browser", help="Which browser to start; default: the first Chromium that is found.")
-def browse(site: str, state: str | None, user: str | None, listen: str | None, log_level: str | None, browser: str | None) -> int:
+def browse(
+    site: str,
+    state: str | None,
+    user: str | None,
+    listen: str | None,
+    plane: str | None,
+    log_level: str | None,
+    browser: str | None,
+) -> int:
     """Open SITE (a host name, or the first label of one) in a browser of its own that reads it through the overlay."""
-    path, load_settings = _settings(state, user, listen or "127.0.0.1:0", log_level)
+    path, load_settings = _settings(state, user, listen or "127.0.0.1:0", plane, log_level)
     program = browser or next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if program is None:
         raise click.UsageError("no Chromium found: name one with --browser, or run `polder connect` and set its PAC in yours")
@@ -97,9 +110,9 @@ def _host(site: str, hosts: tuple[str, ...]) -> str:
 
 
 def _settings(
-    state: str | None, user: str | None, listen: str | None, log_level: str | None
+    state: str | None, user: str | None, listen: str | None, plane: str | None, log_level: str | None
 ) -> tuple[Path, Callable[[], ClientSettings]]:
     directory = StateDir.find(state, os.environ, os.getuid())
     path = directory.only("user", user)
-    given = ({"listen": listen} if listen else {}) | running.log_level(log_level)
+    given = ({"listen": listen} if listen else {}) | ({"plane": plane} if plane else {}) | running.log_level(log_level)
     return path, lambda: load(ClientSettings, path / "client.toml", os.environ, given)

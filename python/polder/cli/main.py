@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "enroll": ("polder.cli.enrol:enroll", "User", "take a user's or site's identity from a token"),
     "browse": ("polder.cli.client:browse", "User", "open a browser that reads sites through the overlay"),
     "connect": ("polder.cli.client:connect", "User", "run the forwarder"),
+    "paths": ("polder.cli.paths:paths", "User", "the relays over which tunnels go, and how each is doing"),
     "client": ("polder.cli.profile:client", "User", "profiles for browsers without a forwarder"),
     "reserve": ("polder.cli.rsvp:reserve", "User", "reserve bandwidth for what this host receives"),
     # reservations

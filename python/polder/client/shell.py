@@ -12,6 +12,7 @@ from polder.api.client import fetch_members, fetch_revocations
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.client.pac import pac_file
+from polder.client.spread import Sessions
 from polder.model import Member, Refused, Signed
 from polder.settings.client import ClientSettings
 from polder.settings.identity import IdentityDir
@@ -24,7 +25,7 @@ from polder.shell.process import Life
 from polder.shell.revoked import RevokedList
 from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts
-from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Link
+from polder.snapshot.schema import EngineConfig, Forwarder, IdentityMaterial, Link, SpreadSession, SpreadWanted
 
 log = logging.getLogger("polder.client")
 
@@ -35,7 +36,7 @@ _REFRESH = 60.0
 class Client(Linked):
     """A running forwarder."""
 
-    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "limits", "traces"})
+    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "plane", "copies", "limits", "traces"})
 
     def __init__(self, path: Path, settings: ClientSettings, life: Life[ClientSettings] | None = None) -> None:
         self._path = path
@@ -46,7 +47,9 @@ class Client(Linked):
         self._proxy = ""
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
-        routes = {"status": self._status, "counters": self._counters, "links": self._links}
+        self.sessions = Sessions(lambda: self.engine, self.tasks, self._nearest, self.raw_call)
+        self.sessions.configure(settings.plane, settings.copies)
+        routes = {"paths": self._paths, "status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(path / "admin.sock", routes)
         self.traces = Traces(settings.traces, "forwarder", self._identity.id.name)
         self.metrics = MetricsServer(settings, path, "forwarder", self.checks, self.numbers)
@@ -72,6 +75,7 @@ class Client(Linked):
         self.apply()
         self.tasks.forever("renewal", self._keeper.forever)
         self.tasks.forever("refresh", self._refresh)
+        self.tasks.forever("sessions", self.sessions.forever)
         await self.start_admin()
         self.keep_history()
         await self.start_metrics()
@@ -80,6 +84,7 @@ class Client(Linked):
         """Put another choice of access points, hosts or listener in force; connections stay."""
         self.engine.listen((settings.listen,))
         self._settings = settings
+        self.sessions.configure(settings.plane, settings.copies)
         super().configure(settings)
         self.apply()
 
@@ -103,6 +108,7 @@ class Client(Linked):
                 hosts=self.hosts,
                 pac=pac_file(self.hosts, (f"PROXY {self.proxy}",)),
                 early_answer=self._settings.early_answer,
+                plane=self._settings.plane,
             ),
         )
 
@@ -112,6 +118,22 @@ class Client(Linked):
         if down != self._down:
             self._down = down
             self.dirty()
+
+    def on_spread_wanted(self, wanted: SpreadWanted) -> None:
+        """Tunnels go to a target for which there is no session."""
+        self.sessions.wanted(wanted.host, wanted.port)
+
+    def on_spread_session(self, session: SpreadSession) -> None:
+        """A session of the spread plane came up, or is over."""
+        self.sessions.session(session.site, session.up, session.reason)
+
+    def _nearest(self) -> tuple[Member, ...]:
+        """Access points, those that are up and near first."""
+        rtt = {link["name"]: link["rtt_us"] for link in self.engine.status()["links"] if link["up"]}
+        return tuple(sorted(self._access_points(), key=lambda point: rtt.get(point.name) or float("inf")))
+
+    def _paths(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"plane": self._settings.plane, "copies": self._settings.copies, "sessions": self.sessions.describe()}
 
     def _access_points(self) -> tuple[Member, ...]:
         """The wished ones in the wished order, or all; none that is revoked."""

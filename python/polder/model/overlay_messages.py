@@ -16,6 +16,7 @@ import msgspec
 from polder.model.admin_messages import Drill, Drilled, Past, PastQuery, Report, ReportQuery
 from polder.model.ids import Kind
 from polder.model.records import Frozen, Member, RingKey, Signed
+from polder.model.spread_messages import Expect, Expected, Granted, GrantQuery, Issue, Issued
 from polder.model.verdicts import Refused, Verdict
 
 
@@ -272,6 +273,9 @@ METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]] = {
     "past": (PastQuery, Past),
     "drill": (Drill, Drilled),
     "revocations": (Heed, Heeded),
+    "grant": (GrantQuery, Granted),
+    "issue": (Issue, Issued),
+    "expect": (Expect, Expected),
 }
 """Method → (body, answer). Method ``ring`` is in ``ring_messages``."""
 

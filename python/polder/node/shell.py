@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
-from polder.api.client import fetch_members, fetch_revocations
+from polder.api.client import fetch_members, fetch_relays, fetch_revocations
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
@@ -23,6 +23,7 @@ from polder.node.drill import Drills
 from polder.node.memory import MAX_MEMBERS, Memory
 from polder.node.ring_driver import RingDriver
 from polder.node.roles import Roles
+from polder.node.spread import Spreading
 from polder.ring import Chord, ChordConfig, Router
 from polder.ring.onehop import OneHop, OneHopConfig
 from polder.settings.identity import IdentityDir
@@ -81,12 +82,14 @@ class Node(Linked):
         timeout = min(settings.call_timeout, max(0.3, 2 * settings.stabilise))
         self.ring = RingDriver(self._router(timeout), self.raw_call, self.tasks, timeout, self._on_ring)
         self.roles.attach(self.ring.router)
-        self._driver = RoleDriver(self._role_call, self.ring.lookup, self.tasks, self._on_roles)
+        self._driver = RoleDriver(self.role_call, self.ring.lookup, self.tasks, self._on_roles)
         self.roles.drive(self._driver)
+        self.spreading = Spreading(self, path, settings.spread)
+        self._driver.add_caller(self.spreading.role)
         helper = Path(settings.host_helper) if settings.host_helper else None
         self.deliveries = Deliveries(helper, self.me.address.rpartition(":")[0].strip("[]"), self._on_ready)
         self.drills = Drills(self, path, allowed=settings.drills, most=settings.drill_max)
-        self.handlers |= Calls(self).handlers()
+        self.handlers |= Calls(self).handlers() | self.spreading.handlers()
         socket = Path(settings.admin_socket) if settings.admin_socket else path / "admin.sock"
         routes = {"status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(socket, routes)
@@ -114,6 +117,8 @@ class Node(Linked):
                 self.ring.found()
         self.tasks.forever("authority", self._ask_authority)
         self.tasks.forever("secrets", self._ask_secrets)
+        if self.spreading.on:
+            self.tasks.forever("epochs", self._turn_epochs)
         self._driver.pump()
 
     def _resume(self) -> bool:
@@ -197,6 +202,7 @@ class Node(Linked):
             limits=limits(self._settings.limits),
             tracing=self.traces.tracing() if self.traces else None,
             shortcuts=self._settings.shortcuts,
+            spread=self.spreading.verdict(now),
         )
 
     # What happens
@@ -230,7 +236,7 @@ class Node(Linked):
         changes = self.roles.take_changes(wall())
         if changes.revocations:
             self._heed()
-        if changes.any or self._belief.is_due(self.roles.directory.revocations()):
+        if changes.any or self.spreading.role.take_change() or self._belief.is_due(self.roles.directory.revocations()):
             self.dirty()
         if changes.directory:
             self._save_later()
@@ -265,7 +271,8 @@ class Node(Linked):
 
     # Calls that the roles ask for
 
-    async def _role_call(self, to: Member, method: str, body: Any) -> Any:
+    async def role_call(self, to: Member, method: str, body: Any) -> Any:
+        """A role of this node calls one of another, or of its own. Raises ``CallFailed``."""
         if to.ring_id == self.me.ring_id:
             return await self._call_myself(method, body)
         return await self.call(to, method, body, self._settings.call_timeout)
@@ -302,7 +309,21 @@ class Node(Linked):
             self._driver.pump()
         except (Refused, OSError) as error:
             log.debug("the authority's revocation list cannot be had", extra={"error": str(error)})
+        if self.spreading.on:
+            await self._ask_relays()
         await asyncio.sleep(_AUTHORITY_EVERY * chance().uniform(0.75, 1.25))
+
+    async def _ask_relays(self) -> None:
+        try:
+            self.spreading.learn(await fetch_relays(self._identity, self._path), wall())
+        except (Refused, OSError) as error:
+            log.debug("the authority did not name the relays; those known stay", extra={"error": str(error)})
+        self._driver.pump()
+
+    async def _turn_epochs(self) -> None:
+        """Keys of an epoch begin and end by the clock."""
+        self.dirty()
+        await asyncio.sleep(max(1.0, self.spreading.next_change(wall()) - wall()))
 
     async def _ask_secrets(self) -> None:
         """Secrets of beacon keys that a peer has and we have not."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from polder.settings.base import Name, Names
@@ -32,6 +34,19 @@ class ClientSettings(ProcessSettings):
         description="Answer a browser's CONNECT before the overlay has, so that its first bytes travel with the open: one round trip "
         "less. If the site then cannot be reached, the browser sees a closed connection, where it showed no page of ours anyway. "
         "Costs nothing.",
+    )
+    plane: Literal["tunnel", "spread", "auto"] = Field(
+        "tunnel",
+        description="How tunnels go: through an access point (tunnel); over many relays by datagrams, or not at all (spread); over relays "
+        "where that works and helps, else through an access point (auto). Relays survive the death of half of them; they cost extra "
+        "packets, and need UDP.",
+    )
+    copies: float = Field(
+        0.5,
+        ge=0,
+        le=4,
+        description="Redundancy of the spread plane: extra copies per packet, both ways. 0.5 sends every second packet twice, over "
+        "different relays; 2 is the paper's 200 %. It costs so much of both access lines.",
     )
     traces: TraceSettings = Field(
         default_factory=TraceSettings, description="Which openings of tunnels are traced, and where to."

@@ -16,6 +16,26 @@ class SpreadSettings(Settings):
         description="UDP addresses at which the relay takes datagrams: those of listen, so that all nodes look alike. Default: none, "
         "this node relays no datagrams. It costs one thread, 2 MiB for batches and its sockets' buffers.",
     )
+    epoch: Duration = Field(
+        3600.0,
+        ge=60,
+        le=86_400,
+        description="How long a relay's keys of one epoch are handed out; they are taken for a ticket's life longer. Shorter bounds what "
+        "a stolen key is good for; each change costs one call per pair of nodes.",
+    )
+    ticket_life: Duration = Field(
+        600.0,
+        ge=30,
+        le=3600,
+        description="How long a user's ticket lasts; forwarders renew at two thirds. Who is revoked is cut at once; this bounds what "
+        "a relay goes on to carry. Each renewal costs three calls.",
+    )
+    rate: int = Field(
+        17,
+        ge=0,
+        le=31,
+        description="A session may send 2^rate KiB a second over one relay, in each direction: 17 is 128 MiB/s.",
+    )
     sessions: int = Field(
         16_384,
         ge=16,

@@ -27,7 +27,19 @@ from polder.shell.metrics import Number
 from polder.shell.tasks import Tasks
 from polder.shell.traces import Traces
 from polder.snapshot.fold import Verdicts, fold
-from polder.snapshot.schema import Call, DialOutChange, EngineConfig, Event, Link, Log, Lost, Refusal, Span
+from polder.snapshot.schema import (
+    Call,
+    DialOutChange,
+    EngineConfig,
+    Event,
+    Link,
+    Log,
+    Lost,
+    Refusal,
+    Span,
+    SpreadSession,
+    SpreadWanted,
+)
 
 if TYPE_CHECKING:
     from polder.shell.process import Life
@@ -80,6 +92,12 @@ class Linked:
 
     def on_dial_out(self, change: DialOutChange) -> None:
         """A site's agent dialled this node, or left it."""
+
+    def on_spread_wanted(self, wanted: SpreadWanted) -> None:
+        """Forwarder: a session of the spread plane would be of use."""
+
+    def on_spread_session(self, session: SpreadSession) -> None:
+        """Forwarder: a session of the spread plane came up, or is over."""
 
     def sample(self) -> dict[str, float]:
         """What the history keeps: counters of the data plane, and numbers that go up and down."""
@@ -243,6 +261,10 @@ class Linked:
                 self.on_link(event)
             case DialOutChange():
                 self.on_dial_out(event)
+            case SpreadWanted():
+                self.on_spread_wanted(event)
+            case SpreadSession():
+                self.on_spread_session(event)
             case Refusal():
                 refusals.warning(event.why, extra={"what": event.what, "who": event.who, "source": event.source})
             case Log():

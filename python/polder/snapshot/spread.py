@@ -110,7 +110,8 @@ class Guest(Frozen, frozen=True):
 class UserTicket(Frozen, frozen=True):
     """Forwarder: begin a session with ``site``, or carry it on.
 
-    ``pin``: SHA-256 of the servlet's public key; ``now``: the overlay's time in Unix microseconds; ``prefer``: use it for tunnels.
+    ``pin``: SHA-256 of the servlet's public key; ``now``: the overlay's time in Unix microseconds; ``renews``: the site's session goes
+    on under this ticket; ``prefer``: use it for tunnels.
     """
 
     site: str
@@ -121,6 +122,7 @@ class UserTicket(Frozen, frozen=True):
     ticket: Ticket
     members: MemberList
     redundancy: Redundancy
+    renews: bool
     prefer: bool
 
 

@@ -85,6 +85,8 @@ pub struct UserTicket {
     pub members: MemberList,
     /// Redundancy.
     pub redundancy: Redundancy,
+    /// The site's session goes on under this ticket; else it is another one, and an older one keeps what is open.
+    pub renews: bool,
     /// Use it for tunnels, as soon as it is up.
     pub prefer: bool,
 }

@@ -61,7 +61,7 @@ impl Users {
         let members = order.members.members()?;
         let fec = order.redundancy.fec.map(|(sources, repairs)| Fec { sources, repairs });
         let known = self.sessions().get(&order.site).cloned();
-        if let Some(held) = known.filter(|held| held.is_up()) {
+        if let Some(held) = known.filter(|held| order.renews && held.is_up()) {
             held.end.set_members(&members);
             held.end.renew(&order.ticket).map_err(|e| e.to_string())?;
             held.end.set_redundancy(order.redundancy.copies, fec);

@@ -1,0 +1,121 @@
+"""``Sessions``: carries out what ``Planes`` decides: asks access points for tickets and hands them to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from polder.engine import CallFailed, Engine
+from polder.model import Member, decode
+from polder.model.spread_messages import Issued
+from polder.overlay.planes import Ask, Planes, Seen, Use
+from polder.shell.clock import monotonic
+from polder.shell.tasks import Tasks
+from polder.snapshot.spread import (
+    MemberList,
+    Prefer,
+    Redundancy,
+    RelayMember,
+    Terms,
+    Ticket,
+    TicketRelay,
+    UserTicket,
+)
+
+log = logging.getLogger("polder.spread")
+
+_LOOK = 1.0
+"""Seconds between looks at what sessions are like."""
+
+RawCall = Callable[[Member, str, bytes], Awaitable[bytes]]
+
+
+class Sessions:
+    """``points``: access points, the best first; ``call``: a control call, raw."""
+
+    def __init__(
+        self, engine: Callable[[], Engine], tasks: Tasks, points: Callable[[], tuple[Member, ...]], call: RawCall
+    ) -> None:
+        self._engine, self._tasks, self._points, self._call = engine, tasks, points, call
+        self._planes = Planes(auto=True)
+        self._plane, self._copies = "tunnel", 0.5
+        self.tickets = self.refused = 0
+
+    def configure(self, plane: str, copies: float) -> None:
+        """Another choice of plane or redundancy; sessions take the latter with their next ticket."""
+        if plane != self._plane:
+            self._planes = Planes(auto=plane == "auto")
+        self._plane, self._copies = plane, copies
+
+    def wanted(self, host: str, port: int) -> None:
+        """Tunnels go to a target without a session."""
+        self._planes.wanted(host, port, monotonic())
+        self._pump()
+
+    def session(self, site: str, up: bool, reason: str) -> None:
+        """A session came up, or is over."""
+        if up:
+            log.info("tunnels go over relays now", extra={"site": site})
+        else:
+            log.info("a session over relays is over", extra={"site": site, "reason": reason})
+        self._planes.session(site, up=up, now=monotonic())
+        self._pump()
+
+    async def forever(self) -> None:
+        """One look: judge sessions, renew tickets."""
+        now = monotonic()
+        for seen in self._engine().sessions():
+            through = seen.tunnel_open_us / 1e6
+            self._planes.measured(Seen(seen.site, seen.open_us / 1e6, through, seen.failed), now)
+        self._planes.handle_timeout(now)
+        self._pump()
+        await asyncio.sleep(_LOOK)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For ``polder paths``."""
+        found: list[dict[str, Any]] = msgspec.to_builtins(self._engine().sessions())
+        return found
+
+    def _pump(self) -> None:
+        while (out := self._planes.poll()) is not None:
+            if isinstance(out, Use):
+                self._engine().spread(Prefer(out.site, out.on))
+            else:
+                self._tasks.once("ticket", self._ask(out))
+
+    async def _ask(self, ask: Ask) -> None:
+        body = {"host": ask.host, "port": ask.port, "renews": ask.renews, "copies": self._copies}
+        for point in self._points()[:3]:
+            try:
+                answer = await self._call(point, "ticket", msgspec.msgpack.encode(body))
+                issued = decode(answer, Issued)
+            except (CallFailed, ValueError) as error:
+                log.debug("no ticket", extra={"access_point": point.name, "error": str(error)})
+                continue
+            if self._use(ask, issued):
+                return
+        self.refused += 1
+        self._planes.refused(ask, monotonic())
+        self._pump()
+
+    def _use(self, ask: Ask, issued: Issued) -> bool:
+        prefer = self._planes.issued(ask, issued.site, issued.session, issued.lasts, renewed=issued.renewed, now=monotonic())
+        terms = Terms(issued.starts, issued.lasts, issued.pace, issued.rate)
+        relays = tuple(TicketRelay(r.id, r.address, r.epoch, r.grant, r.mac, r.destination) for r in issued.relays)
+        members = MemberList(issued.version, tuple(RelayMember(*member) for member in issued.members))
+        ticket = Ticket(issued.session, issued.key, terms, issued.version, relays)
+        order = UserTicket(
+            issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, members,
+            Redundancy(self._copies), issued.renewed, prefer,
+        )  # fmt: skip
+        try:
+            self._engine().spread(order)
+        except ValueError as error:
+            log.warning("a ticket could not be used", extra={"error": str(error)})
+            return False
+        self.tickets += 1
+        return True

@@ -1,0 +1,159 @@
+"""``Spreading``: the spread plane's control calls at a node, and what its engine is told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from polder.engine import CallFailed
+from polder.model import Kind, Member, Refused, Verdict, encode
+from polder.model.overlay_messages import Caller
+from polder.model.spread_messages import Expect, Expected, Granted, GrantQuery, Issue, Issued, node_number
+from polder.overlay.spread import SpreadRole
+from polder.overlay.spread_keys import RelayKeys
+from polder.settings.spread import SpreadSettings
+from polder.settings.state import write_atomic
+from polder.shell.clock import chance, wall
+from polder.shell.linked import Handler, typed
+from polder.snapshot.schema import Spread, SpreadEpoch, SpreadMembers
+from polder.snapshot.spread import Guest, Hosted, PeerKey, Redundancy, Terms, WantTicket
+
+if TYPE_CHECKING:
+    from polder.node.shell import Node
+
+_BEACONS = 4
+"""Beacons that an access point asks for one ticket."""
+
+
+class Spreading:
+    """Of a node whose ``[spread] listen`` names an address; without, all is refused alike."""
+
+    def __init__(self, node: Node, path: Path, settings: SpreadSettings) -> None:
+        self._node = node
+        self._settings = settings
+        keys = RelayKeys(_secret(path / "relay.key"), int(settings.epoch), int(settings.ticket_life) + 60)
+        self._keys = keys
+        self.role = SpreadRole(node.me, keys, chance(), life=int(settings.ticket_life), rate=settings.rate)
+        private = ec.generate_private_key(ec.SECP256R1())
+        self._end_key = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self._pin = hashlib.sha256(public).digest()
+
+    @property
+    def on(self) -> bool:
+        """Whether this node takes part."""
+        return bool(self._settings.listen)
+
+    def handlers(self) -> dict[str, Handler]:
+        """By method."""
+        return {
+            "grant": typed(self._grant, "grant"),
+            "issue": typed(self._issue, "issue"),
+            "expect": typed(self._expect, "expect"),
+            "ticket": self._ticket,
+        }
+
+    def verdict(self, now: float) -> Spread | None:
+        """What the relay and the servlet's end must know."""
+        if not self.on or not self.role.lists:
+            return None
+        lists = (
+            SpreadMembers(known.version, tuple((node_number(member), member.address) for member in known.relays))
+            for known in self.role.lists
+        )
+        return Spread(
+            me=node_number(self._node.me),
+            epochs=tuple(SpreadEpoch(*epoch) for epoch in self._keys.epochs(now)),
+            members=tuple(lists),
+            sessions=self._settings.sessions,
+            span_ms=int(self._settings.span * 1000),
+            return_age=int(self._settings.return_age),
+            end_key=self._end_key,
+        )
+
+    def learn(self, members: tuple[Member, ...], now: float) -> None:
+        """The authority named all nodes."""
+        if self.on:
+            self.role.set_relays(members, now)
+
+    def next_change(self, now: float) -> float:
+        """When the epochs in force change."""
+        return self._keys.next_change(now)
+
+    # Calls
+
+    def _grant(self, caller: Caller, _source: str, _body: GrantQuery) -> Granted:
+        self._check_on()
+        return self.role.grant(caller, wall())
+
+    async def _issue(self, caller: Caller, _source: str, body: Issue) -> Issued:
+        self._check_on()
+        servlets = self._node.roles.beacons.entries(wall()).get(body.site, ())
+        servlet, expect, issued = self.role.issue(body, caller, servlets, wall())
+        try:
+            expected: Expected = await self._node.role_call(servlet, "expect", expect)
+        except CallFailed as error:
+            raise Refused(Verdict.BUSY, "the session cannot end where it was to; try again", retry=True) from error
+        return msgspec.structs.replace(issued, pin=expected.pin)
+
+    def _expect(self, caller: Caller, _source: str, body: Expect) -> Expected:
+        self._check_on()
+        if caller.kind is not Kind.NODE:
+            raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: beacons announce sessions")
+        if body.site not in self._node.roles.servlet.deliveries():
+            raise Refused(Verdict.WRONG_PLACE, "this node does not carry to that site", retry=True)
+        terms = Terms(body.starts, body.lasts, body.pace, body.rate)
+        relays = tuple(PeerKey(*known) for known in self.role.peer_keys())
+        hosted = Hosted(body.session, body.key, terms, node_number(self._node.me), relays)
+        guest = Guest(hosted, body.renews, body.user, body.user_key, body.site, Redundancy(body.copies))
+        try:
+            self._node.engine.spread(guest)
+        except ValueError as error:
+            raise Refused(Verdict.BUSY, f"the session cannot end here: {error}", retry=True) from error
+        return Expected(self._pin)
+
+    async def _ticket_for(self, wanted: WantTicket) -> bytes:
+        now = wall()
+        ways = self._node.roles.access.ways(now).get(wanted.site)
+        record = self._node.roles.directory.site(wanted.site)
+        if ways is None or record is None:
+            raise Refused(Verdict.UNKNOWN, "no such site is known here", retry=True)
+        body = Issue(wanted.site, wanted.user, wanted.key, wanted.not_after, wanted.renews, wanted.copies)
+        why = "no beacon of the site answered; try again shortly"
+        for beacon in dict.fromkeys((*ways.beacons, *ways.heirs)[:_BEACONS]):
+            try:
+                issued: Issued = await self._node.role_call(beacon, "issue", body)
+            except CallFailed:
+                continue  # why, would tell who knows what (trap 10)
+            return encode(msgspec.structs.replace(issued, hosts=record.hosts, ports=record.ports))
+        raise Refused(Verdict.BUSY, why, retry=True)
+
+    def _ticket(self, caller: Caller, _source: str, body: bytes) -> Awaitable[bytes]:
+        """A user's request; the data plane has checked certificate and rules, and says whose it is."""
+        self._check_on()
+        if caller.kind is not Kind.USER:
+            raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: users get tickets")
+        return self._ticket_for(msgspec.msgpack.decode(body, type=WantTicket))
+
+    def _check_on(self) -> None:
+        if not self.on:
+            raise Refused(Verdict.BUSY, "the spread plane is off at this node", retry=True)
+
+
+def _secret(path: Path) -> bytes:
+    """The relay's secret: made once, for this user's eyes."""
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        secret = os.urandom(32)
+        write_atomic(path, secret, 0o600)
+    if len(secret) != 32:
+        raise ValueError(f"{path} is not a relay's secret of 32 bytes: remove it, and another one is made")
+    return secret

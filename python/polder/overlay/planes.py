@@ -1,0 +1,165 @@
+"""``Planes``: by which plane a user's tunnels go. A forwarder's machine: it asks for tickets, renews them, and judges.
+
+A session is asked for when tunnels go to a site that has none. It is used as soon as it is up, and for as long as it helps: tunnels
+over relays may open a little slower than through access points, for they survive what those do not; much slower, or failing, they
+go back, and the session is tried again later. Where datagrams are blocked nothing comes up, and it is tried ever less often.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+RETRY = 5.0
+BLOCKED = 30.0
+MOST = 600.0
+"""Seconds between attempts: after a refusal, after a session that did not come up; each time twice as long, up to ``MOST``."""
+SLOWER, SLACK = 1.5, 0.02
+"""Opening over relays may take so much times as long, and so many seconds more, before it counts as no help."""
+ASIDE = 60.0
+"""Seconds for which a session that did not help is left aside."""
+RENEW = 1 / 3
+"""A ticket is renewed when this part of its life is left."""
+
+
+class Ask(NamedTuple):
+    """Ask an access point for a ticket to ``host``:``port``; ``renews``: the session's name."""
+
+    host: str
+    port: int
+    renews: bytes | None
+
+
+class Use(NamedTuple):
+    """Whether a site's tunnels use its session."""
+
+    site: str
+    on: bool
+
+
+class Seen(NamedTuple):
+    """What was measured of a session: seconds (0: not known), tunnels opened and failed so far."""
+
+    site: str
+    open: float
+    through: float
+    failed: int
+
+
+@dataclass(slots=True)
+class _Target:
+    asked: bool = False
+    again: float = 0.0
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class _Session:
+    site: str
+    target: tuple[str, int]
+    name: bytes
+    ends: float
+    life: float
+    up: bool = False
+    renewing: bool = False
+    renew_at: float = 0.0
+    used: bool = True
+    aside_until: float = 0.0
+    failed: int = 0
+    wait: float = field(default=BLOCKED)
+
+
+class Planes:
+    """``now`` in seconds of any monotonic clock; tickets' lives are told as durations. ``auto``: judge; else always use."""
+
+    def __init__(self, *, auto: bool) -> None:
+        self._auto = auto
+        self._targets: dict[tuple[str, int], _Target] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._out: deque[Ask | Use] = deque()
+
+    def poll(self) -> Ask | Use | None:
+        """What to do next, until ``None``."""
+        return self._out.popleft() if self._out else None
+
+    # Inputs
+
+    def wanted(self, host: str, port: int, now: float) -> None:
+        """Tunnels go to a target without a session."""
+        target = self._targets.setdefault((host, port), _Target())
+        if not target.asked and now >= target.again:
+            target.asked = True
+            self._out.append(Ask(host, port, None))
+
+    def issued(self, asked: Ask, site: str, name: bytes, life: float, *, renewed: bool, now: float) -> bool:
+        """A ticket came, good for ``life`` seconds. Whether its session is to be used at once."""
+        target = self._targets.setdefault((asked.host, asked.port), _Target())
+        target.failures = 0
+        known = self._sessions.get(site)
+        if renewed and known is not None:
+            known.name, known.ends, known.life, known.renewing = name, now + life, life, False
+            known.renew_at = known.ends - life * RENEW
+            return known.used
+        session = _Session(site, (asked.host, asked.port), name, now + life, life, renew_at=now + life * (1 - RENEW))
+        if known is not None:
+            session.wait = known.wait
+        self._sessions[site] = session
+        return True
+
+    def refused(self, asked: Ask, now: float) -> None:
+        """No ticket: later again; a session that could not be carried on is begun anew."""
+        target = self._targets.setdefault((asked.host, asked.port), _Target())
+        if asked.renews is not None:
+            for session in self._sessions.values():
+                if session.name == asked.renews:
+                    session.renewing, session.renew_at = False, now + RETRY
+            self._out.append(Ask(asked.host, asked.port, None))
+            return
+        target.asked = False
+        target.again = now + min(MOST, RETRY * 2**target.failures)
+        target.failures += 1
+
+    def session(self, site: str, *, up: bool, now: float) -> None:
+        """A session came up, or is over."""
+        session = self._sessions.get(site)
+        if session is None:
+            return
+        if up:
+            session.up, session.wait = True, BLOCKED
+            return
+        target = self._targets.setdefault(session.target, _Target())
+        target.asked = False
+        if session.up:
+            target.again = now
+        else:
+            target.again = now + session.wait
+            session.wait = min(MOST, 2 * session.wait)
+        session.up = False
+
+    def measured(self, seen: Seen, now: float) -> None:
+        """Judge whether a session helps."""
+        session = self._sessions.get(seen.site)
+        if session is None or not session.up or not self._auto:
+            return
+        failed, session.failed = seen.failed > session.failed, seen.failed
+        slow = seen.open > 0 and seen.through > 0 and seen.open > SLOWER * seen.through + SLACK
+        if session.used and (failed or slow):
+            session.used, session.aside_until = False, now + ASIDE
+            self._out.append(Use(seen.site, on=False))
+        elif not session.used and now >= session.aside_until:
+            session.used = True
+            self._out.append(Use(seen.site, on=True))
+
+    # Time
+
+    def handle_timeout(self, now: float) -> None:
+        """Renew what ends soon."""
+        for session in self._sessions.values():
+            if session.up and not session.renewing and session.renew_at <= now:
+                session.renewing = True
+                self._out.append(Ask(*session.target, session.name))
+
+    def poll_timeout(self) -> float | None:
+        """When to call ``handle_timeout``."""
+        return min((s.renew_at for s in self._sessions.values() if s.up and not s.renewing), default=None)

@@ -1,0 +1,213 @@
+"""``SpreadRole``: a node's part in the spread plane. It hands out its keys as a relay, keeps those that others hand out, makes
+tickets as a beacon, and expects sessions as a servlet.
+
+The issuer is the beacon: it knows the site's servlets anyhow, access points never learn them, and the node that a user talks to is
+not the one that works (trap 9 of the papers' notes). A grant's number is drawn by chance: packets do not tell who issued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from polder.model import Kind, Member, Refused, Verdict
+from polder.model.overlay_messages import Caller
+from polder.model.spread_messages import Expect, Granted, GrantQuery, Issue, Issued, node_number
+from polder.overlay.calls import CallOut
+from polder.overlay.spread_keys import RelayKeys, Terms, issue
+
+RETRY = 5.0
+IN_FLIGHT = 32
+MAX_SESSIONS = 16_384
+"""Sessions whose servlet an issuer remembers, to carry them on."""
+SKEW = 2
+"""Seconds by which a ticket begins earlier: clocks of relays differ."""
+
+
+class RelayList(NamedTuple):
+    """The relays of one version."""
+
+    version: int
+    relays: tuple[Member, ...]
+
+
+def relay_list(members: Iterable[Member]) -> RelayList:
+    """Who relays, and the version of that list: equal lists have equal versions at every node, without anybody to count them."""
+    relays = tuple(sorted(set(members), key=lambda member: member.ring_id))
+    digest = hashlib.sha256(msgspec.msgpack.encode(relays)).digest()
+    return RelayList(int.from_bytes(digest[:4], "big"), relays)
+
+
+@dataclass(slots=True)
+class _Key:
+    due: float
+    running: bool = False
+    granted: Granted | None = None
+    before: Granted | None = None
+
+
+class _Sent(NamedTuple):
+    servlet: Member
+    user: str
+    key: bytes
+    site: str
+    ends: int
+
+
+class SpreadRole:
+    """``now`` in Unix seconds; ``rng`` must be fit for secrets. ``life``: seconds of a ticket."""
+
+    def __init__(self, me: Member, keys: RelayKeys, rng: Random, *, life: int, pace: int = 14, rate: int = 17) -> None:
+        self._me = me
+        self._keys = keys
+        self._rng = rng
+        self._life, self._pace, self._rate = life, pace, rate
+        self._lists: tuple[RelayList, ...] = ()
+        self._held: dict[bytes, _Key] = {}
+        self._running: dict[int, bytes] = {}
+        self._calls: deque[CallOut] = deque()
+        self._sent: dict[bytes, _Sent] = {}
+        self._next_id = 0
+        self._changed = False
+
+    # What is known
+
+    @property
+    def lists(self) -> tuple[RelayList, ...]:
+        """The current list of relays, then the previous one."""
+        return self._lists
+
+    @property
+    def ready(self) -> int:
+        """Relays whose keys of this epoch are here."""
+        return sum(1 for key in self._held.values() if key.granted is not None)
+
+    def set_relays(self, members: Iterable[Member], now: float) -> None:
+        """Who relays now."""
+        fresh = relay_list(members)
+        if self._lists and fresh.version == self._lists[0].version:
+            return
+        self._lists = (fresh, *self._lists[:1])
+        wanted = {member.ring_id for member in fresh.relays}
+        self._held = {ring_id: self._held.get(ring_id) or _Key(now) for ring_id in wanted}
+        self._changed = True
+
+    def take_change(self) -> bool:
+        """Whether lists or epochs changed since the last call."""
+        changed, self._changed = self._changed, False
+        return changed
+
+    # Calls of others
+
+    def grant(self, caller: Caller, now: float) -> Granted:
+        """As a relay. Raises ``Refused``: nodes only."""
+        if caller.kind is not Kind.NODE or caller.ring_id is None:
+            raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: only members get a relay's keys")
+        node = int.from_bytes(caller.ring_id[:8], "big")
+        return self._keys.grant(node, self._rng.randbytes(8), now)
+
+    def issue(self, body: Issue, caller: Caller, servlets: tuple[Member, ...], now: float) -> tuple[Member, Expect, Issued]:
+        """As a beacon: the servlet to tell, what to tell it, and the user's half (its ``pin``, ``hosts`` and ``ports`` are still empty).
+
+        Raises ``Refused``: not a node, no servlet known here, or no relay's keys yet.
+        """
+        if caller.kind is not Kind.NODE:
+            raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: access points ask for tickets on their users' behalf")
+        before = self._sent.get(body.renews) if body.renews else None
+        if before is not None and (before.user, before.key, before.site) != (body.user, body.key, body.site):
+            raise Refused(Verdict.DENIED, "the session to be carried on is another's")
+        if body.renews and (before is None or before.servlet not in servlets):
+            raise Refused(Verdict.UNKNOWN, "the session to be carried on is not known here; ask for a new one", retry=True)
+        if not servlets or not self._lists:
+            raise Refused(Verdict.BUSY, "no servlet of this site, or no list of relays, is known here yet", retry=True)
+        servlet = before.servlet if before else self._rng.choice(servlets)
+        starts = int(now) - SKEW
+        lasts = max(0, min(self._life, int(body.not_after - now)) + SKEW)
+        terms = Terms(starts, lasts, self._pace, self._rate)
+        session, key = self._rng.randbytes(16), self._rng.randbytes(32)
+        current = self._lists[0]
+        granted = [
+            (member, held.granted)
+            for member in current.relays
+            if (held := self._held.get(member.ring_id)) is not None and held.granted is not None
+        ]
+        if not granted:
+            raise Refused(Verdict.BUSY, "no relay has answered this node yet; try again shortly", retry=True)
+        relays = issue(session, key, node_number(servlet), terms, granted)
+        self._remember(session, _Sent(servlet, body.user, body.key, body.site, starts + lasts), now)
+        copies = max(0.0, min(4.0, body.copies))
+        expect = Expect(body.site, session, key, *terms, body.user, body.key, body.renews if before else None, copies)
+        members = tuple((node_number(member), member.address) for member in current.relays)
+        issued = Issued(
+            body.site, (), (), session, key, *terms, b"", before is not None, int(now * 1e6), current.version, members, relays
+        )
+        return servlet, expect, issued
+
+    def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:
+        """As a servlet: (relay, epoch, key) of every relay, of this epoch and the one before."""
+        numbers = {member.ring_id: node_number(member) for known in self._lists for member in known.relays}
+        return tuple(
+            (numbers[ring_id], granted.epoch, granted.peer_key)
+            for ring_id, held in self._held.items()
+            for granted in (held.granted, held.before)
+            if granted is not None and ring_id in numbers
+        )
+
+    # Time and outcomes
+
+    def handle_timeout(self, now: float) -> None:
+        """Ask the relays whose keys are due."""
+        for member in self._lists[0].relays if self._lists else ():
+            held = self._held[member.ring_id]
+            if held.due <= now and not held.running and len(self._running) < IN_FLIGHT:
+                held.running = True
+                self._next_id += 1
+                self._running[self._next_id] = member.ring_id
+                self._calls.append(CallOut(self._next_id, member, None, "grant", GrantQuery()))
+
+    def poll_timeout(self) -> float | None:
+        """When to call ``handle_timeout``."""
+        if len(self._running) >= IN_FLIGHT:
+            return None
+        return min((held.due for held in self._held.values() if not held.running), default=None)
+
+    def poll_call(self) -> CallOut | None:
+        """The next call to make, until ``None``."""
+        return self._calls.popleft() if self._calls else None
+
+    def answered(self, request_id: int, by: Member, answer: msgspec.Struct, now: float) -> None:
+        """A relay gave its keys."""
+        held = self._take(request_id)
+        if held is None or not isinstance(answer, Granted):
+            return
+        if held.granted is not None and held.granted.epoch != answer.epoch:
+            held.before = held.granted
+        held.granted = answer
+        # Just after the epoch has changed there, spread over some seconds; clocks differ.
+        held.due = max(now + 1.0, answer.until + self._rng.uniform(0.5, 5.0))
+
+    def failed(self, request_id: int, status: int, why: str, now: float) -> None:
+        """No answer: again soon. What is held stays good for its epoch's grace."""
+        held = self._take(request_id)
+        if held is not None:
+            held.due = now + RETRY * self._rng.uniform(0.5, 1.5)
+
+    # Inside
+
+    def _take(self, request_id: int) -> _Key | None:
+        held = self._held.get(self._running.pop(request_id, b""))
+        if held is not None:
+            held.running = False
+        return held
+
+    def _remember(self, session: bytes, sent: _Sent, now: float) -> None:
+        if len(self._sent) >= MAX_SESSIONS:
+            self._sent = {name: known for name, known in self._sent.items() if known.ends > now}
+        if len(self._sent) < MAX_SESSIONS:
+            self._sent[session] = sent

@@ -1,0 +1,88 @@
+"""Keys of the spread plane, as ``crates/spread/src/keys.rs`` derives them, and the making of tickets.
+
+HMAC-SHA256 derives, AES-128-GCM seals. ``docs/design/spread.md`` has the tree; ``tests/overlay/test_spread.py`` compares with the
+native side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from polder.model import Member
+from polder.model.spread_messages import Granted, IssuedRelay, node_number
+
+
+def _derive(key: bytes, label: str, part: bytes) -> bytes:
+    return hmac.digest(key, label.encode() + part, hashlib.sha256)
+
+
+def epoch_key(secret: bytes, epoch: int) -> bytes:
+    """E: a relay's key of one epoch."""
+    return _derive(secret, "polder epoch", struct.pack(">I", epoch))
+
+
+def grant_key(epoch: bytes, grant: bytes) -> bytes:
+    """G: what a relay tells an issuer."""
+    return _derive(epoch, "polder grant", grant)
+
+
+def peer_key(epoch: bytes, node: int) -> bytes:
+    """P: what a relay tells a node that may be a servlet."""
+    return _derive(epoch, "polder peer", struct.pack(">Q", node))
+
+
+class Terms(NamedTuple):
+    """What relays enforce: begin (Unix seconds), life (seconds), blocks a second and KiB/s over one relay as powers of two."""
+
+    starts: int
+    lasts: int
+    pace: int
+    rate: int
+
+
+def issue(
+    session: bytes, key: bytes, servlet: int, terms: Terms, granted: Iterable[tuple[Member, Granted]]
+) -> tuple[IssuedRelay, ...]:
+    """The relays' part of a ticket for ``session`` (16 bytes, never used before) under ``key`` (32 bytes)."""
+    choice = _derive(key, "polder choice", session)[:16]
+    plain = struct.pack(">Q16sIHBB", servlet, choice, *terms)
+    relays = []
+    for member, grant in granted:
+        mac = _derive(grant.grant_key, "polder mac", session)[:16]
+        seal = AESGCM(_derive(grant.grant_key, "polder destination", session)[:16])
+        destination = seal.encrypt(bytes(12), plain, session)
+        relays.append(IssuedRelay(node_number(member), member.address, grant.epoch, grant.grant, mac, destination))
+    return tuple(relays)
+
+
+class RelayKeys:
+    """A relay's own keys: one secret, epochs of ``period`` seconds, each taken for ``grace`` seconds longer. Unix seconds."""
+
+    def __init__(self, secret: bytes, period: int, grace: int) -> None:
+        self._secret, self._period, self._grace = secret, period, grace
+
+    def epochs(self, now: float) -> tuple[tuple[int, bytes, int, int], ...]:
+        """(number, key, from, until) of those in force: current, next (clocks differ), previous within its grace."""
+        current = int(now) // self._period
+        live = [current, current + 1, *([current - 1] if now < current * self._period + self._grace else [])]
+        return tuple(
+            (n, epoch_key(self._secret, n), max(0, (n - 1) * self._period), (n + 1) * self._period + self._grace) for n in live
+        )
+
+    def next_change(self, now: float) -> float:
+        """When ``epochs`` says something else."""
+        current = int(now) // self._period * self._period
+        return current + (self._grace if now < current + self._grace < current + self._period else self._period)
+
+    def grant(self, node: int, drawn: bytes, now: float) -> Granted:
+        """For a node that asks; ``drawn``: eight bytes of chance."""
+        current = int(now) // self._period
+        key = epoch_key(self._secret, current)
+        until = (current + 1) * self._period
+        return Granted(current, until, drawn, grant_key(key, drawn), peer_key(key, node))
