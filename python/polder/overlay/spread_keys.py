@@ -68,17 +68,20 @@ class RelayKeys:
         self._secret, self._period, self._grace = secret, period, grace
 
     def epochs(self, now: float) -> tuple[tuple[int, bytes, int, int], ...]:
-        """(number, key, from, until) of those in force: current, next (clocks differ), previous within its grace."""
+        """(number, key, from, until) of those in force: current, next (clocks differ), older ones within their grace."""
         current = int(now) // self._period
-        live = [current, current + 1, *([current - 1] if now < current * self._period + self._grace else [])]
-        return tuple(
-            (n, epoch_key(self._secret, n), max(0, (n - 1) * self._period), (n + 1) * self._period + self._grace) for n in live
-        )
+        first = max(0, int(now - self._grace) // self._period)
+        live = [current, current + 1, *range(current - 1, first - 1, -1)]
+        return tuple((n, epoch_key(self._secret, n), max(0, (n - 1) * self._period), self._end(n)) for n in live)
 
     def next_change(self, now: float) -> float:
         """When ``epochs`` says something else."""
-        current = int(now) // self._period * self._period
-        return current + (self._grace if now < current + self._grace < current + self._period else self._period)
+        current = int(now) // self._period
+        ends = [self._end(n) for n in range(max(0, int(now - self._grace) // self._period), current)]
+        return min((end for end in (*ends, (current + 1) * self._period) if end > now), default=now + self._period)
+
+    def _end(self, number: int) -> int:
+        return (number + 1) * self._period + self._grace
 
     def grant(self, node: int, drawn: bytes, now: float) -> Granted:
         """For a node that asks; ``drawn``: eight bytes of chance."""

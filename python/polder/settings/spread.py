@@ -25,7 +25,7 @@ class SpreadSettings(Settings):
     )
     ticket_life: Duration = Field(
         600.0,
-        ge=30,
+        ge=10,
         le=3600,
         description="How long a user's ticket lasts; forwarders renew at two thirds. Who is revoked is cut at once; this bounds what "
         "a relay goes on to carry. Each renewal costs three calls.",

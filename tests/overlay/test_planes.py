@@ -1,0 +1,137 @@
+"""Conversations with the machine that chooses a user's plane."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polder.overlay.planes import ASIDE, BLOCKED, MOST, RETRY, Ask, Planes, Seen, Use
+
+LIFE = 600.0
+
+
+def up(*, auto: bool = True) -> Planes:
+    """With a session that is up since second 0."""
+    planes = Planes(auto=auto)
+    planes.wanted("wiki.test", 443, 0.0)
+    ask = planes.poll()
+    assert ask == Ask("wiki.test", 443, None)
+    assert planes.issued(ask, "wiki", b"one", LIFE, renewed=False, now=0.0)
+    planes.session("wiki", up=True, now=0.0)
+    return planes
+
+
+def asks(planes: Planes, now: float) -> bool:
+    """Whether what is wanted now is asked for."""
+    planes.wanted("wiki.test", 443, now)
+    return planes.poll() is not None
+
+
+def test_one_ticket_is_asked_for_at_a_time() -> None:
+    planes = Planes(auto=True)
+    for moment in (0.0, 0.1, 5.0):
+        planes.wanted("wiki.test", 443, moment)
+    assert planes.poll() == Ask("wiki.test", 443, None)
+    assert planes.poll() is None
+
+
+def test_who_is_refused_asks_ever_less_often() -> None:
+    planes, now, waits = Planes(auto=True), 0.0, []
+    ask = Ask("wiki.test", 443, None)
+    assert asks(planes, now)
+    for _ in range(10):
+        planes.refused(ask, now)
+        refused = now
+        while not asks(planes, now):
+            now += 1.0
+        waits.append(now - refused)
+    assert waits[0] == RETRY and waits == sorted(waits) and waits[-1] == MOST
+
+
+def test_a_ticket_is_renewed_in_time_and_once() -> None:
+    planes = up()
+    assert planes.poll_timeout() == pytest.approx(LIFE * 2 / 3)
+    planes.handle_timeout(399.0)
+    assert planes.poll() is None
+    planes.handle_timeout(400.5)
+    planes.handle_timeout(401.0)
+    ask = planes.poll()
+    assert ask == Ask("wiki.test", 443, b"one") and planes.poll() is None and planes.poll_timeout() is None
+    planes.issued(ask, "wiki", b"two", LIFE, renewed=True, now=401.0)
+    assert planes.poll_timeout() == pytest.approx(801.0)
+
+
+def test_what_cannot_be_carried_on_is_begun_anew() -> None:
+    planes = up()
+    planes.handle_timeout(400.5)
+    ask = planes.poll()
+    assert isinstance(ask, Ask)
+    planes.refused(ask, 401.0)
+    assert planes.poll() == Ask("wiki.test", 443, None)
+
+
+def test_slow_or_failing_sessions_are_left_aside_and_tried_again() -> None:
+    for seen in (Seen("wiki", 0.2, 0.05, 0), Seen("wiki", 0.05, 0.05, 1)):
+        planes = up()
+        planes.measured(Seen("wiki", 0.06, 0.05, 0), 1.0)
+        assert planes.poll() is None, "a little slower is no reason"
+        planes.measured(seen, 2.0)
+        assert planes.poll() == Use("wiki", on=False)
+        planes.measured(seen, 3.0)
+        assert planes.poll() is None
+        planes.measured(seen, 2.0 + ASIDE)
+        assert planes.poll() == Use("wiki", on=True)
+
+
+def test_where_only_relays_may_be_used_nothing_is_judged() -> None:
+    planes = up(auto=False)
+    planes.measured(Seen("wiki", 9.0, 0.01, 5), 1.0)
+    assert planes.poll() is None
+
+
+def test_blocked_datagrams_are_tried_ever_less_often() -> None:
+    planes, now, waits = Planes(auto=True), 0.0, []
+    for _ in range(4):
+        planes.wanted("wiki.test", 443, now)
+        ask = planes.poll()
+        assert isinstance(ask, Ask)
+        planes.issued(ask, "wiki", b"n", LIFE, renewed=False, now=now)
+        planes.session("wiki", up=False, now=now)
+        failed = now
+        while True:
+            now += 1.0
+            planes.wanted("wiki.test", 443, now)
+            if (again := planes.poll()) is not None:
+                assert isinstance(again, Ask)
+                break
+        waits.append(now - failed)
+        planes.issued(again, "wiki", b"n", LIFE, renewed=False, now=now)
+        planes.session("wiki", up=False, now=now)
+        now += 10_000
+    assert waits[0] == BLOCKED and waits == sorted(waits) and waits[1] >= 2 * BLOCKED
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.floats(0, 50)), max_size=60))
+def test_never_two_requests_for_one_target_at_once(steps: list[tuple[int, float]]) -> None:
+    planes, now, open_asks = Planes(auto=True), 0.0, list[Ask]()
+    for step, wait in steps:
+        now += wait
+        match step:
+            case 0 | 1:
+                planes.wanted("wiki.test", 443, now)
+            case 2 if open_asks:
+                ask = open_asks.pop()
+                planes.issued(ask, "wiki", b"name", LIFE, renewed=ask.renews is not None, now=now)
+            case 3 if open_asks:
+                planes.refused(open_asks.pop(), now)
+            case 4:
+                planes.session("wiki", up=True, now=now)
+            case 5:
+                planes.handle_timeout(now)
+            case _:
+                planes.measured(Seen("wiki", 0.1, 0.2, 0), now)
+        while (out := planes.poll()) is not None:
+            if isinstance(out, Ask):
+                open_asks.append(out)
+        assert sum(ask.renews is None for ask in open_asks) <= 1

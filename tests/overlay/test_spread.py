@@ -1,0 +1,184 @@
+"""Conversations with a node's part in the spread plane: keys from relays, tickets, who may what."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from random import Random
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polder.model import Kind, Member, Refused, Verdict
+from polder.model.overlay_messages import Caller
+from polder.model.spread_messages import GrantQuery, Issue, node_number
+from polder.overlay.spread import IN_FLIGHT, SpreadRole, relay_list
+from polder.overlay.spread_keys import RelayKeys, epoch_key, grant_key, peer_key
+
+HOUR, GRACE, LIFE = 3600, 660, 600
+NOW = 1_000_000 * HOUR + 100.0
+MEMBERS = tuple(Member(f"n{i}", bytes([i]) * 16, f"192.0.2.{i}:443") for i in range(1, 7))
+ASKED = Issue("wiki", "spiffe://o.test/user/ann", b"k" * 32, int(NOW) + 86_400, None, 0.5)
+
+
+def caller(member: Member) -> Caller:
+    return Caller(Kind.NODE, member.name, member.ring_id)
+
+
+def nodes() -> dict[str, SpreadRole]:
+    """A role per node, which know the list and each other's keys."""
+    roles = {
+        member.name: SpreadRole(member, RelayKeys(member.ring_id * 2, HOUR, GRACE), Random(i), life=LIFE)
+        for i, member in enumerate(MEMBERS)
+    }
+    for role in roles.values():
+        role.set_relays(MEMBERS, NOW)
+    for member in MEMBERS:
+        exchange(roles, member, NOW)
+    return roles
+
+
+def exchange(roles: dict[str, SpreadRole], me: Member, now: float) -> int:
+    """Carry out one node's calls; how many there were."""
+    role, count = roles[me.name], 0
+    role.handle_timeout(now)
+    while (call := role.poll_call()) is not None:
+        assert call.method == "grant" and call.body == GrantQuery() and call.to is not None
+        role.answered(call.request_id, call.to, roles[call.to.name].grant(caller(me), now), now)
+        count += 1
+    return count
+
+
+def test_every_node_asks_every_relay_once_an_epoch() -> None:
+    roles = nodes()
+    assert all(role.ready == len(MEMBERS) for role in roles.values())
+    me = MEMBERS[0]
+    assert exchange(roles, me, NOW + 10) == 0
+    due = roles[me.name].poll_timeout()
+    assert due is not None and 0 < due - (NOW // HOUR + 1) * HOUR < 6
+    assert exchange(roles, me, due + 10) == len(MEMBERS)
+    assert {epoch for _, epoch, _ in roles[me.name].peer_keys()} == {int(NOW) // HOUR, int(NOW) // HOUR + 1}
+
+
+def test_a_relay_that_is_silent_is_asked_again() -> None:
+    role = SpreadRole(MEMBERS[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
+    role.set_relays(MEMBERS, NOW)
+    role.handle_timeout(NOW)
+    call = role.poll_call()
+    assert call is not None
+    role.failed(call.request_id, 0, "no answer", NOW)
+    due = role.poll_timeout()
+    assert due is not None and NOW < due <= NOW + 8
+
+
+def test_a_ticket_names_no_servlet_and_every_relay_can_open_its_own_part_only() -> None:
+    roles = nodes()
+    servlet, expect, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), (MEMBERS[4],), NOW)
+    assert servlet == MEMBERS[4] and (expect.session, expect.key) == (issued.session, issued.key)
+    assert expect.user_key == ASKED.key and expect.copies == 0.5 and not issued.renewed
+    told = repr(issued) + repr(expect)
+    assert issued.key.hex() not in told and repr(issued.key) not in told
+    number = node_number(servlet).to_bytes(8, "big")
+    epoch = int(NOW) // HOUR
+    for relay, member in zip(issued.relays, MEMBERS, strict=True):
+        assert relay.id == node_number(member) and number not in relay.destination
+        key = grant_key(epoch_key(member.ring_id * 2, epoch), relay.grant)
+        opened = 0
+        for other in issued.relays:
+            try:
+                plain = AESGCM(_half(key, b"polder destination", issued.session)).decrypt(
+                    bytes(12), other.destination, issued.session
+                )
+            except InvalidTag:  # any other relay's part stays shut
+                continue
+            opened += 1
+            assert plain[:8] == number
+        assert opened == 1
+
+
+def _half(key: bytes, label: bytes, session: bytes) -> bytes:
+    return hmac.digest(key, label + session, hashlib.sha256)[:16]
+
+
+def test_a_session_is_carried_on_with_the_same_servlet_by_the_same_user() -> None:
+    roles = nodes()
+    servlets = MEMBERS[2:6]
+    first, _, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), servlets, NOW)
+    again = Issue(ASKED.site, ASKED.user, ASKED.key, ASKED.not_after, issued.session, 0.5)
+    second, expect, renewed = roles["n1"].issue(again, caller(MEMBERS[1]), servlets, NOW + 300)
+    assert second == first and expect.renews == issued.session and renewed.renewed and renewed.session != issued.session
+    thief = Issue(ASKED.site, "spiffe://o.test/user/eve", ASKED.key, ASKED.not_after, issued.session, 0.5)
+    for asked, verdict in ((thief, Verdict.DENIED), (again, Verdict.UNKNOWN)):
+        known = servlets if asked is thief else tuple(member for member in servlets if member != first)
+        with pytest.raises(Refused) as refused:
+            roles["n1"].issue(asked, caller(MEMBERS[1]), known, NOW + 300)
+        assert refused.value.verdict is verdict
+
+
+def test_only_nodes_get_keys_and_tickets() -> None:
+    roles = nodes()
+    for kind in (Kind.USER, Kind.SITE, Kind.ADMIN):
+        with pytest.raises(Refused):
+            roles["n1"].grant(Caller(kind, "x"), NOW)
+        with pytest.raises(Refused):
+            roles["n1"].issue(ASKED, Caller(kind, "x"), MEMBERS, NOW)
+
+
+def test_a_ticket_ends_with_the_users_certificate() -> None:
+    roles = nodes()
+    asked = Issue(ASKED.site, ASKED.user, ASKED.key, int(NOW) + 60, None, 0.5)
+    _, expect, _ = roles["n1"].issue(asked, caller(MEMBERS[1]), MEMBERS, NOW)
+    assert expect.starts + expect.lasts <= int(NOW) + 62
+
+
+def test_without_servlets_lists_or_keys_there_is_no_ticket() -> None:
+    roles = nodes()
+    with pytest.raises(Refused):
+        roles["n1"].issue(ASKED, caller(MEMBERS[1]), (), NOW)
+    fresh = SpreadRole(MEMBERS[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
+    for members in ((), MEMBERS):
+        fresh.set_relays(members, NOW)
+        with pytest.raises(Refused):
+            fresh.issue(ASKED, caller(MEMBERS[1]), MEMBERS[:1], NOW)
+
+
+def test_equal_lists_have_equal_versions_wherever_they_come_from() -> None:
+    assert relay_list(MEMBERS).version == relay_list(reversed(MEMBERS)).version
+    assert relay_list(MEMBERS).version != relay_list(MEMBERS[1:]).version
+
+
+def test_the_list_before_stays_known() -> None:
+    roles = nodes()
+    role = roles["n1"]
+    role.take_change()
+    role.set_relays(MEMBERS, NOW)
+    assert not role.take_change()
+    role.set_relays(MEMBERS[1:], NOW)
+    assert role.take_change()
+    assert [len(known.relays) for known in role.lists] == [5, 6]
+
+
+@given(st.floats(0, 4e9), st.integers(60, 86_400), st.integers(0, 4000))
+def test_a_key_that_is_handed_out_is_in_force_for_as_long_as_a_ticket(now: float, period: int, life: int) -> None:
+    keys = RelayKeys(b"s" * 32, period, life + 60)
+    granted = keys.grant(7, b"12345678", now)
+    for later in (now, now + life):
+        live = {number: (key, begins, ends) for number, key, begins, ends in keys.epochs(later)}
+        key, begins, ends = live[granted.epoch]
+        assert begins <= later <= ends
+        assert granted.grant_key == grant_key(key, b"12345678") and granted.peer_key == peer_key(key, 7)
+    assert keys.next_change(now) > now
+
+
+def test_calls_under_way_are_bounded() -> None:
+    many = tuple(Member(f"m{i}", i.to_bytes(16, "big"), "192.0.2.1:1") for i in range(1, 200))
+    role = SpreadRole(many[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
+    role.set_relays(many, NOW)
+    role.handle_timeout(NOW)
+    count = 0
+    while role.poll_call() is not None:
+        count += 1
+    assert count == IN_FLIGHT and role.poll_timeout() is None
