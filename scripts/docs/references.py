@@ -18,7 +18,7 @@ from polder.clearing.messages import CreditRequest, Granted
 from polder.clearing.serving import Route
 from polder.clearing.serving import openapi as clearing_document
 from polder.cli.main import COMMANDS, polder
-from polder.model import overlay_messages, records, ring_messages
+from polder.model import overlay_messages, records, ring_messages, spread_messages
 from polder.settings.load import SECTIONS, json_schema
 from polder.shell.metrics import known, tells_role
 
@@ -112,7 +112,7 @@ def ring() -> str:
 def signed() -> str:
     """Signed statements, and what else the calls carry."""
     carried = [*_defined_in(records), overlay_messages.Withdrawal, overlay_messages.Delivery, overlay_messages.Held]
-    return _structs([*carried, overlay_messages.EpochSecret])
+    return _structs([*carried, overlay_messages.EpochSecret, spread_messages.IssuedRelay])
 
 
 def _defined_in(module: Any) -> list[type[msgspec.Struct]]:

@@ -63,7 +63,7 @@ class _Sent(NamedTuple):
 class SpreadRole:
     """``now`` in Unix seconds; ``rng`` must be fit for secrets. ``life``: seconds of a ticket."""
 
-    def __init__(self, me: Member, keys: RelayKeys, rng: Random, *, life: int, pace: int = 14, rate: int = 17) -> None:
+    def __init__(self, me: Member, keys: RelayKeys, rng: Random, *, life: int, pace: int = 17, rate: int = 17) -> None:
         self._me = me
         self._keys = keys
         self._rng = rng
