@@ -106,7 +106,7 @@ sys.exit(enclosure.run(main))
 
 @pytest.mark.lab
 def test_the_kernel_has_what_was_asked_for_and_nothing_afterwards(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _INSIDE], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", _INSIDE], capture_output=True, text=True, timeout=300, check=False)
     if "NoNamespacesError" in done.stderr:
         pytest.skip("neither root nor user namespaces here")
     assert done.returncode == 0, done.stdout + done.stderr

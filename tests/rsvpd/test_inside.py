@@ -18,6 +18,6 @@ def test_two_routers_reserve_enforce_and_forget(name: str, tmp_path: Path) -> No
     if "NoNamespacesError" in done.stderr:
         pytest.skip("neither root nor user namespaces here")
     command = [sys.executable, "-m", "tests.rsvpd.inside", name, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     logs = "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(tmp_path.glob("*.log")))
     assert done.returncode == 0, done.stdout + done.stderr + logs
