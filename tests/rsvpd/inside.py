@@ -139,8 +139,10 @@ async def story(directory: Path) -> None:
         assert found["enforced"][0]["packets"] == 20, "another port's packets are not the flow's"
 
         print("beyond what was reserved it is best effort", flush=True)
-        await packets(processes, hop, 6000, 1000)
-        await until(directory, "r1", lambda f: f["enforced"][0]["packets_beyond"] > 0)
+        deadline = time.monotonic() + LIMIT_S
+        while not (await facts(directory, "r1"))["enforced"][0]["packets_beyond"]:
+            assert time.monotonic() < deadline, "the machine is too slow to exceed 4 Mbit/s"
+            await packets(processes, hop, 6000, 2000)
 
         print("another route is found, and the old link let go", flush=True)
         for device, gateway in (("out2", "10.8.0.2"), ("out", "10.0.2.2")):
