@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from polder.bandex import pack
 from polder.bandex.writing import write
 from polder.clearing.house import House
-from polder.clearing.ledger import Ledger, open_ledger
+from polder.clearing.ledger import Ledger, _audit, open_ledger
 from polder.clearing.messages import Deposit
 from polder.clearing.till import Till, open_spent
 from polder.model import Refused
@@ -168,6 +168,22 @@ def test_names_and_identities_belong_to_one_account(house: House) -> None:
         house.register("x", "isp", "not-a-key", "spiffe://x/site/x", NOW)
     with pytest.raises(Refused, match="has no account here"):
         house.ledger.of_identity("spiffe://x/site/nobody")
+
+
+def test_an_audit_finds_what_was_changed_behind_its_back(house: House) -> None:
+    pay(house, taken(2))
+    ledger = house.ledger
+    for statement, found in (
+        ("UPDATE postings SET amount = amount + 1 WHERE amount > 0", "does not sum to zero"),
+        ("UPDATE balances SET amount = amount + 1 WHERE amount > 0", "its postings sum to"),
+        ("UPDATE checks SET amount = amount + 1", "was paid 440000"),
+        ("UPDATE movements SET charge = NULL", "was paid None"),
+    ):
+        with ledger.engine.connect() as db:  # and taken back
+            db.execute(text(statement))
+            assert any(found in line for line in _audit(db)), statement
+            db.rollback()
+    assert ledger.audit() == []
 
 
 def test_only_the_creditor_confirms_a_payment(house: House) -> None:

@@ -277,9 +277,11 @@ def _audit(db: Connection) -> list[str]:
     wrong += [
         f"account {account[:12]} has a balance in {currency} and no posting" for account, currency in kept.keys() - sums.keys()
     ]
-    paid = dict(db.execute(select(m.charge, m.id).where(m.charge.is_not(None))).all())
-    for row in db.execute(select(c.charge, c.amount, c.isp)):
-        there = db.scalar(select(o.amount).where(o.movement == paid.get(row.charge, -1), o.account == row.isp))
-        if there != row.amount:
-            wrong.append(f"check {row.charge[:12]} over {row.amount} was paid {there}")
+    paid = (
+        select(c.charge, c.amount, o.amount.label("paid"))
+        .outerjoin(tables.movements, m.charge == c.charge)
+        .outerjoin(tables.postings, and_(o.movement == m.id, o.account == c.isp))
+        .where(or_(o.amount.is_(None), o.amount != c.amount))
+    )
+    wrong += [f"check {row.charge[:12]} over {row.amount} was paid {row.paid}" for row in db.execute(paid)]
     return wrong
