@@ -41,7 +41,10 @@ def known() -> dict[str, Family]:
 
 def tells_role(name: str) -> bool:
     """Whether a node's number gives away that it is somebody's servlet."""
-    return name.startswith("gre_") or name == "dialouts_open"
+    return name.startswith(("gre_", "spread_end_")) or name in _SERVLETS
+
+
+_SERVLETS = frozenset({"dialouts_open", "spread_sessions", "spread_tunnels", "spread_here_packets"})
 
 
 @dataclass(frozen=True)
