@@ -223,6 +223,14 @@ mod tests {
                 why.insert(relay.pass(NOW, from, &mut packet).expect_err(kind));
             }
             assert_eq!((counters.out_packets.get(), counters.back_packets.get()), (passed, 0), "{kind}");
+            let before: u64 = refused(&counters);
+            let mut forwards = Vec::new();
+            for mut packet in world.forged(kind, &mut chance, NOW, 100) {
+                let length = packet.len();
+                relay.handle(NOW, from, &mut packet, length, &mut forwards);
+            }
+            let again = if kind == "replayed" { 0 } else { 100 };
+            assert_eq!(refused(&counters) - before, again, "{kind}: each is counted");
             let wanted = match kind {
                 "replayed" => Some(Refusal::Seen),
                 "cross-relay" | "keyless" => Some(Refusal::Destination),
@@ -233,6 +241,10 @@ mod tests {
             };
             assert!(wanted.is_none_or(|wanted| why == HashSet::from([wanted])), "{kind}: {why:?}");
         }
+    }
+
+    fn refused(counters: &Counters) -> u64 {
+        counters.read().iter().filter(|(name, _)| name.starts_with("spread_refused_")).map(|(_, count)| count).sum()
     }
 
     /// A replay is refused by every relay, also by one that forgot the session, whose memory was full, or that restarted.

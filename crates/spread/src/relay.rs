@@ -207,6 +207,9 @@ impl Relay {
     /// Proves the datagrams in `buffer` (`segment` bytes each, the last may be shorter), rewrites those that pass, and says in
     /// `out` where they go, in their order.
     pub fn handle(&mut self, now: Micros, from: SocketAddr, buffer: &mut [u8], segment: usize, out: &mut Vec<Forward>) {
+        if buffer.is_empty() {
+            self.count(Refusal::Form); // an empty datagram is one, too
+        }
         let segment = segment.max(1);
         let mut start = 0;
         for packet in buffer.chunks_mut(segment) {
