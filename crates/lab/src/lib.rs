@@ -1,4 +1,4 @@
-//! The laboratory's wide-area switch, its attackers, its load generator and its bare relay.
+//! The laboratory's wide-area switch, its attackers, its load generator, its bare relay, and the spread plane by itself.
 //!
 //! Python calls one function, [`run`], in a process of its own for every tool; configuration and report are MessagePack.
 
@@ -16,6 +16,7 @@ pub mod packet;
 pub mod relay;
 pub mod spoof;
 pub mod spray;
+pub mod spread;
 pub mod strangers;
 pub mod survival;
 pub mod switch;
@@ -47,6 +48,9 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
         "forgeries" => forgeries::run(&parse(config)?).map(|report| report_bytes(&report)),
         "survival" => survival::run(&parse(config)?).map(|report| report_bytes(&report)),
         "spray" => spray::run(&parse(config)?).map(|report| report_bytes(&report)),
+        "spread-relays" => spread::relays::run(&parse(config)?).map(|()| Vec::new()),
+        "spread-servlet" => spread::ends::serve(&parse(config)?).map(|()| Vec::new()),
+        "spread-forwarder" => spread::ends::forward(&parse(config)?).map(|()| Vec::new()),
         "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),

@@ -5,7 +5,7 @@ use crate::congestion::PatientConfig;
 use crate::seats::{Counters, Full, Seats};
 use crate::socket::SpreadSocket;
 use crate::wire::Wire;
-use polder_spread::{Hosted, Members, Micros, PathReport, Session, SpreadConfig, Ticket, TicketError};
+use polder_spread::{Hosted, Members, Micros, PathReport, Session, SpreadConfig, Tallies, Ticket, TicketError};
 use polder_tls::SPREAD_NAME;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
@@ -135,6 +135,11 @@ impl ForwarderEnd {
         (ends, self.seats.clock.now())
     }
 
+    /// What the session has done.
+    pub fn tallies(&self) -> Option<Tallies> {
+        self.seats.with(self.address, |session, _| session.tallies())
+    }
+
     /// Every relay, as the user may see it.
     pub fn paths(&self) -> Vec<PathReport> {
         self.seats.paths(self.address)
@@ -204,6 +209,16 @@ impl ServletEnd {
     /// When the newest ticket of a session ends, by the overlay's clock; `None`: it is not here.
     pub fn ends(&self, address: SocketAddr) -> Option<Micros> {
         self.seats.with(address, |session, _| session.ends())
+    }
+
+    /// What a session has done.
+    pub fn tallies(&self, address: SocketAddr) -> Option<Tallies> {
+        self.seats.with(address, |session, _| session.tallies())
+    }
+
+    /// Every relay of a session, as this end sees it.
+    pub fn paths(&self, address: SocketAddr) -> Vec<PathReport> {
+        self.seats.paths(address)
     }
 
     /// The overlay's time.

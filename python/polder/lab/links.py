@@ -6,14 +6,17 @@ import ctypes
 import fcntl
 import json
 import os
+import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _CLONE_NEWNET = 0x4000_0000
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+_UDP_BUFFER = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,32 +60,57 @@ def sysctl(host: str, settings: dict[str, int]) -> None:
 
 
 def open_tun(host: str, name: str) -> int:
-    """Make the TUN device ``name`` on ``host``; returns its non-blocking descriptor, which carries bare IP packets.
+    """Make the TUN device ``name`` on ``host``; returns its non-blocking descriptor, which carries bare IP packets."""
+    try:
+        return _there(host, lambda: _open_tun(name))
+    except OSError as error:
+        hint = "; run as root, or let everybody open /dev/net/tun (mode 0666, as most distributions ship it)"
+        denied = hint if isinstance(error, PermissionError) else ""
+        raise LinkError(f"cannot make the TUN device {name} on {host}: {error}{denied}") from error
 
-    A device belongs to the namespace of the thread that opened ``/dev/net/tun``, and the descriptor works from everywhere, so
-    a thread goes there and comes to its end.
+
+def open_udp(host: str, address: str, port: int) -> int:
+    """A non-blocking UDP socket bound on ``host``; datagrams are never fragmented. Returns its descriptor; raises ``LinkError``."""
+
+    def there() -> int:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
+        if family == socket.AF_INET:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        opened.bind((address, port))
+        return opened.detach()
+
+    try:
+        return _there(host, there)
+    except OSError as error:
+        raise LinkError(f"cannot open a UDP socket at {address}, port {port}, on {host}: {error}") from error
+
+
+def _there(host: str, act: Callable[[], int]) -> int:
+    """The descriptor that ``act`` opens on ``host``.
+
+    A socket or device belongs to the namespace of the thread that opened it, and the descriptor works from everywhere, so a
+    thread goes there and comes to its end.
     """
     result: list[int | OSError] = []
 
-    def there() -> None:
+    def work() -> None:
         try:
-            result.append(_open_tun(host, name))
+            _go(host)
+            result.append(act())
         except OSError as error:
             result.append(error)
 
-    thread = threading.Thread(target=there)
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    match result[0]:
-        case OSError() as error:
-            hint = "; run as root, or let everybody open /dev/net/tun (mode 0666, as most distributions ship it)"
-            denied = hint if isinstance(error, PermissionError) else ""
-            raise LinkError(f"cannot make the TUN device {name} on {host}: {error}{denied}") from error
-        case fd:
-            return fd
+    if isinstance(result[0], OSError):
+        raise result[0]
+    return result[0]
 
 
-def _open_tun(host: str, name: str) -> int:
+def _go(host: str) -> None:
     place = os.open(f"/run/netns/{host}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.setns(place, _CLONE_NEWNET) != 0:
@@ -90,6 +118,9 @@ def _open_tun(host: str, name: str) -> int:
             raise OSError(error, os.strerror(error))
     finally:
         os.close(place)
+
+
+def _open_tun(name: str) -> int:
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))

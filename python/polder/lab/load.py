@@ -1,14 +1,15 @@
 """One reader: loads a page with its pictures again and again, as a browser does, directly or through a proxy.
 
 ``python -m polder.lab.load`` takes a ``Reader`` as JSON on stdin and prints one JSON line per page load. Every page load opens
-new connections (at most six), fetches the page, finds its pictures, fetches them, and counts as good when everything came
-whole within the time limit.
+new connections (at most six), fetches the page, finds its pictures, scripts and style sheets, fetches them, and counts as good
+when everything came whole within the time limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -23,7 +24,7 @@ import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-_PICTURE = re.compile(rb'<img src="([^"]+)"')
+_PART = re.compile(rb'<(?:img|script|link)\b[^>]*? (?:src|href)="([^"]+)"')
 CONNECTIONS = 6
 """Connections to one host at a time, as browsers have over HTTP/1.1."""
 
@@ -43,16 +44,19 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     resolve: dict[str, str] = {}
     """Addresses of host names, for direct access."""
     ca: str | None = None
+    pages: tuple[str, ...] = ()
+    """Paths below ``url`` that are loaded in turn; none: ``url`` itself."""
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One page load: when it started, how long it took (s), whether it was good, bytes of bodies, what went wrong."""
+    """One page load: when it started, how long it took (s), whether it was good, bytes of bodies, what went wrong, its path."""
 
     start: float
     seconds: float
     good: bool
     bytes: int
     error: str = ""
+    page: str = ""
 
 
 class _Fixed(AbstractResolver):
@@ -72,8 +76,9 @@ class _Fixed(AbstractResolver):
         """Nothing is held."""
 
 
-async def load_page(reader: Reader, tls: ssl.SSLContext | None, now: float) -> Load:
-    """Load the page once with fresh connections."""
+async def load_page(reader: Reader, tls: ssl.SSLContext | None, now: float, page: str = "") -> Load:
+    """Load the page (its path ``page`` below the reader's ``url``) once with fresh connections."""
+    url = urljoin(reader.url, page)
     got = 0
     error = ""
     connector = aiohttp.TCPConnector(
@@ -90,12 +95,12 @@ async def load_page(reader: Reader, tls: ssl.SSLContext | None, now: float) -> L
                 got += len(body)
                 return body
 
-            page = await fetch(reader.url)
-            pictures = [urljoin(reader.url, match.decode()) for match in _PICTURE.findall(page)]
-            await asyncio.gather(*map(fetch, pictures))
+            html = await fetch(url)
+            parts = [urljoin(url, match.decode()) for match in _PART.findall(html)]
+            await asyncio.gather(*map(fetch, parts))
     except (TimeoutError, aiohttp.ClientError, OSError) as failure:
         error = f"{type(failure).__name__}: {failure}"[:200]
-    return Load(now, time.monotonic() - now, not error, got, error)
+    return Load(now, time.monotonic() - now, not error, got, error, page)
 
 
 async def read_for_a_while(reader: Reader) -> None:
@@ -104,8 +109,9 @@ async def read_for_a_while(reader: Reader) -> None:
     tls = ssl.create_default_context(cafile=reader.ca) if reader.url.startswith("https:") else None
     end = reader.start + reader.duration
     await _sleep_until(reader.start + rng.uniform(0, reader.think))
+    turns = itertools.cycle(reader.pages or ("",))
     while (now := time.monotonic()) < end:
-        load = await load_page(reader, tls, now)
+        load = await load_page(reader, tls, now, next(turns))
         sys.stdout.write(msgspec.json.encode(load).decode() + "\n")
         sys.stdout.flush()
         await _sleep_until(time.monotonic() + rng.expovariate(1 / reader.think))
