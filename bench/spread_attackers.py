@@ -1,7 +1,7 @@
 """``python -m bench.spread_attackers``: relays are flooded in turn, and chased. Writes ``spread-attackers.json`` and ``.svg``.
 
-A long download crosses 80 relays (delays of PlanetLab, ``POLDER_DATA``) behind access links of ``RELAY_MBIT``, the user's has
-``USER_MBIT``. Two attackers, each with real packets that fill 16 relays' links four times over:
+A long download crosses 40 relays (delays of PlanetLab, ``POLDER_DATA``) behind access links of ``RELAY_MBIT``, the user's has
+``USER_MBIT``. Two attackers, each with real packets that fill the links of eight relays three times over:
 
 - *sweeping*: every 500 ms other 20 % of the relays, in turn, whoever uses them;
 - *follower*: every 500 ms the relays that carried most of this user's packets during the last look; of each relay it knows with
@@ -31,8 +31,8 @@ from polder.lab.processes import Process, Processes
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.spread import LISTEN, PORT, Mode, Overlay, Session
 
-USER_MBIT, RELAY_MBIT, FLOOD_MBIT = 12.0, 3.0, 12.0
-AT_ONCE = 16
+USER_MBIT, RELAY_MBIT, FLOOD_MBIT = 12.0, 10.0, 30.0
+RELAYS, AT_ONCE = 40, 8
 STEP_S = 0.5
 KNOWN = 0.5
 """With so much probability the follower knows whether a relay is used."""
@@ -178,12 +178,12 @@ async def measure(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
             spread_lab.put(stage.world, placement)
             for host, up, down in [
                 ("user", 0.0, USER_MBIT),
-                *((f"node{n}", 0.0, RELAY_MBIT) for n in range(1, spread_lab.RELAYS + 1)),
+                *((f"node{n}", 0.0, RELAY_MBIT) for n in range(1, RELAYS + 1)),
             ]:
                 port = stage.world.hosts[host].port
                 assert port is not None
                 stage.world.switch.rate(port, int(up * 1e6), int(down * 1e6))
-            overlay = stage.overlay(spread_lab.RELAYS, 1)
+            overlay = stage.overlay(RELAYS, 1)
             try:
                 for kind in ("sweeping", "follower"):
                     for mode in MODES[:1] if quick else MODES:
@@ -210,10 +210,10 @@ def main() -> int:
     def inside() -> int:
         rows = asyncio.run(measure(folder, quick=chosen.quick))
         parameters = {
-            "matrix": spread_lab.MATRIX, "topology": "spread", "relays": spread_lab.RELAYS, "user_mbit": USER_MBIT,
+            "matrix": spread_lab.MATRIX, "topology": "spread", "relays": RELAYS, "user_mbit": USER_MBIT,
             "relay_mbit": RELAY_MBIT, "flood_mbit_each": FLOOD_MBIT, "at_once": AT_ONCE, "step_s": STEP_S, "known": KNOWN, "seed": 6,
             "ends": spread_lab.ENDS, "quick": chosen.quick, "build": BUILD,
-        } | placement.row(spread_lab.RELAYS)  # fmt: skip
+        } | placement.row(RELAYS)  # fmt: skip
         result = Result("spread-attackers", parameters, rows, claims(), "A download while relays are flooded in turn, and chased")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)
 

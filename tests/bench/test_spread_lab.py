@@ -62,7 +62,7 @@ def test_a_row_of_the_attackers_has_the_loss_and_the_longest_pause_of_the_attack
 
 
 def test_the_sweeping_attacker_comes_to_everybody_in_turn() -> None:
-    relays = [f"node{n}" for n in range(80)]
+    relays = [f"node{n}" for n in range(spread_attackers.RELAYS)]
     choose = spread_attackers.sweeping(relays, random.Random(1))
     turns = [choose(step) for step in range(5)]
     assert sorted(host for turn in turns for host in turn) == sorted(relays)

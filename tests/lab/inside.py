@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from polder.lab import attacks, enclosure, load, origin, phases, topology
+from polder.lab import attacks, enclosure, load, origin, pageset, phases, spread, topology
 from polder.lab.links import LinkError, enter, ip
 from polder.lab.processes import ProcessError, Processes, wait_until_listening
 from polder.lab.switch import PathSpec
@@ -32,6 +33,26 @@ places = ["New York", "Tokyo"]
 [site]
 place = "Amsterdam"
 down_mbit = 5
+"""
+
+SPREAD = """
+name = "small-spread"
+[wide_area]
+jitter = 0.0
+[[groups]]
+name = "node"
+count = 6
+places = ["London", "Paris", "Frankfurt"]
+[[groups]]
+name = "user"
+places = ["London"]
+[[groups]]
+name = "servlet"
+places = ["Amsterdam"]
+[site]
+place = "Amsterdam"
+down_mbit = 100
+up_mbit = 100
 """
 
 CONNECT = """
@@ -169,6 +190,51 @@ async def reading(directory: Path) -> None:
             assert "reader on user failed" in str(error)
         else:
             raise AssertionError("a reader without its CA file was taken for a quiet one")
+    world.close()
+
+
+async def spreading(directory: Path) -> None:
+    """Pages cross six relays; they go on when half of them fall silent, and the servlet notices; a sweep stays in its bounds."""
+    file = directory / "spread.toml"
+    file.write_text(SPREAD)
+    world = World(topology.load(str(file)), directory)
+    async with Processes(directory) as processes:
+        site = await origin.start(processes, "site", directory / "nginx", ["www.polder.test"], [("0.0.0.0", 443, True)])
+        pages = pageset.write(site.root / "www")
+        relays = [f"node{n}" for n in range(1, 7)]
+        overlay = spread.Overlay(world, directory, relays, "servlet", random.Random(1))
+        session = await overlay.session("user", (SITE_ADDRESS[0], 443), spread.Mode(naive=False, copies=0.5))
+        try:
+            for unplugged in ([], relays[:3]):
+                for host in unplugged:
+                    port = world.hosts[host].port
+                    assert port is not None
+                    world.switch.plug(port, False)
+                reader = load.Reader(
+                    url=f"https://www.polder.test:{spread.LISTEN}/",
+                    start=time.monotonic(),
+                    duration=2.0,
+                    seed=1,
+                    limit=60.0,
+                    resolve={"www.polder.test": "127.0.0.1"},
+                    ca=str(site.ca),
+                    pages=(pages[1].path,),
+                )
+                argv = [sys.executable, "-m", "polder.lab.load"]
+                output = await processes.run("user", "reader", argv, 120, msgspec.json.encode(reader))
+                loads = [msgspec.json.decode(line, type=load.Load) for line in output.splitlines()]
+                assert loads
+                assert all(one.good and one.bytes == pages[1].total for one in loads), loads
+            counts = session.counts(0, time.clock_gettime(time.CLOCK_REALTIME))
+            assert counts["copies"] > 0
+            assert counts["duplicates"] > 0
+            assert session.last("suspect") == 3
+        finally:
+            session.stop()
+            overlay.stop()
+        bounds = '{"mbit": 500, "port": 1, "payload": 1400, "targets": 1, "seconds": 1}'
+        sweep = await processes.start("user", "sweep", [sys.executable, "-m", "polder.lab.sweep", bounds])
+        assert await sweep.process.wait() == 2
     world.close()
 
 

@@ -16,6 +16,10 @@ pub struct PatientConfig {
     pub tolerated: f64,
 }
 
+/// Bytes below which a share says nothing. A session's first packets try relays of which nothing is known: one that is late counts
+/// as lost, and would end slow start at once, with a window that takes ten seconds to grow over a long way.
+const FEW: u64 = 32 * 1200;
+
 /// CUBIC that does not mind some loss.
 #[derive(Clone)]
 pub struct Patient {
@@ -63,7 +67,7 @@ impl Patient {
 
     fn too_much(&self) -> bool {
         let (acked, lost) = (self.acked + self.before.0, self.lost + self.before.1);
-        lost as f64 > self.tolerated * (acked + lost) as f64
+        lost as f64 > self.tolerated * (acked + lost).max(FEW) as f64
     }
 }
 
@@ -110,5 +114,34 @@ impl Controller for Patient {
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> Box<dyn Controller> {
+        Arc::new(PatientConfig { tolerated: 0.1 }).build(Instant::now(), 1200)
+    }
+
+    #[test]
+    fn a_late_packet_of_the_handshake_does_not_end_slow_start() {
+        let (mut controller, now) = (made(), Instant::now());
+        let window = controller.window();
+        controller.on_congestion_event(now, now, false, 1200);
+        assert_eq!(controller.window(), window);
+        (0..4).for_each(|_| controller.on_congestion_event(now, now, false, 1200));
+        assert!(controller.window() < window, "five of the first packets are too many");
+    }
+
+    #[test]
+    fn marks_and_persistent_congestion_always_count() {
+        for (persistent, lost) in [(false, 0), (true, 1200)] {
+            let (mut controller, now) = (made(), Instant::now());
+            let window = controller.window();
+            controller.on_congestion_event(now, now, persistent, lost);
+            assert!(controller.window() < window);
+        }
     }
 }

@@ -6,7 +6,7 @@
 use super::{Overlay, say};
 use crate::{LabError, guard};
 use polder_quic::wire::UdpWire;
-use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, RecvStream, SendStream, ServletEnd};
+use polder_quic::{Clock, Connection, Counters, ForwarderEnd, RecvStream, SendStream, ServletEnd};
 use polder_spread::{PathReport, State, Tallies};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -79,7 +79,7 @@ pub fn serve(config: &Servlet) -> Result<(), LabError> {
     let tls = tls.with_single_cert(chain, key.into()).map_err(wrong)?;
     runtime()?.block_on(async {
         let wire = Arc::new(UdpWire::bind(me.address)?);
-        let end = ServletEnd::new(wire, tls, &Limits::default(), overlay.spread(), Arc::new(Counters::default()), 1)?;
+        let end = ServletEnd::new(wire, tls, &overlay.limits(), overlay.spread(), Arc::new(Counters::default()), 1)?;
         let session = end.host(&overlay.hosted()?, overlay.list()?, 1).map_err(system)?;
         let site = config.site;
         let accept = async {
@@ -120,7 +120,7 @@ pub fn forward(config: &Forwarder) -> Result<(), LabError> {
         let end = ForwarderEnd::new(&ticket, members, overlay.spread(), wire, Clock::system(), counters, config.seed);
         let end = end.map_err(system)?;
         let listener = TcpListener::bind(config.listen).await?;
-        let connection = end.connect(tls, &Limits::default()).await.map_err(system)?;
+        let connection = end.connect(tls, &overlay.limits()).await.map_err(system)?;
         let accept = async {
             loop {
                 let (near, _) = listener.accept().await?;

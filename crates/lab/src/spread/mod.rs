@@ -8,6 +8,7 @@ pub mod ends;
 pub mod relays;
 
 use crate::{LabError, guard};
+use polder_quic::Limits;
 use polder_spread::issue::{Grant, issue};
 use polder_spread::{
     Fec, Hosted, Member, Members, NodeId, PeerKey, RunLength, SessionId, SpreadConfig, Terms, Ticket, epoch_key, grant_key,
@@ -23,6 +24,9 @@ use std::sync::Arc;
 const EPOCH: u32 = 1;
 /// The one grant of every relay.
 const GRANT: [u8; 8] = [1; 8];
+
+/// Share of loss in a round trip that is no congestion without feedback.
+const NAIVE_LOSS: f64 = 0.3;
 
 /// A member of the overlay.
 #[derive(Clone, Debug, Deserialize)]
@@ -99,6 +103,13 @@ impl Overlay {
         let fec = fec.map(|(sources, repairs)| Fec { sources, repairs });
         let run = if naive { RunLength::Fixed(1) } else { SpreadConfig::default().run };
         SpreadConfig { copies, fec, run, naive, ..SpreadConfig::default() }
+    }
+
+    /// Without feedback nothing leaves dead relays: what copies do not save is lost for good, and is no congestion. The paper's TCP bore
+    /// a tenth; half of the relays dead and 200 % copies lose an eighth.
+    fn limits(&self) -> Limits {
+        let tolerated = if self.mode.naive { NAIVE_LOSS } else { Limits::default().tolerated };
+        Limits { tolerated, ..Limits::default() }
     }
 
     fn terms(&self) -> Terms {
