@@ -65,3 +65,20 @@ pub(crate) fn packet(data: &[u8]) {
         assert!(bent == world.good || if onward { taken == Ok(To::Here) } else { taken.is_err() });
     });
 }
+
+/// What opens a stream has one spelling, but for a trace of zeros; a request for a ticket is read without harm.
+pub(crate) fn opening(data: &[u8]) {
+    use polder_wire::spread::{FIXED, MOST, Opening, answer, read_answer};
+    if let Some(fixed) = data.first_chunk::<FIXED>() {
+        assert!(Opening::length(fixed).is_none_or(|length| (FIXED..=MOST).contains(&length)));
+    }
+    if let Some(opening) = Opening::decode(data) {
+        let again = opening.encode().expect("what was read can be said");
+        assert!(again == data || opening.trace.is_none());
+        assert_eq!(Opening::decode(&again), Some(opening));
+    }
+    if let Some(&byte) = data.first() {
+        let _ = answer(read_answer(byte));
+    }
+    let _ = polder_types::decode::<polder_http::spread::order::AskTicket>(data);
+}
