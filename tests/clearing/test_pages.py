@@ -11,6 +11,7 @@ import click
 import pytest
 
 from polder.cli.main import polder
+from polder.settings.load import SECTIONS
 from polder.settings.money import IspSettings
 
 PAGE = (Path(__file__).parents[2] / "docs/site/journey-7.md").read_text()
@@ -34,7 +35,9 @@ def test_commands_can_be_typed(line: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_configuration_is_read() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
-    settings = IspSettings.model_validate(tomllib.loads(text))
+    blocks = re.findall(r"```toml\n# \S*/(\w+)\.toml[^\n]*\n(.*?)```", PAGE, re.S)
+    found = {section: SECTIONS[section].model_validate(tomllib.loads(text)) for section, text in blocks}
+    settings = found["isp"]
+    assert isinstance(settings, IspSettings)
     assert settings.trusted == {"ed25519-base64:…": 1_000_000}
     assert settings.routes["lasthop"].pairs() == {("edge", "lasthop")}
