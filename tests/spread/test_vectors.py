@@ -9,6 +9,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from polder.model import Member
+from polder.model.spread_messages import Granted
+from polder.overlay import spread_keys
+
 VECTORS = Path(__file__).parents[2] / "docs" / "design" / "spread-vectors.json"
 
 
@@ -31,3 +35,21 @@ def test_the_document_suffices_to_make_tickets() -> None:
         "destination": AESGCM(sealing).encrypt(bytes(12), plain, v["session"]),
     }
     assert made == {name: v[name] for name in made}
+
+
+def test_issuers_and_relays_make_the_same() -> None:
+    v = {name: bytes.fromhex(text) for name, text in json.loads(VECTORS.read_text()).items()}
+    number = {name: int.from_bytes(v[name], "big") for name in ("epoch", "node", "starts", "lasts", "pace", "rate")}
+    epoch_key = spread_keys.epoch_key(v["secret"], number["epoch"])
+    granted = Granted(
+        number["epoch"],
+        0,
+        v["grant"],
+        spread_keys.grant_key(epoch_key, v["grant"]),
+        spread_keys.peer_key(epoch_key, number["node"]),
+    )
+    assert (epoch_key, granted.grant_key, granted.peer_key) == (v["epoch_key"], v["grant_key"], v["peer_key"])
+    terms = spread_keys.Terms(*(number[name] for name in ("starts", "lasts", "pace", "rate")))
+    relay = Member("n1", bytes(16), "192.0.2.1:8443")
+    (issued,) = spread_keys.issue(v["session"], v["session_key"], number["node"], terms, [(relay, granted)])
+    assert (issued.mac, issued.destination) == (v["mac_key"], v["destination"])

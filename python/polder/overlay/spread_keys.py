@@ -1,7 +1,7 @@
 """Keys of the spread plane, as ``crates/spread/src/keys.rs`` derives them, and the making of tickets.
 
-HMAC-SHA256 derives, AES-128-GCM seals. ``docs/design/spread.md`` has the tree; ``tests/overlay/test_spread.py`` compares with the
-native side.
+HMAC-SHA256 derives, AES-128-GCM seals. ``docs/design/spread.md`` has the tree; ``tests/spread/test_vectors.py`` compares with
+the vectors that the native side is held to.
 """
 
 from __future__ import annotations
