@@ -25,6 +25,10 @@ def sockets(world: World) -> dict[str, Path]:
     }
 
 
+ELSEWHERE = ("gre_", "spread_", "clearing_")
+"""Told where there is a GRE endpoint, by a node that relays datagrams (``test_spread.py``), by a clearing house."""
+
+
 @pytest.mark.parametrize("part", ["node", "site", "forwarder", "authority"])
 def test_every_process_is_alive_ready_and_well_formed(world: World, part: str) -> None:
     socket = sockets(world)[part]
@@ -44,7 +48,7 @@ def test_every_process_is_alive_ready_and_well_formed(world: World, part: str) -
 def test_everything_that_native_code_counts_is_told_with_its_type_and_help(world: World) -> None:
     told = families(page(sockets(world)["node"], "/metrics")[2])
     for name, kind, text in meanings():
-        if name.startswith("gre_"):  # told where there is an endpoint
+        if name.startswith(ELSEWHERE):
             continue
         family = told[f"polder_{name}"]
         assert (family.type, family.documentation) == (kind, text)
@@ -53,10 +57,10 @@ def test_everything_that_native_code_counts_is_told_with_its_type_and_help(world
 
 def test_every_family_that_has_a_meaning_is_told_by_somebody(world: World) -> None:
     told = {name for socket in sockets(world).values() for name in families(page(socket, "/metrics")[2])}
-    # Told only where there is a limit, a helper or a GRE endpoint.
+    # Told only where there is a limit or a helper.
     sometimes = {"memory_limit_bytes", "host_helper_up"}
     missing = (
-        {name for name in known() if not name.startswith("gre_")} - sometimes - {name.removeprefix("polder_") for name in told}
+        {name for name in known() if not name.startswith(ELSEWHERE)} - sometimes - {name.removeprefix("polder_") for name in told}
     )
     assert not missing
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)

@@ -11,6 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from polder.engine import meanings
+from tests.support.metrics import families, page
 from tests.support.origin import PIECE, Origin
 from tests.support.overlay import Overlay, Process, polder, until
 
@@ -137,3 +139,11 @@ def test_a_dead_relay_is_noticed_by_weights_only(world: World, proxy: str) -> No
     world.overlay.nodes["n4"].stop()
     for _ in range(10):
         until(lambda: "The wiki is up" in curl(proxy), "a page")
+
+
+def test_a_node_that_relays_tells_what_it_relayed(world: World, proxy: str) -> None:
+    assert "The wiki is up" in curl(proxy)
+    told = families(page(world.overlay.state("n1") / "node" / "metrics.sock", "/metrics")[2])
+    for name, kind, text in meanings():
+        if name.startswith("spread_"):
+            assert (told[f"polder_{name}"].type, told[f"polder_{name}"].documentation) == (kind, text)
