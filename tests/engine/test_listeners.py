@@ -34,7 +34,7 @@ async def knocks(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         _, writer = await asyncio.open_connection(host, int(port))
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # the latter: it closed with us in its queue
         return False
     writer.close()
     return True
