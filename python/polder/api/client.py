@@ -137,7 +137,7 @@ async def _call(session: aiohttp.ClientSession, kind: type[T], method: str, url:
     _raise_for(status, body)
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Verdict.MALFORMED, f"the authority's answer cannot be read: {error}") from error
 
 

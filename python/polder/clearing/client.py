@@ -134,7 +134,7 @@ def _read(kind: type[T], status: int, body: bytes) -> T:
     if status == 200:
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Verdict.MALFORMED, f"the answer cannot be read: {error}") from error
     try:
         problem = msgspec.json.decode(body, type=Problem)

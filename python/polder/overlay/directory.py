@@ -200,7 +200,7 @@ class Directory:
     def _open(signed: Signed) -> SiteRecord | RevocationList:
         try:
             value: SiteRecord | RevocationList = _EITHER.decode(signed.payload)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(Verdict.MALFORMED, f"neither a site's record nor a revocation list: {error}") from error
         return value
 

@@ -66,7 +66,7 @@ def unpack(data: bytes, kind: type[T] | Any) -> T:
     """What a frame says; raises ``FrameError``."""
     try:
         value: T = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"a frame that cannot be read: {error}") from error
     return value
 
