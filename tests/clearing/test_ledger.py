@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -227,14 +226,25 @@ def test_one_process_takes_checks_and_others_deposit(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_check_that_cannot_be_written_down_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_cannot_be_written_down_is_not_taken(tmp_path: Path) -> None:
+    """A full disk refuses what is new, and nothing else: refreshes go on, and what is settled is forgotten later."""
     till = open_spent(tmp_path / "till.sqlite3")
-    one, ask = desk(till), Alice().ask()
-    run: Callable[..., object] = till._db.execute
-    del run
-    till._db.execute("CREATE TRIGGER full BEFORE INSERT ON checks BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-    refused = one.decide(ask, NOW)
-    assert not refused.accepted and len(till) == 0
-    till._db.execute("DROP TRIGGER full")
-    assert one.decide(ask, NOW).accepted and len(till) == 1
+    one, alice = desk(till), Alice(total=2_000_000_000)
+    paid, new = alice.ask(), alice.ask()
+    assert one.decide(paid, NOW).accepted
+    till.answered([(entry.charge, "paid") for entry in till.waiting(9)], NOW)
+    (pages,) = till._db.execute("PRAGMA page_count").fetchone()
+    till._db.execute(f"PRAGMA max_page_count = {pages}")
+    refused = one.decide(new, NOW)
+    while refused.accepted:  # there was room left in its last pages
+        refused = one.decide(new := alice.ask(), NOW)
+    assert refused.refused is not None and refused.refused.retry and "disk is full" in refused.refused.why
+    held = len(till)
+    assert one.decide(paid, NOW).accepted and len(till) == held
+    till._db.execute("PRAGMA query_only = on")
+    assert till.sweep(NOW + HOUR) == 0 and len(till) == held
+    till._db.execute("PRAGMA query_only = off")
+    till._db.execute("PRAGMA max_page_count = 1000000")
+    assert till.sweep(NOW + HOUR) == 1
+    assert one.decide(new, NOW).accepted and len(till) == held
     till.close()

@@ -8,6 +8,7 @@ crash before leaves none of them, and no router has heard of them. One process a
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ import msgspec
 from polder.bandex import Entry, SpentSet
 from polder.model import Refused, Verdict
 from polder.settings.state import make_private
+
+log = logging.getLogger("polder.clearing")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS checks (
@@ -87,11 +90,10 @@ class Till:
             self._db.executemany("INSERT INTO checks (charge, until, entry) VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.IntegrityError:
-            self._db.execute("ROLLBACK")
+            self._undo()
             raise Refused(Verdict.USED, "the check was taken before") from None
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._undo()
             raise Refused(
                 Verdict.BUSY, f"the ISP cannot write down the check: {error}; it is not your fault", retry=True
             ) from error
@@ -114,13 +116,16 @@ class Till:
         self._db.execute("COMMIT")
 
     def sweep(self, now: float) -> int:
-        """Forget checks that have ended and were answered for; returns how many (trap 33)."""
-        rows = self._db.execute("SELECT charge FROM checks WHERE answer <> '' AND until <= ?", (now,)).fetchall()
-        gone = self._set.forget(now, [charge for (charge,) in rows])
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("DELETE FROM checks WHERE charge = ?", [(charge,) for charge in gone])
-        self._db.execute("COMMIT")
-        return len(gone)
+        """Forget checks that have ended and were answered for; returns how many (trap 33). Without a disk: none, and later."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            rows = self._db.execute("DELETE FROM checks WHERE answer <> '' AND until <= ? RETURNING charge", (now,)).fetchall()
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo()
+            log.warning("the till cannot forget what is settled", extra={"error": str(error)})
+            return 0
+        return len(self._set.forget(now, [charge for (charge,) in rows]))
 
     def totals(self) -> dict[str, int]:
         """How many checks wait, were paid, were refused."""
@@ -134,6 +139,10 @@ class Till:
         """Checks that the clearing house will not pay, and why."""
         rows = self._db.execute("SELECT entry, answer FROM checks WHERE answer LIKE 'refused%'").fetchall()
         return [(msgspec.msgpack.decode(blob, type=Entry), answer.partition(": ")[2]) for blob, answer in rows]
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file and let another process take checks."""
