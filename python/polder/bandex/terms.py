@@ -6,6 +6,7 @@ expiry: KeyNote knows no revocation (RFC 2704 §7), so the risk of a credential 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from polder.model import Refused, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class Terms(ABC):
     """What all kinds share: the form, and for how long it holds: from ``not_before`` until before ``not_after``."""
 
     FORM: ClassVar[Form]
@@ -23,9 +24,9 @@ class Terms:
     not_after: int
 
     @property
+    @abstractmethod
     def author(self) -> str:
         """The key that must sign."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise ``Refused`` for terms that could never hold, or would hold too widely."""

@@ -39,11 +39,6 @@ def write(terms: Terms, key: PrivateKey) -> str:
         raise Refused(Verdict.MALFORMED, f"the {terms.FORM.kind} cannot be signed: {error}") from None
 
 
-def write_check(terms: CheckTerms, payer: PrivateKey) -> str:
-    """A check for one reservation."""
-    return write(terms, payer)
-
-
 def pay(
     wanted: Wanted, offer: OfferTerms, credit: CreditTerms, payer: PrivateKey, nonce: str, now: float
 ) -> tuple[CheckTerms, str]:
@@ -79,7 +74,7 @@ def pay(
         credit_nonce=credit.nonce,
         nonce=nonce,
     )
-    return terms, write_check(terms, payer)
+    return terms, write(terms, payer)
 
 
 def to_file(texts: Iterable[str]) -> str:

@@ -119,11 +119,6 @@ def show(who: Principal) -> str:
     return f"{algorithm.decode()}:{base64.b32encode(data)[-16:].decode().lower().strip('=')}"
 
 
-def algorithm_of(who: Principal) -> str:
-    """``rsa``, ``dsa``, ``ed25519``, ``ecdsa-p256``, ``binary``, or ``""`` for an opaque name."""
-    return "" if isinstance(who, str) else who.partition(b":")[0].decode()
-
-
 @lru_cache(maxsize=1024)
 def public_key(who: bytes) -> PublicKey:
     """The key to verify with. KeyNoteError if the numbers make none."""
