@@ -114,6 +114,9 @@ def test_one_check_at_two_routers(nick: Desk) -> None:
     elsewhere = refusal(nick.decide(ask.but(router="south"), NOW))
     assert elsewhere == (3, "the check pays for route dublin-nyc, which does not use link lasthop of router south")
     assert nick.counters["judged"] == 1
+    told = nick.numbers()
+    assert (told["desk_decisions"], told["desk_judged"], told["desk_checks"]) == ({"accepted": 1, "denied": 1}, 1, 1)
+    assert (told["keynote_queries"], told["keynote_signatures"]) == (1, 3)
 
 
 def test_one_check_at_two_routers_at_the_same_moment(nick: Desk, till: Till) -> None:

@@ -72,8 +72,12 @@ def test_a_user_and_all_users_get_so_much(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no more credits in this period") as full:
         portal.grant("spiffe://o.test/user/eve", name_of("eve"), request(1))
     assert full.value.retry
-    clock.now += 24 * HOUR + 1
+    clock.now += 24 * HOUR - 1
+    assert portal.prune() == 0
+    clock.now += 2
     assert not portal.grant(ANN, name_of("alice"), request(3)).repeated
+    assert (portal.prune(), portal.prune()) == (3, 0)
+    assert portal.counters == {"granted": 4, "exceeded": 1, "busy": 1}
 
 
 def test_who_gets_none(tmp_path: Path) -> None:

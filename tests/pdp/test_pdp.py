@@ -66,6 +66,9 @@ class Clerk:
     def release(self, each: Ask, now: float) -> None:
         self.ended.append(each)
 
+    def numbers(self) -> dict[str, float]:
+        return {}
+
 
 async def test_answers_find_their_questions_from_several_routers(tmp_path: Path) -> None:
     clerk = Clerk()

@@ -113,6 +113,18 @@ class Desk:
         del ask, now
         self.counters["released"] += 1
 
+    def numbers(self) -> dict[str, float | dict[str, float]]:
+        """What ``/metrics`` tells: decisions by outcome, the spent set's size, and KeyNote's work. May be asked by another thread."""
+        outcomes: dict[str, float] = dict(self.counters)
+        judged, released = outcomes.pop("judged", 0), outcomes.pop("released", 0)
+        own: dict[str, float | dict[str, float]] = {
+            "desk_decisions": outcomes,
+            "desk_judged": judged,
+            "desk_released": released,
+            "desk_checks": len(self._spent),
+        }
+        return self._checker.numbers() | own
+
     def _all(self, asks: Sequence[Ask], now: float) -> list[Decision]:
         if not self._swept <= now < self._swept + _SWEEP_S:
             self._spent.sweep(now)

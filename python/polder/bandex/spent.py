@@ -35,6 +35,9 @@ class Entry(msgspec.Struct, frozen=True):
 class Spent(Protocol):
     """Where a desk looks up, and writes down, what was spent."""
 
+    def __len__(self) -> int:
+        """How many checks are remembered."""
+
     def find(self, charge: str) -> Entry | None:
         """The entry of a check, or none."""
 

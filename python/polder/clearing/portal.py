@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Column, Engine, Float, Index, Integer, MetaData, String, Table, Text, func, insert, select
+from sqlalchemy import Column, Engine, Float, Index, Integer, MetaData, String, Table, Text, delete, func, insert, select
 
 from polder.bandex import CreditTerms, GuaranteeTerms, normal
 from polder.bandex.writing import BACKDATE, write
@@ -37,8 +38,11 @@ grants = Table(
     Column("total", Integer, nullable=False),
     Column("answer", Text, nullable=False),
     Index("grants_by_who", "who", "at"),
+    Index("grants_by_time", "at"),
 )
-"""What was given to whom. ``id``: SHA-256 of user and request; ``key``: of the user's key; ``answer``: as it was sent."""
+"""What was given to whom, for as long as it counts or is good.
+
+``id``: SHA-256 of user and request; ``key``: of the user's key; ``answer``: as it was sent."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Link:
 
 
 class Portal:
-    """Gives credits signed by ``key`` within ``settings``. Blocking; one thread at a time."""
+    """Gives credits signed by ``key`` within ``settings``. Blocking; one thread at a time. ``counters`` counts requests by what became
+    of them.
+    """
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class Portal:
         self._links = links
         self._clock = clock
         self._rng = rng
+        self.counters: Counter[str] = Counter()
         self._engine: Engine = open_engine(url)
         with self._engine.begin() as db:
             metadata.create_all(db)
@@ -81,6 +88,21 @@ class Portal:
 
     def grant(self, who: str, key: str, request: str) -> Granted:
         """A credit for ``who``, to be spent with ``key``; raises ``Refused`` (``EXCEEDED`` when he has had enough for now)."""
+        try:
+            granted = self._grant(who, key, request)
+        except Refused as refused:
+            self.counters[str(refused.verdict)] += 1
+            raise
+        self.counters["repeated" if granted.repeated else "granted"] += 1
+        return granted
+
+    def prune(self) -> int:
+        """Forget credits that have ended and no longer count for anybody; returns how many."""
+        ended = self._clock() - max(self.settings.period, self.settings.life)
+        with transaction(self._engine) as db:
+            return int(db.execute(delete(grants).where(grants.c.at <= ended)).rowcount)
+
+    def _grant(self, who: str, key: str, request: str) -> Granted:
         if not re.match(r"[0-9a-f]{32}\Z", request):
             raise Refused(Verdict.MALFORMED, "a request is named by 32 hexadecimal digits that you make up")
         holder = hashlib.sha256(normal(key)).hexdigest()

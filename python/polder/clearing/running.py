@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ log = logging.getLogger("polder.clearing")
 _SWEEP_S = 600.0
 
 
-class ServedShell:
+class ServedShell(ABC):
     """What both share. ``address``: where it listens."""
 
     LIVE: frozenset[str] = frozenset()
@@ -62,6 +63,7 @@ class ServedShell:
         await self._admin.start(self._life.sockets.listener(str(self._admin.path)) if self._life else None)
         await self._metrics.start(self._tasks, self._life.sockets if self._life else None)
         self._tasks.forever("members", self._keep)
+        self._tasks.forever("forget", self._forget)
         log.info("serving", extra={"address": self.address})
 
     def configure(self, settings: Any) -> None:
@@ -82,7 +84,7 @@ class ServedShell:
         self._released = True
         self._tasks.retire()
 
-    def hurry(self) -> None:
+    def hurry(self) -> None:  # noqa: B027 - all shells have it
         """Nothing: requests take milliseconds."""
 
     async def close(self, deadline: float = 5.0) -> int:
@@ -103,8 +105,19 @@ class ServedShell:
         """What ``/metrics`` tells."""
         return dict(self._server.numbers())
 
+    @abstractmethod
+    def _prune(self) -> int:
+        """Forget what can matter no more; returns how many rows. Blocking."""
+
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Close the database."""
+
+    async def _forget(self) -> None:
+        gone = await self._server.work(self._prune)
+        if gone:
+            log.info("forgot what can matter no more", extra={"rows": gone})
+        await asyncio.sleep(_SWEEP_S)
 
     async def _keep(self) -> None:
         """The certificate that is on the disk, and the revocation list, again and again."""
@@ -152,18 +165,15 @@ class ClearingShell(ServedShell):
         """Serve the books in ``directory``; raises ``OSError`` or ``ConfigError``."""
         shell = cls(settings, directory, life, clock)
         await shell.open(settings.listen)
-        shell._tasks.forever("forget", shell._forget)
         return shell
 
     def numbers(self) -> dict[str, Number]:
-        """With deposits by outcome."""
-        return {**super().numbers(), "clearing_deposits": dict(self.house.counters)}
+        """With deposits by outcome, and what KeyNote did for them."""
+        more = {"clearing_deposits": dict(self.house.counters), **self.house.checker.numbers()}
+        return {**super().numbers(), **more}
 
-    async def _forget(self) -> None:
-        gone = await self._server.work(lambda: self.house.ledger.prune(self._clock()))
-        if gone:
-            log.info("forgot checks that nobody may deposit any more", extra={"checks": gone})
-        await asyncio.sleep(_SWEEP_S)
+    def _prune(self) -> int:
+        return self.house.ledger.prune(self._clock())
 
     def _end(self) -> None:
         self.house.ledger.close()
@@ -172,7 +182,7 @@ class ClearingShell(ServedShell):
 class PortalShell(ServedShell):
     """A provider's portal."""
 
-    LIVE = frozenset({"currency", "least", "most", "total", "life", "most_per_user", "period"})
+    LIVE = frozenset({"currency", "least", "most", "total", "life", "most_per_user", "most_credits", "period"})
 
     def configure(self, settings: Any) -> None:
         """Other limits hold for what is given from here on."""
@@ -206,6 +216,13 @@ class PortalShell(ServedShell):
         shell = cls(settings, directory, life, clock)
         await shell.open(settings.listen)
         return shell
+
+    def numbers(self) -> dict[str, Number]:
+        """With requests for credits by outcome."""
+        return {**super().numbers(), "portal_credits": dict(self.portal.counters)}
+
+    def _prune(self) -> int:
+        return self.portal.prune()
 
     def _end(self) -> None:
         self.portal.close()

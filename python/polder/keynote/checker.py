@@ -138,6 +138,15 @@ class Checker:
         index = levels.get(POLICY, 0)
         return Answer(values[index], index, tuple(values), tuple(entries), levels, base)
 
+    def numbers(self) -> dict[str, float | dict[str, float]]:
+        """``counts`` under the names that Polder's metrics have for them; may be asked by another thread."""
+        told: dict[str, float | dict[str, float]] = {f"keynote_{name}": self.counts[name] for name in ("queries", "signatures")}
+        for start in ("refused", "left-out"):
+            prefix, counts = f"{start}-", list(self.counts.items())
+            found: dict[str, float] = {name.removeprefix(prefix): n for name, n in counts if name.startswith(prefix)}
+            told[f"keynote_{start.replace('-', '_')}"] = found
+        return told
+
     def proven(self, assertion: Assertion, author: Principal, accept: frozenset[str]) -> bool:
         """Whether this signature was verified before, with an algorithm that is accepted now."""
         return self._proven.get((assertion.text, author)) in accept

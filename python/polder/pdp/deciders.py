@@ -34,6 +34,10 @@ class KeyNoteDecider:
     def release(self, ask: Ask, now: float) -> None:
         """Nothing is kept."""
 
+    def numbers(self) -> dict[str, float | dict[str, float]]:
+        """KeyNote's work."""
+        return self._checker.numbers()
+
     def decide(self, ask: Ask, now: float) -> Verdict:
         """Never raises: what cannot be judged is refused in words."""
         try:

@@ -61,4 +61,14 @@ FAMILIES = (
     Family("clearing_connections_open", "gauge", "Connections to the clearing house or portal that are open now."),
     Family("clearing_connections_refused", "counter", "Connections turned away before they cost a handshake."),
     Family("clearing_handshakes_failed", "counter", "TLS handshakes with the clearing house or portal that came to nothing."),
+    Family("portal_credits", "counter", "Requests for credits, by what became of them.", "outcome"),
+    # Policy decision points: the desk that takes checks, and KeyNote (at clearing houses too)
+    Family("desk_decisions", "counter", "Questions of routers to an ISP's desk, by what became of them.", "outcome"),
+    Family("desk_judged", "counter", "Of them, those that came as far as KeyNote; the others were refused before."),
+    Family("desk_released", "counter", "Reservations that ended at a router."),
+    Family("desk_checks", "gauge", "Checks in the spent set; at most_checks nothing new is taken."),
+    Family("keynote_queries", "counter", "Queries to KeyNote."),
+    Family("keynote_signatures", "counter", "Signatures that were checked; those of known credentials are not checked again."),
+    Family("keynote_refused", "counter", "Queries that were refused whole, by why.", "why"),
+    Family("keynote_left_out", "counter", "Assertions that were left out of a query, by why.", "why"),
 )
