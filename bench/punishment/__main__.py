@@ -2,16 +2,16 @@
 
 On loopback: two access points, a beacon, a servlet, an nginx, two users with forwarders (one at each access point) and three whose
 browsers shake hands with the attacked access point for every request, each user from an address of his own. For each attack: a
-quiet time, then the attack, from many addresses that are nobody else's; then what the attack left behind must be gone before the next.
-Some come once more from one address that three browsers share with the attacker. The
-attacker has the machine's last core for itself and keeps it busy; everything else shares the others. Limits are the defaults.
-Writes ``bench/results/punishment.json`` and ``.svg``.
+quiet time; a control, in which the attacker keeps its core as busy and touches nobody; then the attack, from many addresses that are
+nobody else's; then what the attack left behind must be gone before the next. Some come once more from one address that three browsers
+share with the attacker. The attacker is pinned to the machine's last core and keeps it busy; everything else shares the others.
+Limits are the defaults. Writes ``bench/results/punishment.json`` and ``.svg``.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import math
 import os
 import resource
 import statistics
@@ -19,15 +19,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from bench import report
 from bench.punishment import attackers, readers
 from polder.engine.facade import BUILD
-from polder.lab import enclosure, origin, results
+from polder.lab import origin
 from polder.lab.engines import Pki, Remote, launch
 from polder.lab.plots import DIKE, FLOOD, SAND, SEA
 from polder.lab.processes import Processes
@@ -70,6 +71,14 @@ SHARED = (
 """Attacks that come from the neighbours' address too: one of a kind."""
 HERE, THERE = "127.1.1.1", tuple(f"127.1.0.{number + 1}" for number in range(BROWSERS))
 """The address of attacker and neighbours, and those of browsers."""
+
+
+class Times(NamedTuple):
+    """Seconds of each phase of an attack."""
+
+    quiet_s: float
+    control_s: float
+    attack_s: float
 
 
 class Bed:
@@ -134,12 +143,13 @@ async def gone(victim: Remote, resting: int) -> float:
 
 
 async def attack(
-    bed: Bed, name: str, block: int, files: Sequence[tuple[str, str]], times: tuple[float, float], *, shared: bool
+    bed: Bed, name: str, block: int, files: Sequence[tuple[str, str]], times: Times, *, shared: bool
 ) -> list[dict[str, Any]]:
     """One attack: a row for each way in which users come. ``block``: whose addresses these are; ``shared``: one, the neighbours'."""
-    quiet_s, attack_s = times
     start = time.monotonic() + 2.0
-    begin, end = start + quiet_s, start + quiet_s + attack_s
+    burn = start + times.quiet_s
+    begin = burn + times.control_s
+    end = begin + times.attack_s
     victim = bed.nodes["attacked"]
     before = await victim.apply()
     sources = (HERE,) if shared else THERE
@@ -152,11 +162,11 @@ async def attack(
     }
     core = max(os.sched_getaffinity(0)) + 1
     source = HERE if shared else ""
-    task = attackers.Task(name, victim.address, tuple(files[BROWSERS:]), core, begin, attack_s, block, source)
+    task = attackers.Task(name, victim.address, tuple(files[BROWSERS:]), core, burn, begin, times.attack_s, block, source)
 
     async def run(module: str, label: str, about: msgspec.Struct) -> bytes:
         argv = [sys.executable, "-m", f"bench.punishment.{module}"]
-        return await bed.processes.run(None, label, argv, quiet_s + attack_s + 60, msgspec.json.encode(about))
+        return await bed.processes.run(None, label, argv, end - start + 60, msgspec.json.encode(about))
 
     async def watch() -> tuple[float, int]:
         pid = victim.process.process.pid
@@ -166,12 +176,12 @@ async def attack(
             await asyncio.sleep(0.2)
             last, held = _usage(pid)
             most = max(most, held)
-        return (last - first) / attack_s, most
+        return (last - first) / times.attack_s, most
 
     runs = [run("attackers", "attacker", task), *(run("readers", f"reader-{way}", tasks[way]) for way in tasks)]
     watched, (attacked, *heard) = await asyncio.gather(watch(), asyncio.gather(*runs))
     after = await victim.apply()
-    report = msgspec.json.decode(attacked)
+    done = msgspec.json.decode(attacked)
     moved = {key: after[key] - before[key] for key in after if _tells(key) and after[key] > before[key]}
     # What names its limit says more than what only says that something was refused.
     told = max(moved, key=lambda key: ("over_" in key or "shed" in key, moved[key])) if moved else ""
@@ -179,15 +189,16 @@ async def attack(
         "attack": name,
         "from": "the users' address" if shared else "elsewhere",
         "gone_s": round(await gone(victim, before["connections_open"]), 1),
-        "attacker_cpu_share": round(report.pop("cpu_s") / attack_s, 2),
+        "control_cpu_share": round(done.pop("burned_s") / times.control_s, 2),
+        "attacker_cpu_share": round(done.pop("cpu_s") / times.attack_s, 2),
         "node_cpu_share": round(watched[0], 2),
         "node_memory_mib": round(watched[1] / (1 << 20), 1),
         "counter": told,
         "counted": moved.get(told, 0),
         "counters": moved,
-        "attacker": report,
+        "attacker": done,
     }
-    return [common | _noticed(way, msgspec.json.decode(samples), begin) for way, samples in zip(tasks, heard, strict=True)]
+    return [common | _noticed(way, msgspec.json.decode(samples), burn, begin) for way, samples in zip(tasks, heard, strict=True)]
 
 
 def _tells(counter: str) -> bool:
@@ -195,23 +206,21 @@ def _tells(counter: str) -> bool:
     return any(word in counter for word in ("over_", "refused", "handshakes_failed", "shed", "throttled"))
 
 
-def _noticed(way: str, samples: list[tuple[float, float, bool]], begin: float) -> dict[str, Any]:
-    """What a user noticed: of the requests under attack, the share under three times the quiet median."""
-    quiet = [took for due, took, good in samples if due < begin and good]
-    during = [(took, good) for due, took, good in samples if due >= begin]
-    median = statistics.median(quiet)
-    fast = sum(good and took < 3 * median for took, good in during)
-    succeeded = [took for took, good in during if good] or [readers.GIVE_UP_S]
-    return {
-        "through": PATHS[way],
-        "way": way,
-        "requests": len(during),
-        "failed": sum(not good for _, good in during),
-        "quiet_ms": round(median * 1000, 3),
-        "attacked_ms": round(statistics.median(succeeded) * 1000, 3),
-        "ratio": round(statistics.median(succeeded) / median, 3),
-        "fast_share": round(fast / len(during), 4),
-    }
+def _noticed(way: str, samples: list[tuple[float, float, bool]], burn: float, begin: float) -> dict[str, Any]:
+    """What a user noticed: of the requests under attack, the share under three times the quiet median; the same of the control."""
+    median = statistics.median(took for due, took, good in samples if due < burn and good)
+    noticed: dict[str, Any] = {"through": PATHS[way], "way": way, "quiet_ms": round(median * 1000, 3)}
+    for phase, since, until in (("control", burn, begin), ("attacked", begin, math.inf)):
+        asked = [(took, good) for due, took, good in samples if since <= due < until]
+        middle = statistics.median([took for took, good in asked if good] or [readers.GIVE_UP_S])
+        noticed[f"{phase}_requests"] = len(asked)
+        noticed[f"{phase}_ms"] = round(middle * 1000, 3)
+        noticed[f"{phase}_ratio"] = round(middle / median, 3)
+        noticed[f"{phase}_failed"] = sum(not good for _, good in asked)
+        noticed[f"{phase}_fast"] = round(sum(good and took < 3 * median for took, good in asked) / len(asked), 4)
+    # What the attack took, and not the machine: none can be less than the control's.
+    noticed["lost"] = round(max(0.0, noticed["control_fast"] - noticed["attacked_fast"]), 4)
+    return noticed
 
 
 def claims() -> list[Claim]:
@@ -221,20 +230,30 @@ def claims() -> list[Claim]:
         return Measure(field, {"from": "elsewhere"} | where, fold)
 
     def beside(way: str) -> Measure:
-        return Measure("fast_share", {"from": "the users' address", "way": way}, "min")
+        return Measure("attacked_fast", {"from": "the users' address", "way": way}, "min")
 
     return [
         Claim(
             "punishment.forwarder",
             "requests under 3 × quiet latency through the attacked access point, users with a forwarder, worst attack",
             ">= 0.9",
-            worst("fast_share", "min", way="forwarder"),
+            worst("attacked_fast", "min", way="forwarder"),
         ),
         Claim(
             "punishment.browser",
             "the same, a handshake with the attacked access point for every request",
             ">= 0.9",
-            worst("fast_share", "min", way="browser"),
+            worst("attacked_fast", "min", way="browser"),
+        ),
+        *(
+            Claim(
+                f"punishment.{way}-lost",
+                f"share of requests under 3 × quiet latency that an attack takes from users with a {way}, beside a control in which"
+                " the attacker's core is as busy with nothing, worst attack",
+                "<= 0.1",
+                worst("lost", "max", way=way),
+            )
+            for way in ("forwarder", "browser")
         ),
         Claim(
             "punishment.beside-forwarder",
@@ -252,13 +271,13 @@ def claims() -> list[Claim]:
             "punishment.elsewhere",
             "failed requests through another access point",
             "== 0",
-            worst("failed", "sum", way="elsewhere"),
+            worst("attacked_failed", "sum", way="elsewhere"),
         ),
         Claim(
             "punishment.elsewhere-ratio",
             "median latency through another access point, × quiet, median of all attacks (one core serves both)",
             "<= 1.5",
-            worst("ratio", "median", way="elsewhere"),
+            worst("attacked_ratio", "median", way="elsewhere"),
         ),
         Claim(
             "punishment.memory",
@@ -278,7 +297,7 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     axes = drawn.subplots()
     colours = {"forwarder": SEA, "browser": SAND, "elsewhere": DIKE}
     for offset, (way, colour) in zip((-0.27, 0, 0.27), colours.items(), strict=True):
-        shares = [next(row["fast_share"] for row in rows if row["attack"] == name and row["way"] == way) for name in names]
+        shares = [next(row["attacked_fast"] for row in rows if row["attack"] == name and row["way"] == way) for name in names]
         axes.barh([place + offset for place in range(len(names))], shares, 0.25, color=colour, label=way)
     axes.axvline(0.9, color=FLOOD, linewidth=1)
     axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel="share of requests under 3 × quiet latency")
@@ -286,7 +305,7 @@ def draw(drawn: Any, rows: Sequence[Any]) -> None:
     axes.legend(loc="lower left", fontsize=8)
 
 
-async def measure(cases: Sequence[tuple[str, bool]], times: tuple[float, float], *, record: bool) -> int:
+async def measure(cases: Sequence[tuple[str, bool]], times: Times) -> Result:
     """Every attack in turn."""
     folder = (FilePath("build/lab") / f"punishment-{os.getpid()}").resolve()
     rows: list[dict[str, Any]] = []
@@ -301,53 +320,55 @@ async def measure(cases: Sequence[tuple[str, bool]], times: tuple[float, float],
         for block, (name, shared) in enumerate(cases):
             found = await attack(bed, name, block, files, times, shared=shared)
             rows += found
-            print(
-                f"{name + ' (beside)' * shared:34}",
-                *(
-                    f"{row['way']} {row['fast_share']:.2f} ({row['ratio']:.1f} x {row['quiet_ms']} ms, {row['failed']} failed)"
-                    for row in found
-                ),
-                f"gone in {found[0]['gone_s']} s, cpu {found[0]['attacker_cpu_share']} -> {found[0]['node_cpu_share']},"
-                f" {found[0]['node_memory_mib']} MiB,"
-                f" {found[0]['counter']} {found[0]['counted']} {found[0]['attacker']}",
-                flush=True,
-            )
+            _say(name + " (beside)" * shared, found)
             await asyncio.sleep(SETTLE_S)
     cores = {"attacker": [max(os.sched_getaffinity(0)) + 1], "everything else": sorted(os.sched_getaffinity(0))}
     parameters = {
-        "quiet_s": times[0], "attack_s": times[1], "rate": RATE, "browser_rate": BROWSER_RATE, "browsers": BROWSERS,
-        "threads": attackers.THREADS, "addresses": attackers.ADDRESSES, "identities": ATTACKERS,
-        "memory_mib": MEMORY >> 20, "cores": cores, "limits": "defaults", "build": BUILD,
+        "quiet_s": times.quiet_s, "control_s": times.control_s, "attack_s": times.attack_s, "rate": RATE,
+        "browser_rate": BROWSER_RATE, "browsers": BROWSERS, "threads": attackers.THREADS, "addresses": attackers.ADDRESSES,
+        "identities": ATTACKERS, "memory_mib": MEMORY >> 20, "cores": cores, "limits": "defaults", "build": BUILD,
     }  # fmt: skip
-    result = Result("punishment", parameters, rows, claims(), "Attacks on an access point, and what enrolled users notice")
-    for claim in result.record()["claims"]:
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['text']}: {claim['measured']} ({claim['target']})")
-    if record:
-        print(f"wrote {results.write(result, draw)}")
-    return 0
+    return Result("punishment", parameters, rows, claims(), "Attacks on an access point, and what enrolled users notice")
+
+
+def _say(label: str, found: Sequence[dict[str, Any]]) -> None:
+    one = found[0]
+    print(
+        f"{label:34}",
+        *(
+            f"{row['way']} {row['control_fast']:.2f} -> {row['attacked_fast']:.2f}"
+            f" ({row['attacked_ratio']:.1f} x {row['quiet_ms']} ms, {row['attacked_failed']} failed)"
+            for row in found
+        ),
+        f"gone in {one['gone_s']} s, cpu {one['attacker_cpu_share']} -> {one['node_cpu_share']}, {one['node_memory_mib']} MiB,"
+        f" {one['counter']} {one['counted']} {one['attacker']}",
+        flush=True,
+    )
 
 
 def main() -> int:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.punishment", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="shorter attacks")
+    parser = report.arguments("punishment", __doc__, "shorter attacks")
     parser.add_argument(
         "--attack", dest="attacks", action="append", choices=[*attackers.ATTACKS], help="only this one; repeat it"
     )
-    parser.add_argument("--no-record", action="store_true", help="print only")
-    arguments = parser.parse_args()
+    chosen = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("two cores are needed: one is the attacker's", file=sys.stderr)
         return 2
     os.sched_setaffinity(0, set(cores[:-1]))
-    times = (2.0, 3.0) if arguments.quick else (4.0, 8.0)
+    times = Times(2.0, 2.0, 3.0) if chosen.quick else Times(3.0, 4.0, 8.0)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    names = arguments.attacks or list(attackers.ATTACKS)
+    names = chosen.attacks or list(attackers.ATTACKS)
     cases = [(name, False) for name in names] + [(name, True) for name in SHARED if name in names]
-    record = not arguments.no_record and not arguments.attacks
-    return enclosure.run(lambda: asyncio.run(measure(cases, times, record=record)))
+    record = not chosen.no_record and not chosen.attacks
+
+    def inside() -> int:
+        return report.finish(asyncio.run(measure(cases, times)), draw, record=record, rows=False)
+
+    return report.enclosed(inside)
 
 
 if __name__ == "__main__":
