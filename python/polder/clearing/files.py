@@ -10,8 +10,7 @@ from polder.clearing.till import Till, open_spent
 from polder.keynote import Checker, KeyNoteError
 from polder.keynote.signing import PrivateKey, decode_private, identifier, read_key
 from polder.settings import ConfigError
-from polder.settings.money import IspSettings, Served
-from polder.store import sqlite_url
+from polder.settings.money import IspSettings
 
 TILL = "till.sqlite3"
 
@@ -43,11 +42,6 @@ def read_credentials(path: Path) -> list[tuple[str, Terms]]:
         return from_file(path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), "", f"the credentials cannot be read: {error}") from error
-
-
-def database_url(settings: Served, default: Path) -> str:
-    """Where ``settings`` keep their tables."""
-    return settings.database or sqlite_url(default)
 
 
 def isp_of(settings: IspSettings, key: str) -> Isp:

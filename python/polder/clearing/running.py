@@ -14,7 +14,7 @@ from polder.api.admin import AdminServer
 from polder.api.metrics import MetricsServer
 from polder.bandex import GuaranteeTerms
 from polder.clearing.faces import TITLE, ClearingFace
-from polder.clearing.files import database_url, read_credentials, read_private
+from polder.clearing.files import read_credentials, read_private
 from polder.clearing.house import House, HouseRules
 from polder.clearing.ledger import open_ledger
 from polder.clearing.portal import TITLE as PORTAL
@@ -30,6 +30,7 @@ from polder.shell.health import Check
 from polder.shell.metrics import Number
 from polder.shell.process import Life
 from polder.shell.tasks import Tasks
+from polder.store import sqlite_url
 
 log = logging.getLogger("polder.clearing")
 
@@ -200,7 +201,7 @@ class PortalShell(ServedShell):
         make_private(directory)
         links = [Link(terms, text) for file in settings.guarantees for text, terms in _guarantees(directory / file)]
         key = read_private(directory / settings.key_file)
-        url = database_url(settings, directory / "grants.sqlite3")
+        url = _database(settings, directory / "grants.sqlite3")
         self.portal = Portal(settings, key, tuple(links), url, clock, rng or chance())
         super().__init__("provider", PORTAL, self.portal.routes(), settings, directory, life)
 
@@ -231,7 +232,11 @@ class PortalShell(ServedShell):
 def open_house(settings: ClearingSettings, directory: Path) -> House:
     """The clearing house over its books; raises ``ValueError`` when a newer Polder wrote them."""
     make_private(directory)
-    return House(open_ledger(database_url(settings, directory / "books.sqlite3")), _rules(settings))
+    return House(open_ledger(_database(settings, directory / "books.sqlite3")), _rules(settings))
+
+
+def _database(settings: Served, default: Path) -> str:
+    return settings.database or sqlite_url(default)
 
 
 def _rules(settings: ClearingSettings) -> HouseRules:
