@@ -1,8 +1,12 @@
-"""Journey 7 without the routers, as people run it: portal, offer, credit, check, desk, deposit, settlement; all over mutual TLS."""
+"""Journey 7 as people run it: bank, portal, offer, credit, check, routers, decision point, deposit, settlement; over mutual TLS."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +16,8 @@ import pytest
 
 from polder.bandex import CreditTerms, OfferTerms, pack
 from polder.bandex.writing import Wanted, from_file, order, pay, to_file
-from polder.clearing.files import open_desk, read_private
+from polder.clearing.files import TILL, open_desk, read_private
+from polder.clearing.till import Till
 from polder.settings import load
 from polder.settings.money import IspSettings
 from tests.support.commands import polder
@@ -27,13 +32,18 @@ def spiffe(kind: str, name: str) -> str:
 
 
 class Market:
-    """An overlay's authority, a clearing house, Nick, Martha's portal and Alice: each with a state directory of its own."""
+    """An overlay's authority, a clearing house, Nick, a bank, Martha's portal and Alice: each with a state directory of its own.
+
+    Nick knows the bank alone, which answers for Martha, who answers for Alice.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.overlay = Overlay(root, DOMAIN)
         self.processes: list[Process] = []
-        self.house, self.nick, self.martha, self.alice = (root / who for who in ("house", "nick", "martha", "alice"))
+        self.house, self.nick, self.martha, self.alice, self.bank = (
+            root / who for who in ("house", "nick", "martha", "alice", "bank")
+        )
         self.houses = f"127.0.0.1:{free_port()}"
         self.portal = f"127.0.0.1:{free_port()}"
 
@@ -56,7 +66,12 @@ class Market:
         return str(polder(self.overlay.state("authority"), "invite", kind, name, *more)["token"])
 
     def _parts(self) -> list[tuple[str, Path, str]]:
-        return [("nick", self.nick, "isp"), ("martha", self.martha, "provider"), ("alice", self.alice, "user")]
+        return [
+            ("nick", self.nick, "isp"),
+            ("martha", self.martha, "provider"),
+            ("alice", self.alice, "user"),
+            ("bank", self.bank, "bank"),
+        ]
 
     def _key(self, state: Path, part: str) -> Path:
         (state / part).mkdir(parents=True, exist_ok=True)
@@ -71,13 +86,15 @@ class Market:
             f'listen = "{self.houses}"\nname = "csc"\n[tls]\nidentity = "{self.house}/site/clearing"\nrevocation_refresh = "1s"\n'
         )
         (self.nick / "isp/isp.toml").write_text(
-            'name = "nick"\n[routes.lasthop]\nlinks = ["edge/lasthop"]\n'
-            f'[trusted]\n"{_text(self.keys["martha"])}" = "1.00"\n'
+            'name = "nick"\n[routes.lasthop]\nlinks = ["edge/lasthop"]\n[routes.film]\nlinks = ["r1/out", "r2/out"]\n'
+            f'[trusted]\n"{_text(self.keys["bank"])}" = "1.00"\n'
             f'[clearing]\nurl = "https://{self.houses}"\nmember = "{spiffe("site", "clearing")}"\n'
             f'[clearing.tls]\nidentity = "{self.nick}/site/nick"\n'
         )
+        guarantee = ("credit", "guarantee", "--key-file", str(self.bank / "bank/bank.key"), "--for", str(self.keys["martha"]))
+        polder(self.bank, *guarantee, "--each", "1.00", "--out", str(self.martha / "provider/bank.kn"))
         (self.martha / "provider/provider.toml").write_text(
-            f'listen = "{self.portal}"\nmost = "0.50"\ntotal = "1.00"\nmost_per_user = "2.00"\n'
+            f'listen = "{self.portal}"\nguarantees = ["bank.kn"]\nmost = "0.50"\ntotal = "1.00"\nmost_per_user = "2.00"\n'
             f'[tls]\nidentity = "{self.martha}/site/martha"\n'
         )
 
@@ -111,11 +128,44 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 
 
 def register(market: Market) -> None:
-    for name, kind, identity in (("nick", "isp", spiffe("site", "nick")), ("martha", "provider", spiffe("site", "martha"))):
-        told = polder(
-            market.house, "clearing", "register", name, "--kind", kind, "--key", str(market.keys[name]), "--identity", identity
-        )
-        assert told["name"] == name
+    for name, kind, *more in (("nick", "isp"), ("bank", "bank"), ("martha", "provider", "--guarantor", str(market.keys["bank"]))):
+        named = (name, "--kind", kind, "--key", str(market.keys[name]), "--identity", spiffe("site", name), *more)
+        assert polder(market.house, "clearing", "register", *named)["name"] == name
+
+
+def offered(market: Market, tmp_path: Path, route: str) -> Path:
+    """Nick's offer and Alice's credit in one file."""
+    offer, credit, held = tmp_path / "offer.kn", tmp_path / "credit.kn", tmp_path / "held.kn"
+    price = ("--per-mbit-hour", "0.04", "--rate", "20Mbit")
+    made = polder(market.nick, "offer", "create", "--route", route, *price, "--out", str(offer))
+    assert (made["route"], made["per_mbit_hour"], made["most_rate"]) == (route, 40_000, RATE)
+    fetch = ("credit", "fetch", f"https://{market.portal}", "--member", spiffe("site", "martha"))
+    fetch += ("--key-file", str(market.alice / "user/user.key"), "--out", str(credit))
+    told = polder(market.alice, *fetch)
+    again = polder(market.alice, *fetch, "--request", told["request"])
+    assert again["repeated"] and again["texts"] == told["texts"]
+    shown = polder(market.alice, "credit", "show", str(credit))["credits"]
+    assert [one["kind"] for one in shown] == ["credit", "guarantee"] and shown[0]["total"] == 1_000_000
+    held.write_text(offer.read_text() + "\n" + credit.read_text())
+    return held
+
+
+def settled(market: Market, amount: int, week: str) -> None:
+    """One check over ``amount`` waits: it is paid once, billed from Alice to Martha to the bank, and in the end nobody owes anything."""
+    done = polder(market.nick, "settle")
+    assert done["deposited"] == {"paid": 1, "repeated": 0, "refused": 0}
+    assert done["balances"] == [{"currency": "USD", "amount": amount, "due": 0}]
+    again = polder(market.nick, "settle")
+    assert (again["deposited"]["paid"], again["balances"], again["lines"]) == (0, done["balances"], done["lines"])
+    dues = polder(market.house, "clearing", "settle", "--name", week)["payments"]
+    assert dues == polder(market.house, "clearing", "settle", "--name", week)["payments"]
+    assert [(due["from"], due["to"], due["amount"]) for due in dues] == [("bank", "nick", amount)]
+    came = polder(market.nick, "settle", "--came", f"{week}/0")
+    assert (came["balances"][0]["amount"], came["payments"][0]["came"], came["lines"]) == (0, True, done["lines"] + 1)
+    assert polder(market.house, "clearing", "audit") == {"wrong": [], "next": "polder clearing settle"}
+    accounts = {row["kind"]: row for row in polder(market.house, "clearing", "accounts")["accounts"]}
+    assert (accounts["user"]["guarantor"], accounts["provider"]["guarantor"]) == ("martha", "bank")
+    assert all(amount == 0 for row in accounts.values() for amount in row["balances"].values())
 
 
 def watch_a_film(market: Market, credentials: Path) -> dict[str, Any]:
@@ -140,35 +190,37 @@ def watch_a_film(market: Market, credentials: Path) -> dict[str, Any]:
 
 def test_a_film_is_offered_credited_paid_and_settled(market: Market, tmp_path: Path) -> None:
     register(market)
-    offer, credit, held = tmp_path / "offer.kn", tmp_path / "credit.kn", tmp_path / "held.kn"
-    made = polder(
-        market.nick, "offer", "create", "--route", "lasthop", "--per-mbit-hour", "0.04", "--rate", "20Mbit", "--out", str(offer)
-    )
-    assert (made["route"], made["per_mbit_hour"], made["most_rate"]) == ("lasthop", 40_000, RATE)
-    fetch = ("credit", "fetch", f"https://{market.portal}", "--member", spiffe("site", "martha"))
-    fetch += ("--key-file", str(market.alice / "user/user.key"), "--out", str(credit))
-    told = polder(market.alice, *fetch)
-    again = polder(market.alice, *fetch, "--request", told["request"])
-    assert again["repeated"] and again["texts"] == told["texts"]
-    assert polder(market.alice, "credit", "show", str(credit))["credits"][0]["total"] == 1_000_000
-    held.write_text(offer.read_text() + "\n" + credit.read_text())
-    film = watch_a_film(market, held)
+    film = watch_a_film(market, offered(market, tmp_path, "lasthop"))
     assert film["accepted"], film
     examined = polder(market.nick, "check", "explain", str(tmp_path / "bundle.kn"), "--rate", "20Mbit")
-    assert examined["good"] and len(examined["assertions"]) == 4
-    settled = polder(market.nick, "settle")
-    assert settled["deposited"] == {"paid": 1, "repeated": 0, "refused": 0}
-    assert settled["balances"] == [{"currency": "USD", "amount": film["amount"], "due": 0}]
-    assert polder(market.nick, "settle")["deposited"]["paid"] == 0
-    dues = polder(market.house, "clearing", "settle", "--name", "week-1")["payments"]
-    assert dues == polder(market.house, "clearing", "settle", "--name", "week-1")["payments"]
-    assert [(due["from"], due["to"], due["amount"]) for due in dues] == [("martha", "nick", film["amount"])]
-    came = polder(market.nick, "settle", "--came", "week-1/0")
-    assert (came["balances"][0]["amount"], came["payments"][0]["came"]) == (0, True)
-    assert polder(market.house, "clearing", "audit") == {"wrong": [], "next": "polder clearing settle"}
-    accounts = {row["kind"]: row for row in polder(market.house, "clearing", "accounts")["accounts"]}
-    assert accounts["user"]["guarantor"] == "martha"
-    assert all(amount == 0 for row in accounts.values() for amount in row["balances"].values())
+    assert examined["good"] and len(examined["assertions"]) == 5
+    settled(market, film["amount"], "week-1")
+
+
+@pytest.mark.lab
+def test_a_reservation_is_paid_at_real_routers_and_settled(market: Market, tmp_path: Path) -> None:
+    """From `polder offer` by way of the portal and `polder reserve --pay` at two routers to `polder settle`: paid exactly once."""
+    probe = "from polder.lab import enclosure; import sys; sys.exit(enclosure.run(lambda: 0))"
+    if "NoNamespacesError" in subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False).stderr:
+        pytest.skip("neither root nor user namespaces here")
+    register(market)
+    held, isp = offered(market, tmp_path, "film"), market.nick / "isp"
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    command = [sys.executable, "-m", "tests.clearing.film_inside", str(inside), str(isp / "isp.toml"), str(held)]
+    done = subprocess.run(
+        [*command, str(market.alice / "user/user.key")], capture_output=True, text=True, timeout=1200, check=False
+    )
+    logs = "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(inside.glob("*.log")))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    (said,) = json.loads(done.stdout)
+    assert (said["reserved"], said["style"], said["mbit"]) == (True, "FF", 4.0)
+    with contextlib.closing(Till(isp / TILL)) as till:
+        (entry,) = till.waiting(10)
+    assert (entry.flow.route, entry.flow.rate, entry.flow.senders) == ("film", 500_000, ("10.0.1.1 port 6000",))
+    # 4 Mbit/s at 0.04 a Mbit/s and hour, for ten minutes, the waiting and the clocks' half minute; rounded up
+    assert entry.amount == -(-4 * 40_000 * (600 + 200 + 30) // 3600)
+    settled(market, entry.amount, "week-2")
 
 
 def test_a_user_gets_so_much_credit_and_no_more(market: Market, tmp_path: Path) -> None:
@@ -191,7 +243,7 @@ def test_a_broken_bundle_is_explained(market: Market, tmp_path: Path) -> None:
     told = polder(market.nick, "check", "explain", str(offer), status=3)
     assert not told["good"] and told["steps"][-1]["why"] == "the bundle has no check"
     none = polder(market.nick, "offer", "create", "--route", "x", "--per-mbit-hour", "1", "--rate", "1Mbit", status=2)
-    assert "there is no route 'x'; there are: lasthop" in none["error"]
+    assert "there is no route 'x'; there are: film, lasthop" in none["error"]
 
 
 def test_rules_change_and_the_program_is_replaced_while_it_serves(market: Market) -> None:

@@ -13,14 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from polder.bandex.writing import to_file
-from polder.clearing.till import Till
 from polder.keynote import signing
 from polder.lab import enclosure, links
 from polder.lab.lasthop import LastHop
 from polder.lab.processes import Process, Processes
 from polder.rsvpd.client import Connection
-from tests.support import money
 
 POLDER = [sys.executable, "-m", "polder.cli.main"]
 LOSE = """
@@ -220,58 +217,6 @@ async def read_wire(processes: Processes, directory: Path) -> None:
     assert {"1", "2", "13", "15"} <= kinds, kinds
 
 
-async def paid(directory: Path) -> None:
-    """Nick's two routers sell; Alice pays with a check on Martha's credit. One check, two routers, one charge, whatever restarts."""
-    hop = LastHop(2)
-    hop.build(directory)
-    now = time.clock_gettime(time.CLOCK_REALTIME)
-    isp = directory / "isp"
-    isp.mkdir(mode=0o700)
-    for path, who in ((isp / "isp.key", "nick"), (directory / "alice.key", "alice")):
-        path.write_text(f'"{signing.encode_private(money.key(who))}"\n')
-        path.chmod(0o600)
-    (isp / "isp.toml").write_text(
-        f'name = "nick"\n[routes.dublin-nyc]\nlinks = ["r1/out", "r2/out"]\n[trusted]\n"{money.name_of("martha")}" = "1.00"\n'
-    )
-    alice = money.Alice(now=now)
-    (directory / "credentials.kn").write_text(to_file([alice.credit_text, alice.offer_text]))
-    (directory / "pdp.toml").write_text(f'socket = "{directory}/pdp.sock"\nisp = "{isp}/isp.toml"\n')
-    (directory / "keys").write_text("7 " + "ab" * 32 + "\n")
-    session = f"udp:{hop.receiver}:5004"
-    common = ["--mbit", "4", "--max-packet", "1400", "--json"]
-    ask = [*POLDER, "reserve", session, "--from", f"{hop.sender}:6000", *common, "--socket", f"{directory}/receiver.sock"]
-    ask += ["--credentials", f"{directory}/credentials.kn", "--pay", f"{directory}/alice.key", "--wait", "200s", "--for", "10m"]
-    async with Processes(directory) as processes:
-        pdp = await processes.start(None, "pdp", [*POLDER, "pdp", "--config", directory / "pdp.toml"])
-        await there(directory / "pdp.sock", pdp)
-        helper = await processes.start(
-            "r2", "helper", [*POLDER, "host-helper", "--socket", directory / "helper.sock", "--reserve", "out"]
-        )
-        while not (directory / "helper.sock").exists():
-            assert helper.alive, helper.tail()
-            await asyncio.sleep(0.05)
-        running = {host: await start(processes, directory, host) for host in ("r1", "r2", "sender", "receiver")}
-        telling = [*POLDER, "rsvp", "announce", session, "--source", f"{hop.sender}:6000", *common]
-        await processes.start("sender", "announce", [*telling, "--socket", f"{directory}/sender.sock"])
-        holding = await processes.start(None, "reserve", ask)
-        for host in ("r1", "r2"):
-            await until(directory, host, in_force)
-        print("paid, and in force at both routers", flush=True)
-        running["r1"].process.kill()
-        await running["r1"].process.wait()
-        running["r1"] = await start(processes, directory, "r1")
-        await until(directory, "r1", in_force)
-        assert holding.alive
-        with contextlib.closing(Till(isp / "till.sqlite3")) as till:
-            (entry,) = till.waiting(10)
-        assert entry is not None
-        print("charged once, after a restart too", flush=True)
-        await holding.stop()
-        for host in ("r1", "r2"):
-            await until(directory, host, nothing)
-    hop.close()
-
-
 async def packets(processes: Processes, hop: LastHop, source_port: int, count: int) -> None:
     """So many packets of 1,028 bytes."""
     text = (
@@ -282,8 +227,8 @@ async def packets(processes: Processes, hop: LastHop, source_port: int, count: i
 
 
 def main() -> int:
-    directory, work = Path(sys.argv[2]), {"story": story, "paid": paid}[sys.argv[1]]
-    return enclosure.run(lambda: asyncio.run(work(directory)) or 0)  # type: ignore[func-returns-value]
+    directory = Path(sys.argv[1])
+    return enclosure.run(lambda: asyncio.run(story(directory)) or 0)  # type: ignore[func-returns-value]
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ import pytest
 pytestmark = pytest.mark.lab
 
 
-@pytest.mark.parametrize("name", ["story", "paid"])
-def test_two_routers_reserve_enforce_and_forget(name: str, tmp_path: Path) -> None:
+def test_two_routers_reserve_enforce_and_forget(tmp_path: Path) -> None:
     probe = "from polder.lab import enclosure; import sys; sys.exit(enclosure.run(lambda: 0))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     if "NoNamespacesError" in done.stderr:
         pytest.skip("neither root nor user namespaces here")
-    command = [sys.executable, "-m", "tests.rsvpd.inside", name, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.rsvpd.inside", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     logs = "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(tmp_path.glob("*.log")))
     assert done.returncode == 0, done.stdout + done.stderr + logs
