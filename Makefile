@@ -33,7 +33,7 @@ test-rust: $(VENV)/.python
 	cargo test --workspace --exclude polder-py --locked --quiet
 
 test-python: setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup ## format, lint, types, import rules
 	cargo fmt --check

@@ -193,6 +193,22 @@ async def reading(directory: Path) -> None:
     world.close()
 
 
+async def _pages_read(processes: Processes, ca: str, page: str) -> list[load.Load]:
+    reader = load.Reader(
+        url=f"https://www.polder.test:{spread.LISTEN}/",
+        start=time.monotonic(),
+        duration=2.0,
+        seed=1,
+        limit=60.0,
+        resolve={"www.polder.test": "127.0.0.1"},
+        ca=ca,
+        pages=(page,),
+    )
+    argv = [sys.executable, "-m", "polder.lab.load"]
+    output = await processes.run("user", "reader", argv, 120, msgspec.json.encode(reader))
+    return [msgspec.json.decode(line, type=load.Load) for line in output.splitlines()]
+
+
 async def spreading(directory: Path) -> None:
     """Pages cross six relays; they go on when half of them fall silent, and the servlet notices; a sweep stays in its bounds."""
     file = directory / "spread.toml"
@@ -210,20 +226,9 @@ async def spreading(directory: Path) -> None:
                     port = world.hosts[host].port
                     assert port is not None
                     world.switch.plug(port, False)
-                reader = load.Reader(
-                    url=f"https://www.polder.test:{spread.LISTEN}/",
-                    start=time.monotonic(),
-                    duration=2.0,
-                    seed=1,
-                    limit=60.0,
-                    resolve={"www.polder.test": "127.0.0.1"},
-                    ca=str(site.ca),
-                    pages=(pages[1].path,),
-                )
-                argv = [sys.executable, "-m", "polder.lab.load"]
-                output = await processes.run("user", "reader", argv, 120, msgspec.json.encode(reader))
-                loads = [msgspec.json.decode(line, type=load.Load) for line in output.splitlines()]
-                assert loads
+                loads: list[load.Load] = []
+                while not loads:  # a busy machine starts a reader after his time
+                    loads = await _pages_read(processes, str(site.ca), pages[1].path)
                 assert all(one.good and one.bytes == pages[1].total for one in loads), loads
             counts = session.counts(0, time.clock_gettime(time.CLOCK_REALTIME))
             assert counts["copies"] > 0
