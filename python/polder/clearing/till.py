@@ -103,6 +103,10 @@ class Till:
         """All that was taken and is not forgotten."""
         return iter(self._set.entries())
 
+    def charges(self) -> set[str]:
+        """What the file holds at this moment, whoever wrote it."""
+        return {charge for (charge,) in self._db.execute("SELECT charge FROM checks")}
+
     def waiting(self, most: int) -> list[Entry]:
         """Checks that no clearing house has answered for yet, those that end first."""
         rows = self._db.execute("SELECT entry FROM checks WHERE answer = '' ORDER BY until LIMIT ?", (most,))

@@ -21,22 +21,29 @@ class PdpClient:
     again on the next one, since judging twice does no harm.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]], wait: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]],
+        wait: float,
+        pause: float = _PAUSE_S,
+    ) -> None:
+        """``pause``: seconds between two tries to connect."""
         self._connect = connect
         self._wait = wait
+        self._pause = pause
         self._number = 0
         self._open: dict[int, tuple[Ask, asyncio.Future[Verdict]]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._ready = asyncio.Event()
 
     @classmethod
-    def to(cls, endpoint: str, wait: float, tls: ssl.SSLContext | None = None) -> PdpClient:
+    def to(cls, endpoint: str, wait: float, tls: ssl.SSLContext | None = None, pause: float = _PAUSE_S) -> PdpClient:
         """For ``unix:/path`` or ``tls:address:port``."""
         kind, _, place = endpoint.partition(":")
         if kind == "unix":
-            return cls(lambda: asyncio.open_unix_connection(place), wait)
+            return cls(lambda: asyncio.open_unix_connection(place), wait, pause)
         host, _, port = place.rpartition(":")
-        return cls(lambda: asyncio.open_connection(host.strip("[]"), int(port), ssl=tls, server_hostname=""), wait)
+        return cls(lambda: asyncio.open_connection(host.strip("[]"), int(port), ssl=tls, server_hostname=""), wait, pause)
 
     async def run(self) -> None:
         """Keep connected, for ever."""
@@ -45,7 +52,7 @@ class PdpClient:
                 reader, writer = await self._connect()
             except (OSError, ssl.SSLError) as error:
                 log.warning("the policy decision point cannot be reached", extra={"error": str(error)})
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._pause)
                 continue
             self._writer = writer
             for number, (ask, _) in self._open.items():
@@ -62,7 +69,7 @@ class PdpClient:
                 self._writer = None
                 with contextlib.suppress(OSError):
                     writer.close()
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(self._pause)
 
     async def judge(self, ask: Ask) -> Verdict | None:
         """The verdict; ``None`` when there was none in time."""
