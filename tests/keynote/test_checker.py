@@ -36,6 +36,21 @@ def test_channels() -> None:
         assert noted.kind is kind
 
 
+def test_signatures_are_checked_from_policy_down_and_no_further_than_needed() -> None:
+    """A forged link costs the signatures above it and its own; those below it are not looked at."""
+    top, links, me = chain(12)
+    for place in (0, 5, 11):
+        forged = [*links]
+        forged[place] = forged[place].replace('a == "b"', 'a != "c"')
+        checker = Checker()
+        answer = checker.query([top], forged, [me], {"a": "b"})
+        assert not answer.passed and checker.counts["signatures"] == place + 1
+        assert [entry.level for entry in answer.entries] == [0] * 13
+        assert [entry.checked for entry in answer.entries] == [True] * (place + 2) + [False] * (11 - place)
+        # Another way beside the forged one still counts.
+        assert checker.query([top], [*forged, links[place]], [me], {"a": "b"}).passed
+
+
 def test_conditions_must_be_there_where_money_is_spent() -> None:
     """An absent field would grant everything (§5.3.4)."""
     bare = credential("p0", '"me"', None)

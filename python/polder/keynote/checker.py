@@ -255,19 +255,21 @@ class _Run:
         """Every principal's compliance value: the least fixed point of §5.3.
 
         First as if all signatures were good. If that comes to nothing, no signature is worth checking; else those are checked on
-        which it rests, and what fails is left out of a second pass, in which nothing can count that did not in the first. What was
-        not checked is worth nothing in the end, so that nobody who reads the entries believes it.
+        which it rests, from POLICY down: what fails is left out, and the values are found again, in which nothing can count that did
+        not before. When they have come to nothing no other signature is looked at: who forges the link that a stranger cannot have
+        pays for all that hangs below it. What was not checked is worth nothing in the end, so that nobody who reads the entries
+        believes it.
         """
         naming = self._naming(entries)
         levels = self._spread(entries, naming, authorizers)
-        failed = False
         for entry in self._unproven(entries, levels):
+            if not (levels.get(POLICY) or self._whole):
+                break
             self._check(entry)
-            failed = failed or entry.error is not None
-        if failed:
-            for entry in entries:
-                entry.licensed = entry.level = 0
-            levels = self._spread(entries, naming, authorizers)
+            if entry.error is not None:
+                for one in entries:
+                    one.licensed = one.level = 0
+                levels = self._spread(entries, naming, authorizers)
         idle = [entry for entry in entries if entry.level and not entry.checked]
         for entry in idle:
             entry.level = 0
@@ -324,7 +326,9 @@ class _Run:
                 queue.append(entry.author)
 
     def _unproven(self, entries: Sequence[Entry], levels: Mapping[Principal, int]) -> list[Entry]:
-        """The entries whose signatures must be checked: those that the answer rests on, or all where the whole is asked."""
+        """The entries whose signatures must be checked: those that the answer rests on, the ones next to POLICY first; or all, where the
+        whole is asked.
+        """
         left = []
         for entry in entries:
             if (entry.level or self._whole) and not entry.checked and entry.error is None and entry.assertion is not None:
@@ -333,8 +337,8 @@ class _Run:
                     left.append(entry)
         if not left or self._whole:
             return left
-        bearing = set(map(id, used(entries, levels)))
-        return [entry for entry in left if id(entry) in bearing]
+        waiting = set(map(id, left))
+        return [entry for entry in used(entries, levels) if id(entry) in waiting]
 
     def _check(self, entry: Entry) -> None:
         assert entry.assertion is not None  # `_unproven` lists no other
