@@ -39,6 +39,7 @@ PROGRAMS = {
         "bench.keynote_table", "requests with 3 to 7 credentials, with and without KeyNote (BandExSOS, table I)"
     ),
     "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes"),
+    "frauds": Program("bench.frauds", "what frauds cost the desk and the clearing house that refuse them"),
     "spread-relay": Program("bench.spread_relay", "what a relay of datagrams costs per packet, beside a bare forwarder"),
     "spread-survival": Program("bench.spread_survival", "copies or forward error correction while dead relays are unnoticed"),
     "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes"),

@@ -44,7 +44,9 @@ from polder.store import open_engine, transaction
 
 KILLS, QUICK = 1000, 8
 WORKING = 0.85
-"""Share of kills for which the victim is waited for until it serves: the others may come while it starts."""
+"""Share of kills for which the victim is waited for until it has answered somebody: the others may come while it starts."""
+PATIENCE_S = 120.0
+"""Seconds within which whoever serves has answered."""
 AT_WORK_S = 0.15
 """Most seconds from then to the kill."""
 SETTLING = 0.15
@@ -64,7 +66,9 @@ class Word:
     confirmed: set[tuple[str, int]] = field(default_factory=set)
     acknowledged: int = 0
     cut: int = 0
-    """Calls of the ISP whose answer never came."""
+    """Calls of the ISP that broke off: the answer never came."""
+    answered: int = 0
+    """Times that the house answered the ISP, whatever it was."""
     lost: set[str] = field(default_factory=set)
     twice: set[str] = field(default_factory=set)
     unbalanced: set[str] = field(default_factory=set)
@@ -83,6 +87,9 @@ class Word:
                 return
             case "cut":
                 self.cut += 1
+                return
+            case "answered":
+                self.answered += 1
                 return
             case "taken":
                 self.taken |= said["charges"]
@@ -214,23 +221,34 @@ class Rounds:
             compare_books(self.place, self.word, self.rng, whole=whole)
 
     def hear(self, child: Child) -> None:
-        """What a living process has said so far."""
-        while select.select([child.pipe], [], [], 0)[0]:
+        """What a living process has said so far; raises ``RuntimeError`` when it lives no more."""
+        ended = False
+        while not ended and select.select([child.pipe], [], [], 0)[0]:
             more = os.read(child.pipe, 65536)
-            if not more:
-                break  # it ended, and its last line says why
+            ended = not more
             child.tail += more
         *lines, child.tail = child.tail.split(b"\n")
         for line in lines:
             self.word.hear(json.loads(line))
+        if ended:
+            raise RuntimeError("a client ended without a word")
 
     def _served(self, part: str, victim: Child) -> None:
-        """Wait until it says that it serves; its log tells why it does not."""
+        """Wait until it has answered somebody; its log tells why it does not."""
         while b"\n" not in victim.tail:
             if not (more := os.read(victim.pipe, 65536)):
                 log = self.place.root / f"{'pdp' if part == 'pdp' else 'clearing'}.log"
                 raise RuntimeError(f"{part} ended without a word:\n{log.read_text()[-2000:]}")
             victim.tail += more
+        client, before = self.clients[part == "house"], self._answers(part)
+        until = time.monotonic() + PATIENCE_S
+        while self._answers(part) == before:
+            if not select.select([client.pipe], [], [], until - time.monotonic())[0]:
+                raise RuntimeError(f"nobody was answered by {part} within {PATIENCE_S:g} s")
+            self.hear(client)
+
+    def _answers(self, part: str) -> int:
+        return len(self.word.taken) if part == "pdp" else self.word.answered
 
     def _settled(self, name: str, beside: Child) -> None:
         """Kill a settlement after a moment; if it was quicker, its word counts."""
@@ -291,6 +309,14 @@ def _claims(names: list[str]) -> list[Claim]:
     for name in names:
         on = {"database": name}
         claims.append(Claim(f"bandex-crashes.kills.{name}", f"kills on {name}", ">= 1000", Measure("kills", on)))
+        claims.append(
+            Claim(
+                f"bandex-crashes.said.{name}",
+                f"acknowledgements that were compared, on {name}",
+                ">= 2000",
+                Measure("acknowledged", on),
+            )
+        )
         for what, text in (
             ("lost", "acknowledged, and gone after a restart"),
             ("twice", "checks taken or paid twice"),
@@ -305,6 +331,7 @@ def draw(drawn: Any, rows: Any) -> None:
     axes = drawn.subplots()
     what = [
         ("kills", "kills"),
+        ("cut", "deposits\ncut off"),
         ("acknowledged", "acknowledgements\ncompared"),
         ("paid", "checks paid"),
         ("lost", "acknowledged\nand lost"),

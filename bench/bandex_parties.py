@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 from cryptography import x509
 from tests.support.certifier import Certifier
 from tests.support.money import Alice, Ask, key, name_of, nonce, wanted
@@ -47,7 +48,7 @@ LIFE_S = 120
 """For how long a check pays: some end, are settled and forgotten while others are taken."""
 BACKLOG = 200
 """Checks that wait to be deposited, at most."""
-LANES, PAUSE_S = 2, 0.06
+LANES, PAUSE_S = 4, 0.03
 """Questions of the router at a time, and the longest rest between two."""
 NICK = "dns:nick.example"
 
@@ -153,7 +154,7 @@ async def _buy(client: PdpClient, alice: Alice, held: deque[tuple[Ask, Verdict]]
     now = wall()
     terms, check_text = pay(wanted(LIFE_S), alice.offer, alice.credit, key(alice.who), nonce(alice.rng), now)
     ask = Ask(pack(alice.texts(check_text)))
-    while (verdict := await client.judge(_question(ask))) is None:
+    while (verdict := await client.judge(question(ask))) is None:
         pass
     if not verdict.accepted:
         raise RuntimeError(f"an honest check was refused: {verdict.reason}")
@@ -164,15 +165,16 @@ async def _buy(client: PdpClient, alice: Alice, held: deque[tuple[Ask, Verdict]]
 async def _try_again(client: PdpClient, ask: Ask, before: Verdict, say: Say) -> None:
     """The refresh of an old check is known, and at another router it is not good."""
     if before.until > wall() + 30:
-        again = await client.judge(_question(ask))
+        again = await client.judge(question(ask))
         if again is not None and again.charge != before.charge:
             say(what="found", twice=[f"check {before.charge[:8]} was taken, and then {again.reason}"])
-    elsewhere = await client.judge(_question(ask.but(router="south")))
+    elsewhere = await client.judge(question(ask.but(router="south")))
     if elsewhere is not None and elsewhere.accepted:
         say(what="found", twice=[f"check {before.charge[:8]} was good at another router"])
 
 
-def _question(ask: Ask) -> Question:
+def question(ask: Ask) -> Question:
+    """As a router asks."""
     fields = {name: getattr(ask, name) for name in Question.__struct_fields__ if hasattr(ask, name)}
     return Question(**fields, min_unit=64, max_packet=1500)
 
@@ -195,9 +197,12 @@ async def _deposit(place: Place, rng: random.Random, say: Say) -> None:
                     for due in [one for one in await client.payments() if one.paid_at is None][:1]:
                         done = await client.paid(due.settlement, due.number)
                         say(what="confirmed", name=done.settlement, number=done.number)
+                await client.statement()
+                say(what="answered")
                 await asyncio.sleep(rng.uniform(0.0, PAUSE_S))
-            except OSError:
-                say(what="cut")
+            except OSError as error:
+                if not isinstance(error.__cause__, aiohttp.ClientConnectorError):
+                    say(what="cut")
                 await asyncio.sleep(0.02)
             except Refused as refused:
                 if not refused.retry:

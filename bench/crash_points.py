@@ -92,7 +92,7 @@ class Child:
             self.tail += more
         line, _, self.tail = self.tail.partition(b"\n")
         said: dict[str, Any] = json.loads(line)
-        if said["what"] == "error":
+        if said.get("what") == "error":
             raise RuntimeError(said["why"])
         return said
 
