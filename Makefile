@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz fuzz-short audit soak lock wheel clean
+.PHONY: help setup demo demo-olintserv test test-python test-rust lint format bench bench-quick bench-long bench-hops claims docs fuzz fuzz-short audit soak lock wheel clean
 
 help: ## print this menu
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(VENV)/.native: $(VENV)/.python pyproject.toml $(RUST_SOURCES)
 
 demo: setup ## found an overlay in namespaces, flood the site, show what happened (ARGS=--json for machines)
 	@$(VENV)/bin/polder demo $(ARGS)
+
+demo-olintserv: setup ## reserve two last hops, spread a stream between them, fill the hops, kill relays, settle
+	@$(VENV)/bin/polder demo olintserv $(ARGS)
 
 test: test-rust test-python ## all tests
 

@@ -67,6 +67,11 @@ PROGRAMS = {
     "punishment": Program("bench.punishment", "an access point is attacked in every way while users read", long=True),
     "spread-transport": Program("bench.spread_transport", "one sprayed QUIC connection beside QUIC multipath", long=True),
     "reservation": Program("bench.reservation", "a reserved flow through a filled last hop; how long reserving takes", long=True),
+    "olintserv": Program(
+        "bench.olintserv",
+        "a stream across two filled last hops while nodes die, with and without reservation and spread",
+        long=True,
+    ),
     "sos": Program("bench.sos", "how likely attacks on nodes deny a user: closed forms beside the real roles", long=True),
 }
 

@@ -16,6 +16,8 @@ from tests.support.overlay import Overlay, polder, until
 NODES = ("n1", "n2", "n3", "n4")
 MODES = {"wiki": "beacon", "blog": "ring", "shop": "direct"}
 ROTATIONS = 4
+AMONG = {"n2", "n4"}
+"""Who may be a servlet of the site at rest."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Overlay,
             made.run_node(name)
         for site, mode in {**MODES, "home": "beacon"}.items():
             made.enrol_site(site, f"{site}.test")
-            lines = f'servlets = 1\nmode = "{mode}"\n' + ('rotation = "1s"\ngrace = "1s"\n' if site in MODES else "")
+            lines = f'servlets = 1\nmode = "{mode}"\n'
+            lines += 'rotation = "1s"\ngrace = "1s"\n' if site in MODES else f"servlets_among = {sorted(AMONG)}\n"
             made.run_site(site, f'name = "{site}"\norigin = "http://{origin.address}"\nallow = ["user:ann"]\n{lines}')
         made.enrol_user("ann")
         made.wait_ring(len(NODES))
@@ -99,11 +102,14 @@ async def test_burning_cuts_what_is_open(overlay: tuple[Overlay, str]) -> None:
         await socket.send_str("x")
         assert await socket.receive_str(timeout=30) == "echo x"
         place = made.state("site-home") / "site" / "home" / "admin.sock"
-        for name in (await status(made, "home"))["servlets"]:
+        burned = set((await status(made, "home"))["servlets"])
+        assert burned and burned < AMONG
+        for name in burned:
             await ask(place, "burn", {"servlet": name})
         message = await socket.receive(timeout=30)
         assert message.type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
     await asyncio.to_thread(until, lambda: _reads("http://home.test/", proxy), "the site over other servlets")
+    assert set((await status(made, "home"))["servlets"]) == AMONG - burned, "servlets_among binds, whoever else is there"
 
 
 def _idle(overlay: Overlay, site: str) -> bool:

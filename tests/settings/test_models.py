@@ -70,6 +70,7 @@ def test_asked_ports_may_be_chosen() -> None:
         {"mode": "tunnel"},
         {"hosts": ("127.0.0.1",)},
         {"rotation": "0s"},
+        {"servlets": 2, "servlets_among": ("n1",)},
     ],
 )
 def test_what_cannot_work_is_refused(wrong: dict[str, Any]) -> None:

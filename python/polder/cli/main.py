@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("polder.cli.config:config", "Everybody", "check configuration, print its schema"),
     "host-helper": ("polder.cli.host:host_helper", "Everybody", "the small privileged process for tunnels and filters"),
     "keynote": ("polder.cli.keynote:keynote", "Everybody", "keys, signatures and queries of KeyNote (RFC 2704)"),
-    "demo": ("polder.cli.lab:demo", "Laboratory", "the whole story on this machine, in namespaces"),
+    "demo": ("polder.cli.demo:demo", "Laboratory", "the whole story on this machine, in namespaces"),
     "lab": ("polder.cli.lab:lab", "Laboratory", "run experiments, list results and claims"),
 }
 

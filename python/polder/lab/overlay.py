@@ -49,7 +49,9 @@ class Overlay:
         protection: dict[str, Any],
         say: Callable[[str], None],
     ) -> None:
-        """``protection``: ``transport``, ``mode``, ``servlets``, and under ``more`` further lines of site.toml."""
+        """``protection``: ``transport``, ``mode``, ``servlets``; under ``more`` further lines of site.toml; with ``relays`` nodes relay
+        datagrams; with ``open`` nothing filters in front of a site that dials out.
+        """
         self._processes = processes
         self._world = world
         self._state = directory.resolve() / "state"
@@ -57,6 +59,7 @@ class Overlay:
         self._transport = protection["transport"] if world.separate else "dialout"
         self._say = say
         self._running: list[Process] = []
+        self._forwarders: dict[str, Process] = {}
         self._few = asyncio.Semaphore(_TOGETHER)
         self._url = self._pin = ""
         self.proxies: dict[str, str] = {}
@@ -68,9 +71,9 @@ class Overlay:
         await self._found()
         self._say(f"enrolling {len(nodes)} nodes, {len(users)} users and the site")
         await together(
-            *(self._enrol(Kind.NODE, node, Grant(Kind.NODE, node)) for node in nodes),
-            *(self._enrol(Kind.USER, user, Grant(Kind.USER, user, groups=(GROUP,))) for user in users),
-            self._enrol(Kind.SITE, SITE, Grant(Kind.SITE, SITE, hosts=(host_name,)), on="gateway"),
+            *(self.enrol(Kind.NODE, node, Grant(Kind.NODE, node)) for node in nodes),
+            *(self.enrol(Kind.USER, user, Grant(Kind.USER, user, groups=(GROUP,))) for user in users),
+            self.enrol(Kind.SITE, SITE, Grant(Kind.SITE, SITE, hosts=(host_name,)), on="gateway"),
         )
         self._say(f"starting {len(nodes)} nodes")
         await together(*(self._run_node(node) for node in nodes))
@@ -84,22 +87,22 @@ class Overlay:
     async def _found(self) -> None:
         address = self._world.hosts["authority"].ipv4
         listen = f"{address}:{AUTHORITY_PORT}"
-        made = await self._polder("authority", "authority", "init", "--trust-domain", TRUST_DOMAIN, "--listen", listen)
+        made = await self.command("authority", "authority", "init", "--trust-domain", TRUST_DOMAIN, "--listen", listen)
         self._url, self._pin = made["url"], made["pin"]
-        await self._start("authority", "authority", "authority", "serve")
+        await self.start("authority", "authority", "authority", "serve")
 
-    async def _enrol(self, kind: Kind, name: str, grant: Grant, on: str | None = None) -> None:
-        """Take an identity over the network, from the host that keeps the key."""
+    async def enrol(self, kind: Kind, name: str, grant: Grant, on: str | None = None, state: str | None = None) -> None:
+        """Take an identity over the network, from the host that keeps the key: ``on``, in state directory ``state``."""
         host = on or name
         verb = ["join"] if kind is Kind.NODE else ["enroll"]
         if kind is Kind.NODE:
             verb += ["--listen", f"{self._world.hosts[name].ipv4}:{NODE_PORT}"]
         words = [*verb, self._url, "--pin", self._pin, "--token-file", "-"]
-        await self._polder(host, host, *words, stdin=self._invite(grant))
+        await self.command(host, state or host, *words, stdin=self._invite(grant))
 
     def _invite(self, grant: Grant) -> str:
         """What ``polder invite`` does, without a second of start-up for each of many."""
-        place = StateDir(self._home("authority"))
+        place = StateDir(self.home("authority"))
         settings = load_settings(place, os.environ)
         ledger = open_ledger(place, settings)
         try:
@@ -108,10 +111,15 @@ class Overlay:
             ledger.close()
 
     async def _run_node(self, node: str) -> None:
+        lines = ""
         if self._transport == "gre":
             await self._help(node)
-            self._drop_in(node, "node", f'host_helper = "{self._socket(node)}"\n')
-        await self._start(node, node, "node", "run")
+            lines = f'host_helper = "{self._socket(node)}"\n'
+        if self._protection.get("relays"):
+            lines += f'[spread]\nlisten = ["{self._world.hosts[node].ipv4}:{NODE_PORT}"]\n'
+        if lines:
+            self._drop_in(node, "node", lines)
+        await self.start(node, node, "node", "run")
 
     async def _run_site(self) -> None:
         """Settings of the site, its helpers, its agent."""
@@ -127,7 +135,7 @@ class Overlay:
             "transport": self._transport,
             **self._protection.get("more", {}),
         }
-        if self._world.separate:
+        if self._world.separate and not self._protection.get("open"):
             # The ISP's router filters; its helper's socket is in reach because the laboratory's hosts share one file system.
             await self._help("isp")
             edge = self._world.hosts["gateway"].ipv4
@@ -137,25 +145,34 @@ class Overlay:
         if self._transport == "gre":
             await self._help("gateway")
             lines["host_helper"] = self._socket("gateway")
-        path = self._home("gateway") / "site" / SITE / "site.toml"
+        path = self.home("gateway") / "site" / SITE / "site.toml"
         path.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in lines.items()) + "\n")
-        await self._start("gateway", "gateway", "site", "run", SITE)
+        await self.start("gateway", "gateway", "site", "run", SITE)
 
-    async def _connect(self, user: str) -> None:
+    async def _connect(self, user: str, *words: str) -> None:
         address = "127.0.0.1" if self._world.separate else self._world.hosts[user].ipv4
-        await self._start(user, user, "connect", "--listen", f"{address}:{PROXY_PORT}")
+        self._forwarders[user] = await self.start(user, user, "connect", "--listen", f"{address}:{PROXY_PORT}", *words)
         self.proxies[user] = f"http://{address}:{PROXY_PORT}"
+
+    async def reconnect(self, user: str, settings: str, *words: str) -> None:
+        """Another forwarder in place of the user's: with these lines of client.toml, and these options of ``polder connect``."""
+        before = self._forwarders.pop(user, None)
+        if before is not None:
+            self._running.remove(before)
+            await before.stop()
+        self._drop_in(user, f"user/{user}", settings)
+        await self._connect(user, *words)
 
     async def _help(self, host: str) -> None:
         """The privileged helper of a host."""
-        await self._start(host, host, "host-helper", "--socket", self._socket(host), name=f"helper-{host}", wait=False)
-        await self._until(lambda: _exists(Path(self._socket(host))), f"the host helper on {host}")
+        await self.start(host, host, "host-helper", "--socket", self._socket(host), name=f"helper-{host}", wait=False)
+        await self.until(lambda: _exists(Path(self._socket(host))), f"the host helper on {host}")
 
     async def open_door(self, argv: list[str], socket: Path) -> None:
         """Run the inner half of a door, which makes ``socket``, on the first user's host."""
         user = next(iter(self.proxies))
         self._running.append(await self._processes.start(user, "door", argv))
-        await self._until(lambda: _exists(socket), "the door's inner half")
+        await self.until(lambda: _exists(socket), "the door's inner half")
 
     async def site_status(self) -> dict[str, Any]:
         """What the site's agent says of itself."""
@@ -163,33 +180,38 @@ class Overlay:
 
     async def redraw(self) -> None:
         """Have the site draw fresh servlets, and wait until they serve and are known."""
-        await ask(self._home("gateway") / "site" / SITE / "admin.sock", "rotate", {})
+        await ask(self.home("gateway") / "site" / SITE / "admin.sock", "rotate", {})
         await self._wait_site(group_hosts(self._world, "node"))
+
+    async def settled(self, nodes: list[str]) -> None:
+        """Until nodes that were cut off are in the ring again and can bring somebody to the site."""
+        await self._wait_ring(nodes)
+        await self._wait_site(nodes)
 
     def check(self) -> None:
         """Raise ``ProcessError`` when a part of the overlay has ended."""
         self._processes.check(*self._running)
 
-    async def _polder(self, host: str, state: str, *words: str, stdin: str = "") -> dict[str, Any]:
+    async def command(self, host: str, state: str, *words: str, stdin: str = "") -> dict[str, Any]:
         """Run a command to its end; its JSON answer."""
         async with self._few:
             argv = [*POLDER, *words, "--json"]
-            env = ["env", f"POLDER_STATE={self._home(state)}"]
+            env = ["env", f"POLDER_STATE={self.home(state)}"]
             log = f"command-{host}"
             output = await self._processes.run(host, log, [*env, *argv], _HELLO_S, stdin.encode())
         lines = output.decode().strip().splitlines()
         answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         return answer
 
-    async def _start(self, host: str, state: str, *words: str, name: str = "", wait: bool = True) -> None:
+    async def start(self, host: str, state: str, *words: str, name: str = "", wait: bool = True) -> Process:
         """Start a command that runs on; with ``wait`` it says a line of JSON when it is ready."""
         argv = [*POLDER, *words, *(["--json"] if wait else [])]
-        env = {"POLDER_STATE": str(self._home(state))}
+        env = {"POLDER_STATE": str(self.home(state))}
         async with self._few:
             process = await self._processes.start(host, name or f"{words[0]}-{host}", argv, piped=wait, env=env)
             self._running.append(process)
             if not wait:
-                return
+                return process
             assert process.process.stdout is not None
             try:
                 line = await asyncio.wait_for(process.process.stdout.readline(), _HELLO_S)
@@ -197,6 +219,7 @@ class Overlay:
                 line = b""
         if not line:
             raise ProcessError(f"polder {' '.join(words)} on {host} did not start:\n{process.tail()}")
+        return process
 
     async def _wait_ring(self, nodes: list[str]) -> None:
         """Until every node is in the ring and knows the others, or enough of them in a large ring."""
@@ -207,7 +230,7 @@ class Overlay:
             return bool(status["joined"] and status["successors"] and status["members"] >= enough)
 
         for node in nodes:
-            await self._until(lambda node=node: settled(node), f"{node} in the ring")  # type: ignore[misc]
+            await self.until(lambda node=node: settled(node), f"{node} in the ring")  # type: ignore[misc]
 
     async def _wait_site(self, nodes: list[str]) -> None:
         """Until every node can bring somebody to the site: its servlets serve, and beacons know them."""
@@ -220,11 +243,11 @@ class Overlay:
             status = await self._ask(node, "node", "status")
             return bool(status["sites"].get(SITE, {}).get("beacons"))
 
-        await self._until(serves, "servlets that serve the site")
+        await self.until(serves, "servlets that serve the site")
         for node in nodes:
-            await self._until(lambda node=node: known(node), f"{node} with beacons for the site")  # type: ignore[misc]
+            await self.until(lambda node=node: known(node), f"{node} with beacons for the site")  # type: ignore[misc]
 
-    async def _until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
+    async def until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
         deadline = asyncio.get_running_loop().time() + _SETTLE_S
         while True:
             self.check()
@@ -236,14 +259,14 @@ class Overlay:
             await asyncio.sleep(0.1)
 
     async def _ask(self, host: str, place: str, what: str) -> dict[str, Any]:
-        return await ask(self._home(host) / place / "admin.sock", what)
+        return await ask(self.home(host) / place / "admin.sock", what)
 
     def _drop_in(self, host: str, kind: str, text: str) -> None:
-        folder = self._home(host) / kind / "conf.d"
+        folder = self.home(host) / kind / "conf.d"
         folder.mkdir(exist_ok=True)
         (folder / "lab.toml").write_text(text)
 
-    def _home(self, host: str) -> Path:
+    def home(self, host: str) -> Path:
         home = self._state / host
         home.mkdir(parents=True, exist_ok=True)
         return home

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from polder.lab import enclosure, links
 from polder.lab.latency import Matrix, load
 from polder.lab.switch import PathSpec, PortSpec, Switch, log_file
-from polder.lab.topology import Group, SiteLink, Topology, names_of
+from polder.lab.topology import SITE_HOSTS, Group, SiteLink, Topology, names_of
 
 SITE_PREFIXES = (("198.19.0.0", 16), ("2001:db8:19::", 48))
 GATEWAY_UP = ("198.19.1.2", "2001:db8:19:1::2")
@@ -126,22 +126,31 @@ class World:
     def _build(self) -> Switch:
         topology, ports = self.topology, []
         wide = list(_wide_hosts(topology, self.matrix))
-        site = [topology.site] if topology.site else []
-        names = [host.name for host, _ in wide] + (["isp", "gateway", "site"] if site else [])
-        links.ip([f"netns add {name}" for name in names])
+        links.ip([f"netns add {name}" for name in (host.name for host, _ in wide)])
         for host, group in wide:
             self.hosts[host.name] = host
             fd = _attach(host)
             prefixes = ((host.ipv4, 32), (host.ipv6, 128))
             ports.append(self._port(fd, prefixes, host.place, group.up_mbit, group.down_mbit))
-        for link in site:
-            place = self.matrix.place(link.place) if link.place in self.matrix.names else len(wide) % len(self.matrix.names)
-            ports.append(self._port(_attach_site(link), SITE_PREFIXES, place, 0, 0))
-            self.hosts["isp"] = Host("isp", *ISP_ADDRESS, place, len(ports) - 1)
-            self.hosts["gateway"] = Host("gateway", *GATEWAY_UP, place, None)
-            self.hosts["site"] = Host("site", *SITE_ADDRESS, place, None)
+        self._add_customers(ports)
         area = topology.wide_area
         return Switch(ports, list(_paths(self.matrix, topology)), topology.seed, area.most_packets, self._switch_log)
+
+    def _add_customers(self, ports: list[PortSpec]) -> None:
+        """Who lives behind a router: the site, if the topology has one."""
+        link = self.topology.site
+        if link is None:
+            return
+        links.ip([f"netns add {name}" for name in SITE_HOSTS])
+        place = self._place(link.place, len(ports))
+        ports.append(self._port(_attach_site(link), SITE_PREFIXES, place, 0, 0))
+        self.hosts["isp"] = Host("isp", *ISP_ADDRESS, place, len(ports) - 1)
+        self.hosts["gateway"] = Host("gateway", *GATEWAY_UP, place, None)
+        self.hosts["site"] = Host("site", *SITE_ADDRESS, place, None)
+
+    def _place(self, name: str, otherwise: int) -> int:
+        """Where in the matrix; a measured one has no names."""
+        return self.matrix.place(name) if name in self.matrix.names else otherwise % len(self.matrix.names)
 
     def _port(self, fd: int, prefixes: tuple[tuple[str, int], ...], place: int, up: float, down: float) -> PortSpec:
         queue_us = self.topology.wide_area.queue_ms * 1000

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from polder.model import PathMode
-from polder.settings.base import Name, Ports, Rules
+from polder.settings.base import Name, Names, Ports, Rules
 from polder.settings.limits import Limits
 from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Duration, Hosts, parse_address
@@ -49,6 +49,11 @@ class SiteSettings(ProcessSettings):
         ge=1,
         le=16,
         description="Servlets at once: one may die unnoticed. Each is another node that knows the perimeter's secret.",
+    )
+    servlets_among: Names = Field(
+        (),
+        description="Nodes that may be servlets. Default: all that the nodes know. Those in the site's own ISP, where its last hop can "
+        "be reserved. Fewer hide worse: who knows this list knows where to look.",
     )
     transport: Literal["gre", "dialout", "tcp"] = Field(
         "dialout",
@@ -161,6 +166,8 @@ class SiteSettings(ProcessSettings):
             )
         if 0 < self.exposure_max < 2 * self.servlets:
             raise ValueError(f"exposure_max = {self.exposure_max} is less than twice servlets: a rotation would find nobody")
+        if 0 < len(self.servlets_among) < self.servlets:
+            raise ValueError(f"servlets_among names {len(self.servlets_among)} nodes, fewer than servlets = {self.servlets}")
         return self
 
     def port_map(self) -> tuple[tuple[int, str], ...]:

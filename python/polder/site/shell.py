@@ -58,7 +58,7 @@ class Site(Linked):
     """A running agent. Make it with ``start``."""
 
     LIVE = frozenset({"allow", "deny", "hosts", "mode", "servlets", "rotation", "grace", "appointment_life", "limits"}) | {
-        *("drain_max", "exposure_max", "tell_address", "tell_window"),
+        *("servlets_among", "drain_max", "exposure_max", "tell_address", "tell_window"),
     }
 
     def __init__(
@@ -148,6 +148,7 @@ class Site(Linked):
     def configure(self, settings: SiteSettings) -> None:
         """Put other rules, hosts, rotation and the like in force; the record is published anew."""
         self._settings = settings
+        self._role.set_pool(self._candidates(), wall())
         self._role.configure(_role_config(settings), wall())
         self._driver.pump()
         self.apply()
@@ -255,9 +256,14 @@ class Site(Linked):
         heard = {member.ring_id: member for answer in answers for member in answer}
         if heard:
             self._pool = tuple(member for member in sorted(heard.values()) if not self._revoked.is_revoked(member))
-            self._role.set_pool(self._pool, wall())
+            self._role.set_pool(self._candidates(), wall())
             self._driver.pump()
         await asyncio.sleep(_POOL_EVERY if heard else 1.0)
+
+    def _candidates(self) -> tuple[Member, ...]:
+        """Who of the nodes may be drawn."""
+        among = self._settings.servlets_among
+        return tuple(member for member in self._pool if not among or member.name in among)
 
     async def _ask_revocations(self) -> None:
         """The nodes' revocation list: a servlet that is revoked is burned."""
@@ -279,7 +285,7 @@ class Site(Linked):
         if not self._revoked.offer(signed, wall()):
             return
         self._pool = tuple(member for member in self._pool if not self._revoked.is_revoked(member))
-        self._role.set_pool(self._pool, wall())
+        self._role.set_pool(self._candidates(), wall())
         for each in self._role.admitted():
             if self._revoked.is_revoked(each.member):
                 self._role.burn(each.member.name, wall())
