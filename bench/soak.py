@@ -49,7 +49,8 @@ HELPERS = ("helper-node5", "helper-node6", "helper-gateway", "helper-isp")
 EVERY_S, BLOCK_S, WARM_S = 5.0, 30.0, 600.0
 """Between two looks; what is folded into one; left out at the beginning, or half of a short soak: for ten minutes each process fills the
 fine part of its history and the tail of its log."""
-ALLOWED = {"rss_mib": 8.0, "fds": 12.0, "threads": 4.0, "tasks": 12.0, "objects": 20_000.0, "rules": 6.0, "tunnels": 4.0}
+ALLOWED = {"rss_mib": 8.0, "fds": 12.0, "threads": 4.0, "tasks": 12.0, "objects": 20_000.0}
+ALLOWED |= {"blocks": 60_000.0, "live_mib": 8.0, "rules": 6.0, "tunnels": 4.0}
 """Growth an hour that counts as none: what a soak of a quarter of an hour can tell from nothing."""
 MBIT = 100.0
 
@@ -69,7 +70,7 @@ class Watch:
             for part in LASTING:
                 with contextlib.suppress(OSError, ValueError):
                     facts = await self._overlay.facts(part)
-                    self._add(part, {"tasks": facts["tasks"], "objects": facts["objects"], **_of_kernel(int(facts["pid"]))})
+                    self._add(part, _of_itself(facts) | _of_kernel(int(facts["pid"])))
                     self.pids.setdefault(part, set()).add(int(facts["pid"]))
             for name in HELPERS:
                 self._add(name, _of_kernel(self._overlay.helper(name)))
@@ -96,7 +97,7 @@ class Watch:
             row["series"] = [[round(at - begin), round(value, 2)] for at, value in blocks(samples, BLOCK_S)]
             if found is not None:
                 row |= {"per_hour": round(found.per_hour, 2), "low": round(found.low, 2), "high": round(found.high, 2)}
-                row["leaks"] = int(leaks(found, ALLOWED[what]))
+                row |= {"leaks": int(leaks(found, ALLOWED[what]))} if what in ALLOWED else {}
             made.append(row)
         return made
 
@@ -104,6 +105,12 @@ class Watch:
 def warm_up(minutes: float) -> float:
     """Seconds that are left out at the beginning of a soak."""
     return min(WARM_S, 30 * minutes)
+
+
+def _of_itself(facts: dict[str, Any]) -> dict[str, float]:
+    """What a part counts of itself: what lives, and what the allocator keeps around it."""
+    mib = {what: facts[name] / (1 << 20) for what, name in (("live_mib", "heap_used"), ("heap_mib", "heap_held"))}
+    return {"tasks": facts["tasks"], "objects": facts["objects"], "blocks": facts["blocks"], **mib}
 
 
 def _of_kernel(pid: int) -> dict[str, float]:
@@ -253,6 +260,8 @@ CLAIMS = [
         Claim(f"soak.{what}", f"parts of which {words} surely grow", "== 0", Measure("leaks", {"what": what}, "sum"))
         for what, words in (
             ("rss_mib", f"memory (by more than {ALLOWED['rss_mib']:g} MiB an hour)"),
+            ("live_mib", f"what is held of the C library's heap (by more than {ALLOWED['live_mib']:g} MiB an hour)"),
+            ("blocks", f"Python's small objects (by more than {ALLOWED['blocks']:g} an hour)"),
             ("fds", "descriptors"), ("threads", "threads"), ("tasks", "tasks"), ("objects", "objects of Python"),
             ("rules", "rules of the filter"), ("tunnels", "tunnel devices"),
         )
@@ -268,8 +277,8 @@ def draw(drawn: Any, rows: Any) -> None:
     axes = drawn.subplots(2, 2, sharex=True).flat
     for axis, what, title in zip(
         axes,
-        ("rss_mib", "fds", "tasks", "rules"),
-        ("Memory, MiB", "Descriptors", "Tasks", "Rules of the filter, and tunnel devices"),
+        ("rss_mib", "live_mib", "fds", "rules"),
+        ("Memory, MiB", "Of it held of the C library's heap, MiB", "Descriptors", "Rules of the filter, and tunnel devices"),
         strict=True,
     ):
         chosen = [row for row in rows if row.get("what") in {what, "tunnels" if what == "rules" else what} and "series" in row]

@@ -36,9 +36,11 @@ SPARE = "eve"
 """A user who reads nothing, and is revoked and enrolled again."""
 PAGE, FILE = 12_000, 400_000
 SLOW_S = 3.0
-"""A page that takes longer is told of."""
+"""A page that takes longer is told of, with the time at which it began."""
 SESSIONS = 520
 """Handshakes after which a node keeps no more sessions for resumption (1,024, two of each)."""
+BROKEN = (ConnectionError, asyncio.IncompleteReadError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+"""What a browser asks again after."""
 LIMIT_S = 20.0
 """A page that takes longer has failed."""
 _SETTLED_S = 90.0
@@ -90,26 +92,24 @@ class Reader:
         await asyncio.gather(*loads)
 
     async def _page(self, host: str, size: int, tunnel: bool) -> None:
-        began, trouble = time.monotonic(), ""
+        began, trouble, again = time.monotonic(), "", "at once"
+        what = f"{'tunnel' if tunnel else 'absolute form'}, {host}/{size}"
         get = self._tunnelled if tunnel else self._asked
         try:
             async with asyncio.timeout(LIMIT_S):
                 try:
                     await get(host, size)
-                except (ConnectionError, asyncio.IncompleteReadError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+                except BROKEN as error:
                     self.again += 1
+                    again = f"again after {time.monotonic() - began:.1f} s: {type(error).__name__}: {error}"
                     await get(host, size)
         except (OSError, EOFError, ValueError, aiohttp.ClientError) as error:
-            trouble = f"{wall():.1f}: {'tunnel' if tunnel else 'absolute form'}, {host}/{size}: {type(error).__name__}: {error}"[
-                :240
-            ]
+            trouble = f"{wall():.1f}: {what}: {type(error).__name__}: {error}"[:240]
         self.pages += 1
         took = time.monotonic() - began
         self.slowest = max(self.slowest, took)
         if took > SLOW_S:
-            self.slow = [*self.slow, f"{wall():.1f}: {took:.1f} s: {'tunnel' if tunnel else 'absolute form'}, {host}/{size}"][
-                -20:
-            ]
+            self.slow = [*self.slow, f"{wall() - took:.1f}: {took:.1f} s: {what}, {again}"[:240]][-20:]
         if trouble:
             self.failed += 1
             self.troubles = [*self.troubles, trouble][-20:]
@@ -158,6 +158,7 @@ async def read(proxy: str, rate: float) -> dict[str, Any]:
         "failed": reader.failed,
         "slowest_s": slowest,
         "troubles": reader.troubles,
+        "slow": reader.slow,
     }
 
 

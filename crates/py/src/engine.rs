@@ -117,3 +117,10 @@ pub fn meanings() -> Vec<(&'static str, &'static str, String)> {
     let all = Native::meanings().into_iter().chain(polder_sock::GreCounters::meanings());
     all.map(|meaning| (meaning.name, meaning.kind.text(), meaning.help)).collect()
 }
+
+/// Bytes that this process holds of the C library's allocator, and bytes that the allocator holds of the system.
+#[pyfunction]
+pub fn heap(py: Python<'_>) -> (u64, u64) {
+    let heap = py.detach(polder_sock::heap);
+    (heap.used, heap.held)
+}

@@ -12,6 +12,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<gre::GreEndpoint>()?;
     m.add_function(wrap_pyfunction!(lab::lab, m)?)?;
     m.add_function(wrap_pyfunction!(engine::meanings, m)?)?;
+    m.add_function(wrap_pyfunction!(engine::heap, m)?)?;
     m.add("PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     m.add("SCHEMA", polder_types::SCHEMA)
 }

@@ -14,7 +14,7 @@ pub use batch::{Inbox, send_batch};
 pub use burst::{BURST, Burst};
 pub use gre::{GreCounters, GreEndpoint, GreError};
 pub use listener::adopt_listener;
-pub use memory::{give_memory_back, keep_memory};
+pub use memory::{Heap, give_memory_back, heap, keep_memory};
 pub use ready::{Interest, Ready, adopt};
 pub use runs::{Received, RunInbox, RunOutbox, ToSend, bind_runs};
 pub use unsent::bound_unsent;

@@ -46,6 +46,12 @@ def meanings() -> tuple[tuple[str, str, str], ...]:
     return tuple(_native.meanings())
 
 
+def heap() -> tuple[int, int]:
+    """Bytes that this process holds of the C library's allocator (native code, and what Python keeps beyond 512 bytes), and bytes that the
+    allocator holds of the system; zeros where the library is not glibc."""
+    return _native.heap()
+
+
 class CallFailed(Exception):
     """A control call got no good answer. ``status`` is HTTP's; 0: no answer came (unreachable, timeout, refused identity)."""
 

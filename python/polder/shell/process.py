@@ -16,10 +16,12 @@ import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 from polder import __version__
+from polder.engine import heap
 from polder.settings.process import ProcessSettings
 from polder.shell import cycles, logs
 from polder.shell.handover import Handover, Predecessor, Successor, UpgradeFailed, command
@@ -130,8 +132,13 @@ class Life(Generic[S]):
         return {"reload": lambda _: self.reload().facts(), "upgrade": lambda _: self.upgrade(), "process": lambda _: self.facts()}
 
     def facts(self) -> dict[str, Any]:
-        """Who this process is, and how much it holds: what grows for good is a leak."""
-        held = {"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects())}
+        """Who this process is, and how much it holds: what grows for good is a leak.
+
+        ``blocks``: Python's small objects (up to 512 bytes); ``heap_used``, ``heap_held``: bytes, of ``engine.heap``.
+        """
+        used, held_of_system = heap()
+        held = {"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects()), "blocks": sys.getallocatedblocks()}
+        held |= {"heap_used": used, "heap_held": held_of_system}
         return {"pid": os.getpid(), "version": __version__, "taken_over": self.predecessor is not None, **held}
 
     def reload(self) -> Reloaded:
