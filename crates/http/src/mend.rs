@@ -142,10 +142,11 @@ impl Trial {
             let live = live.clone();
             self.silent = Some(Box::pin(async move { live.falls_silent().await }));
         }
-        match &mut self.silent {
-            Some(silent) => silent.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        let Some(silent) = &mut self.silent else { return Poll::Pending };
+        ready!(silent.as_mut().poll(cx));
+        // It has ended; where nobody else can be asked, the link is looked at anew when something wakes the tunnel again.
+        self.silent = None;
+        Poll::Ready(())
     }
 }
 

@@ -173,6 +173,34 @@ async fn a_servlet_that_hangs_is_left_for_another_and_its_link_is_given_up() {
 }
 
 #[tokio::test]
+async fn where_nobody_else_can_be_asked_a_silent_link_is_waited_for() {
+    let pki = Pki::new();
+    let (origin, mut told) = origin_with(1).await;
+    let nodes = overlay_of(&pki, origin).await;
+    let (address, frozen) = freezer(nodes[1].peer.address).await;
+    nodes[0].apply(|s| s.peers.iter_mut().filter(|peer| &*peer.name == "beacon").for_each(|peer| peer.address = address));
+    knows(&nodes[1], &["s1"]);
+    let mut tunnel = nodes[0].open(&user("ann"), "wiki.test", &mut says("GET a")).await.unwrap();
+    assert_eq!(told.recv().await.unwrap(), b"GET a");
+    frozen.store(true, SeqCst);
+    let waking = async {
+        // Whatever wakes the tunnel while the link is silent, it waits on.
+        loop {
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(5), tunnel.source.next()).await {
+                return heard;
+            }
+        }
+    };
+    let given_up = async {
+        let down = |event: &Event| matches!(event, Event::Link { name, up: false, .. } if name == "beacon").then_some(());
+        nodes[0].heard.until(down).await;
+        frozen.store(false, SeqCst);
+    };
+    let (heard, ()) = tokio::join!(waking, given_up);
+    assert_eq!(heard.unwrap().unwrap(), "GET a");
+}
+
+#[tokio::test]
 async fn who_finds_no_way_waits_for_news() {
     let pki = Pki::new();
     let (origin, _told) = origin_with(0).await;

@@ -263,6 +263,10 @@ class SiteRole:
         """The way in is another one now, and only the servlets in place know it: exposure is counted anew."""
         self._candidates.exposed = set(self._places)
 
+    def reached(self, name: str, rtt_us: int) -> None:
+        """A link to a node came up, with this round trip in microseconds."""
+        self._candidates.reached(name, rtt_us)
+
     def unreachable(self, name: str, now: float) -> None:
         """A link to a node failed. If it is a servlet it is asked at once, and this one more failure counts as death."""
         self._candidates.silent(name, now)

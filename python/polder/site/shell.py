@@ -141,7 +141,9 @@ class Site(Linked):
     def on_link(self, link: Link) -> None:
         """A servlet is dialled, or was lost: that one is asked at once."""
         self._linked.set()
-        if not link.up:
+        if link.up:
+            self._role.reached(link.name, link.rtt_us)
+        else:
             self._role.unreachable(link.name, wall())
             self._driver.pump()
 
