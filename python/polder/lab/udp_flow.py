@@ -1,8 +1,8 @@
 """``python -m polder.lab.udp_flow send|receive|swallow JSON``: a flow of numbered packets at a steady rate, and who counts them.
 
 Only inside the laboratory: packets carry a number, and the time when they were sent by the clock that all namespaces share. ``send``
-takes ``to, port, source_port, mbit`` (of IP packets), ``payload`` (bytes) and ``seconds``; ``receive`` ``port, idle`` (ends so many
-seconds after the last packet) and prints what arrived as JSON; ``swallow`` takes ``port``.
+takes ``to, port, source_port, mbit`` (of IP packets), ``payload`` (bytes), ``seconds``, and ``at`` (Unix seconds) to begin later;
+``receive`` ``port, idle`` (ends so many seconds after the last packet) and prints what arrived as JSON; ``swallow`` takes ``port``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _SO_TIMESTAMPNS = 35
 _CATCH_UP_S = 0.02
 
 
-def send(to: str, port: int, source_port: int, mbit: float, payload: int, seconds: float) -> dict[str, Any]:
+def send(to: str, port: int, source_port: int, mbit: float, payload: int, seconds: float, at: float = 0.0) -> dict[str, Any]:
     """Send evenly; what a late wake-up missed is made up for, at most ``_CATCH_UP_S`` of it."""
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     out.bind(("", source_port))
     out.setblocking(False)
     gap = (payload + _HEADERS) * 8 / (mbit * 1e6)
     padding = bytes(payload - _HEAD.size)
+    time.sleep(max(0.0, at - time.clock_gettime(time.CLOCK_REALTIME)))
     began = time.clock_gettime(time.CLOCK_MONOTONIC)
     number, behind, lost_here = 0, began, 0
     while (now := time.clock_gettime(time.CLOCK_MONOTONIC)) < began + seconds:

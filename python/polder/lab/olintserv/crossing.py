@@ -14,13 +14,13 @@ from polder.lab.world import Scene
 
 EACH_MBIT = 2 * LINE_MBIT
 """Through each line, each way."""
-_PORT, _PAYLOAD, _LONGEST_S = 9, 1372, 120.0
-_TOOL = ["nice", sys.executable, "-m", "polder.lab.udp_flow"]
+_PORT, _PAYLOAD = 9, 1372
+_TOOL = [sys.executable, "-m", "polder.lab.udp_flow"]
 _PATIENCE_S = 30.0
 
 
 class Cross:
-    """``open`` once; then ``start`` and ``stop`` for each showing."""
+    """``open`` once; then ``start``, ``mark`` and ``stop`` for each showing."""
 
     def __init__(self, processes: Processes, world: Scene) -> None:
         self._processes, self._world = processes, world
@@ -36,17 +36,21 @@ class Cross:
             if not await asyncio.wait_for(swallow.process.stdout.readline(), _PATIENCE_S):
                 raise ProcessError(f"{swallow.name} did not start:\n{swallow.tail()}")
 
-    async def start(self) -> None:
-        """Fill both lines, both ways."""
-        self._began, self._before = time.monotonic(), self._sent()
+    async def start(self, begin: float, end: float) -> None:
+        """Fill both lines, both ways, from ``begin`` until ``end`` (Unix seconds). ``begin`` some seconds ahead: processes take time."""
         bot = self._world.hosts["bot"].ipv4
         for port, side in enumerate(SIDES, 7000):
             for host, to in (("bot", side.crossed), (side.customer, bot)):
-                words = _words(to=to, port=_PORT, source_port=port, mbit=EACH_MBIT, payload=_PAYLOAD, seconds=_LONGEST_S)
-                self._running.append(await self._processes.start(host, f"cross-{host}-{port}", [*_TOOL, "send", words]))
+                words = {"to": to, "port": _PORT, "source_port": port, "mbit": EACH_MBIT, "payload": _PAYLOAD}
+                argv = [*_TOOL, "send", _words(**words, at=begin, seconds=end - begin)]
+                self._running.append(await self._processes.start(host, f"cross-{host}-{port}", argv))
+
+    def mark(self) -> None:
+        """Measure from now on."""
+        self._began, self._before = time.monotonic(), self._sent()
 
     def mbit(self) -> float:
-        """What was sent into each last hop from the wide area, on average since ``start``."""
+        """What was sent into each last hop from the wide area, on average since ``mark``."""
         return (self._sent() - self._before) * 8 / 1e6 / (time.monotonic() - self._began) / len(SIDES)
 
     async def stop(self) -> None:

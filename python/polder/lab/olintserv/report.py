@@ -97,7 +97,7 @@ def draw(drawn: Any, rows: Sequence[Row]) -> None:
     shown = next(row for row in rows if "cross_at" in row)
     for at, text in ((shown["cross_at"], "cross traffic"), (shown["dead_at"], "30 % of the nodes die")):
         panels[0].annotate(text, (at, 2600), xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color=INK)
-    panels[-1].set(xlabel="seconds")
+    panels[-1].set(xlabel="seconds (line: the latest frame of each half second; red: frames that never came)")
     panels[-1].set_xlim(0, shown["seconds"])
 
 

@@ -33,8 +33,9 @@ STREAM_MBIT = 3.0
 DOWN_MBIT, UP_MBIT, SITE_UP_MBIT, SITE_DOWN_MBIT = 6.0, 1.0, 4.2, 0.8
 """Reserved: towards the user with room for copies, from her; from the site, towards it."""
 DEAD = 3
-SLICE_S = 0.5
-_LEARN_S, _PATIENCE_S, _PAID_S = 3.0, 60.0, 120.0
+SLICE_S = stream.KEY_EVERY * FRAME_S
+"""From one key frame to the next: each slice has one."""
+_LEARN_S, _PATIENCE_S, _PAID_S, _AHEAD_S = 3.0, 60.0, 120.0, 1.0
 _PROTECTION = {
     "transport": "dialout",
     "mode": "beacon",
@@ -137,7 +138,7 @@ class Showing:
 
     def slices(self, found: View) -> dict[str, list[float | None]]:
         """Over time, by when frames were made: the worst delay of those that came (``None``: none came), the part that was lost."""
-        count = round(self.times.end / SLICE_S)
+        count = int(self.times.end / SLICE_S)
         worst: list[float | None] = [None] * count
         lost = [0] * count
         for frame in self.frames:
@@ -219,7 +220,7 @@ class Stage:
         async with self._reserved(combination), self._playing(showing, watch):
             await self._learn(showing)
             self.say(f"{combination.title}: watching")
-            showing.began = stream.now()
+            showing.began = stream.now() + _AHEAD_S
             try:
                 await self._happen(showing, rng)
             finally:
@@ -282,15 +283,16 @@ class Stage:
             seen = len(showing.frames)
             if time.monotonic() > deadline:
                 raise ProcessError(f"no stream comes {showing.combination.title}: see the logs in {self.processes.directory}")
-            await asyncio.sleep(SLICE_S)
+            await asyncio.sleep(0.5)
         showing.opened = 1
 
     async def _happen(self, showing: Showing, rng: random.Random) -> None:
         """What befalls the viewer, at its times."""
         times = showing.times
+        await self.cross.start(showing.began + times.cross, showing.began + times.end)
         await _at(showing.began + times.cross)
         before = self.tally.read()
-        await self.cross.start()
+        self.cross.mark()
         await _at(showing.began + times.dead - 1.0)
         recent = self.tally.read()
         await _at(showing.began + times.dead)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polder.bandex import format_amount
+from polder.lab.olintserv.crossing import EACH_MBIT
 from polder.lab.olintserv.isps import LINE_MBIT
 from polder.lab.olintserv.market import CURRENCY
 from polder.lab.olintserv.playing import LAG_S
@@ -18,6 +19,8 @@ from polder.lab.olintserv.run import COMBINATIONS, Combination, Run, Showing
 
 _BARS = "▁▂▃▄▅▆▇█"
 _FRESH_S = 0.2
+_REST, _NARROWEST, _WIDEST = 65, 12, 60
+"""Columns that the rest of the table takes; least and most of the last one."""
 
 
 class Story:
@@ -26,7 +29,7 @@ class Story:
     def __init__(self, run: Run, console: Console) -> None:
         self._run, self._console = run, console
         self._showings: dict[str, Showing] = {}
-        self._said = ""
+        self._said, self._playing, self._over = "", "", False
         self._drawn, self._began = 0.0, time.monotonic()
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         run.say, run.watch = self._say, self._watch
@@ -38,7 +41,7 @@ class Story:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._said = "done"
+            self._over = True
             self._refresh()
             self._live.stop()
         elif self._showings:
@@ -52,7 +55,8 @@ class Story:
             self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}", highlight=False)
 
     def _watch(self, showing: Showing) -> None:
-        self._showings[showing.combination.name] = showing
+        self._playing = showing.combination.name
+        self._showings[self._playing] = showing
         if self._live and time.monotonic() - self._drawn > _FRESH_S:
             self._refresh()
 
@@ -62,57 +66,67 @@ class Story:
             self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> RenderableType:
-        return Group(self._table(), Text(f"{time.monotonic() - self._began:5.0f} s  {self._said} …", style="dim"))
+        if self._over:
+            return self._table()
+        showing = self._showings.get(self._playing)
+        now = _now(showing) if showing is not None and showing.began else ""
+        return Group(self._table(), Text(f"{time.monotonic() - self._began:5.0f} s  {self._said}{now} …", style="dim"))
 
     def _table(self) -> Table:
         times = self._run.times
-        table = Table(title="A live stream across two filled last hops while relays die", title_justify="left")
-        for name in ("the user has", "time", "now", "stalls", "stood still", "delay", "99 %", "lost"):
-            table.add_column(name, justify="left" if name in {"the user has", "now"} else "right")
-        table.add_column(f"quiet to {times.cross:g} s, filled to {times.dead:g} s, then nodes die")
+        told = f"quiet until {times.cross:g} s, lines filled until {times.dead:g} s, then nodes dead too; over at {times.end:g} s"
+        table = Table(title="A live stream across two filled last hops while relays die", title_justify="left", caption=told)
+        for name in ("the user has", "stalls", "frozen", "99 % in", "lost"):
+            table.add_column(name, justify="left" if name == "the user has" else "right", no_wrap=True)
+        table.add_column("delay over time", no_wrap=True)
+        width = min(_WIDEST, max(_NARROWEST, self._console.width - _REST))
         for one in COMBINATIONS:
-            table.add_row(*_cells(one, self._showings.get(one.name)))
+            table.add_row(*_cells(one, self._showings.get(one.name), width))
         return table
 
 
-def _cells(one: Combination, showing: Showing | None) -> list[str | Text]:
+def _cells(one: Combination, showing: Showing | None, width: int) -> list[str | Text]:
     if showing is None or not showing.began:
-        return [Text(one.title, style="dim"), *([""] * 8)]
-    seen, elapsed = showing.view(), showing.elapsed()
+        return [Text(one.title, style="dim"), *([""] * 5)]
+    seen = showing.view()
     stalls = len(seen.stalls)
     frames = max(1, len(seen.lost) + len(seen.delays_ms))
+    late = seen.delay_ms(0.99)
     return [
         one.title,
-        f"{elapsed:.0f} s",
-        _now(showing, elapsed),
         Text(str(stalls), style="red" if stalls else "green"),
         f"{seen.frozen_s:.1f} s",
-        _ms(seen.delay_ms(0.5)),
-        _ms(seen.delay_ms(0.99)),
+        "–" if late is None else f"{late:.0f} ms",
         f"{len(seen.lost) / frames:.1%}",
-        strip(showing),
+        strip(showing, width),
     ]
 
 
-def _now(showing: Showing, elapsed: float) -> str:
-    if elapsed >= showing.times.end:
-        return "over"
+def _now(showing: Showing) -> str:
+    if showing.elapsed() >= showing.times.end:
+        return ""
     if showing.dead:
-        return f"{', '.join(showing.dead)} dead"
-    return f"{2 * LINE_MBIT:g} Mbit/s into each {LINE_MBIT:g}" if elapsed > showing.times.cross else "quiet"
+        return f"; {', '.join(showing.dead)} dead"
+    return f"; {EACH_MBIT:g} Mbit/s into each line of {LINE_MBIT:g}" if showing.elapsed() > showing.times.cross else "; quiet"
 
 
-def strip(showing: Showing) -> Text:
-    """One character for each slice of time that is over: how late the latest frame came, a cross where most never did."""
-    out = Text()
+def strip(showing: Showing, width: int) -> Text:
+    """A character for each of ``width`` parts of the showing that are over: how late the latest frame came; a cross: most never did."""
     slices = showing.slices(showing.view())
-    over = int(max(0.0, showing.elapsed() - LAG_S) / showing.times.end * len(slices["worst_ms"]))
-    for worst, lost in list(zip(slices["worst_ms"], slices["lost_share"], strict=True))[:over]:
-        if worst is None or (lost or 0.0) > 0.5:
+    worst, lost = slices["worst_ms"], slices["lost_share"]
+    over = int(max(0.0, showing.elapsed() - LAG_S) / showing.times.end * len(worst))
+    width = min(width, len(worst))
+    out = Text()
+    for index in range(width):
+        begin, end = index * len(worst) // width, (index + 1) * len(worst) // width
+        if end > over:
+            break
+        came = [value for value in worst[begin:end] if value is not None]
+        if not came or max(value or 0.0 for value in lost[begin:end]) > 0.5:
             out.append("×", style="red")
         else:
-            level = min(len(_BARS) - 1, int(worst / 1000 / LAG_S * len(_BARS)))
-            out.append(_BARS[level], style="green" if worst < LAG_S * 1000 else "yellow")
+            level = min(len(_BARS) - 1, int(max(came) / 1000 / LAG_S * len(_BARS)))
+            out.append(_BARS[level], style="green" if max(came) < LAG_S * 1000 else "yellow")
     return out
 
 
@@ -126,7 +140,3 @@ def money(books: dict[str, Any]) -> Table:
         earned = format_amount(books["earned"][seller], CURRENCY)
         table.add_row(seller, str(deposited["paid"]), earned, payers.get(seller, "nobody"))
     return table
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} ms"

@@ -1,6 +1,6 @@
 """A live stream over HTTP, as a camera's: ``python -m polder.lab.olintserv.stream serve|play JSON``.
 
-``serve`` makes 25 frames a second, every 25th a large one, and sends each to everybody who watches ``/live``, with its number and the
+``serve`` makes 25 frames a second, every 12th a large one, and sends each to everybody who watches ``/live``, with its number and the
 time of its making by the clock that all namespaces share. Who does not take them as fast as they are made misses frames, as with every
 encoder for live pictures: nothing waits at the sender for longer than ``_BEHIND_S``. It takes ``address, port, mbit`` and prints a line
 when it listens.
@@ -24,8 +24,8 @@ from polder.lab.olintserv.playing import FRAME_S
 
 HEAD = struct.Struct("!IId")
 """Number, length of what follows, time of making."""
-KEY_EVERY, KEY_SHARE = 25, 3.0
-"""Every 25th frame is a whole picture: three times as long as frames are on average."""
+KEY_EVERY, KEY_SHARE = 12, 3.0
+"""Every 12th frame is a whole picture: three times as long as frames are on average."""
 _BEHIND_S, _PATIENCE_S, _TELL_S = 0.5, 2.0, 0.25
 _LONGEST = 1 << 20
 _AGAIN_S = 0.1
