@@ -168,6 +168,19 @@ def test_reinstating_needs_a_new_key(ledger: Ledger, issue: Maker) -> None:
     assert ledger.members()[0].name == "n1"
 
 
+def test_who_comes_back_and_is_revoked_again_adds_one_key_each_time(ledger: Ledger, engine: Engine, issue: Maker) -> None:
+    for n in range(1, 8):
+        ledger.invite(token(n), grant("user", "eve"), NOW, HOUR, reinstate=True)
+        ledger.enrol(token(n), key(n), None, NOW, place, issue)
+        assert ledger.revoke(who("user", "eve"), "", NOW)[1] == n
+    listed = [row.key_hash for row in ledger.revoked(NOW)[1] if row.key_hash]
+    assert listed == [key(n) for n in range(1, 8)]
+    with engine.begin() as db:  # as ledgers were written before
+        db.execute(tables.revocations.insert().values(epoch=99, key_hash=key(1), revoked_at=NOW, reason=""))
+    epoch, rows = ledger.revoked(NOW)
+    assert epoch == 99 and [row.key_hash for row in rows if row.key_hash] == listed
+
+
 def test_a_revoked_key_leaves_the_list_with_its_certificate(ledger: Ledger, issue: Maker) -> None:
     enrol(ledger, issue, 1, grant("user", "ann"))
     ledger.revoke(who("user", "ann"), "", NOW)

@@ -158,13 +158,18 @@ class Ledger:
             if find_entry(db, uri) is None:
                 raise Refused(Verdict.UNKNOWN, f"{who} never enrolled here; `polder authority list` shows who did")
             c = tables.certificates.c
-            keys = sorted(set(db.scalars(select(c.key_hash).where(c.uri == uri))))
+            held = select(c.key_hash).where(c.uri == uri)
+            keys = sorted(set(db.scalars(held)))
             if is_revoked(db, uri):
                 return current_epoch(db), len(keys)
             row = {"epoch": current_epoch(db) + 1, "revoked_at": now, "reason": reason}
-            db.execute(insert(tables.revocations).values(uri=uri, **row))
+            r = tables.revocations
+            db.execute(insert(r).values(uri=uri, **row))
+            listed = set(db.scalars(select(r.c.key_hash).where(r.c.key_hash.in_(held))))
+            # Keys stay on the list when the name is reinstated: said again each time, it would grow with the square of the times.
             for key_hash in keys:
-                db.execute(insert(tables.revocations).values(key_hash=key_hash, **row))
+                if key_hash not in listed:
+                    db.execute(insert(r).values(key_hash=key_hash, **row))
             t = tables.tokens
             mine = and_(t.c.kind == str(who.kind), t.c.name == who.name, t.c.serial.is_(None))
             db.execute(update(t).where(mine, t.c.expires_at > now).values(expires_at=now))
@@ -245,19 +250,21 @@ class Ledger:
     def revoked(self, now: float) -> tuple[int, tuple[RevokedRow, ...]]:
         """The epoch and who is revoked. Keys whose last certificate has expired are left out: expiry refuses them already.
 
-        Keys that a restored ledger knows from nodes only stay, and so do those of retired issuers.
+        Keys that a restored ledger knows from nodes only stay, and so do those of retired issuers. Each is said once, however often a
+        ledger of before has it.
         """
         r, c = tables.revocations.c, tables.certificates.c
         last = select(c.key_hash, func.max(c.not_after).label("end")).group_by(c.key_hash).subquery()
         query = (
-            select(r.epoch, r.uri, r.key_hash)
+            select(func.min(r.epoch), r.uri, r.key_hash)
             .outerjoin(last, r.key_hash == last.c.key_hash)
             .where(r.lifted_epoch.is_(None), or_(r.key_hash.is_(None), last.c.end > now, last.c.end.is_(None)))
+            .group_by(r.uri, r.key_hash)
         )
         i = tables.issuers.c
         retired = select(i.epoch, i.key_hash).where(i.stage == Stage.RETIRED).order_by(i.epoch)
         with transaction(self._engine) as db:
-            rows = [RevokedRow(*row) for row in db.execute(query.order_by(r.id))]
+            rows = [RevokedRow(*row) for row in db.execute(query.order_by(func.min(r.id)))]
             rows += [RevokedRow(row.epoch, None, row.key_hash) for row in db.execute(retired)]
             return current_epoch(db), tuple(rows)
 
