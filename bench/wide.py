@@ -5,7 +5,10 @@ Real processes with default settings in the laboratory: authority, 12 nodes, 8 r
 drawn at random; readers among those with a node near them, as an overlay would place its nodes. A page is HTML and ten pictures (141 KB)
 over TLS on at most six connections, all of them new, as a browser opens it. Each placement is read directly first, all of them, then
 through the overlay, whose filter shuts the direct way; with servlets drawn anew, for how far those are from the site decides most.
-Ratios are of one reader's medians in one placement.
+Ratios are of one reader's medians in one placement. Each placement is a draw of its own: its median stands in a row of its own.
+
+A site that has reached nodes before prefers near ones a little (``overlay.candidates``). The placements here are new to it, so what that is
+worth is asked of the real drawing over placements of the same matrix, without running them (rows ``drawn``).
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from polder.lab.processes import Processes
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.switch import PathSpec
 from polder.lab.world import World
+from polder.model import Member
+from polder.overlay.candidates import Candidates
 
 MATRIX = "planetlab:1"
 POOL = 150
@@ -42,7 +47,9 @@ NEAR_MS = 20.0
 THINK_S = 0.4
 SETTLE_S = 35.0
 """Nodes remember for 30 s how long paths took to open; the last placement's times must be forgotten."""
-PROTECTION = {"transport": "dialout", "mode": "beacon", "servlets": 2}
+IMAGINED, REDRAWN = 100, 20
+"""Placements of which only distances are looked at, and draws in each."""
+PROTECTION: dict[str, Any] = {"transport": "dialout", "mode": "beacon", "servlets": 2}
 Loads = dict[str, list[load.Load]]
 
 
@@ -135,6 +142,29 @@ def rows_of(number: int, placement: Placement, direct: Loads, through: Loads, se
     return rows
 
 
+def draw_row(number: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of one draw: the median of its readers."""
+    ratios = [row["ratio_to_direct"] for row in rows if row["ratio_to_direct"]]
+    return {"placement": number, "draw_median": round(statistics.median(ratios), 3) if ratios else None, "readers": len(ratios)}
+
+
+def drawn(placements: Sequence[Placement], rng: random.Random) -> list[dict[str, Any]]:
+    """How far servlets are from the site that nobody has reached before, and that were all reached: milliseconds, medians."""
+    rows = []
+    for known in (0, 1):
+        far = []
+        for placement in placements:
+            candidates = Candidates(rng, ())
+            nodes = [host for host in placement.places if host.startswith("node")]
+            candidates.pool = {name: Member(name, bytes(16), "192.0.2.1:1") for name in nodes}
+            for name in nodes if known else ():
+                candidates.reached(name, int(placement.rtt_ms(name, "isp") * 1000))
+            for _ in range(REDRAWN):
+                far += [placement.rtt_ms(one.name, "isp") for one in candidates.draw(PROTECTION["servlets"], 0.0, 0, ())]
+        rows.append({"what": "drawn", "known": known, "rtt_ms": round(statistics.median(far), 1), "servlets": len(far)})
+    return rows
+
+
 def _median_ms(loads: Sequence[load.Load]) -> float | None:
     """``None``: no page came whole."""
     good = [one.seconds * 1000 for one in loads if one.good]
@@ -146,6 +176,10 @@ def claims() -> list[Claim]:
     return [
         Claim("wide.median", "page over mode beacon when quiet, median over readers, × direct", "<= 1.25",
               Measure("ratio_to_direct", {}, "median")),
+        Claim("wide.draws", "the same, median over draws of servlets, of each draw's median", "<= 1.25",
+              Measure("draw_median", {}, "median")),
+        Claim("wide.near", "round trip between a site and servlets drawn when all nodes were reached before, × drawn by chance", "<= 0.85",
+              Measure("rtt_ms", {"known": 1}, "only", Measure("rtt_ms", {"known": 0}))),
         Claim("wide.worst", "the reader who pays most, against the papers' largest factor", "<= 10",
               Measure("ratio_to_direct", {}, "max")),
         Claim("wide.failed", "pages that failed", "== 0", Measure("failed", {}, "sum")),
@@ -155,7 +189,7 @@ def claims() -> list[Claim]:
 def draw(drawn: Any, rows: Sequence[Any]) -> None:
     """Every reader's two times, and the ratios in order."""
     left, right = drawn.subplots(1, 2)
-    rows = [row for row in rows if row["ratio_to_direct"]]
+    rows = [row for row in rows if row.get("ratio_to_direct")]
     left.scatter([r["direct_ms"] for r in rows], [r["beacon_ms"] for r in rows], s=22, color=SEA)
     most = max(max(r["direct_ms"], r["beacon_ms"]) for r in rows) * 1.05
     left.plot([0, most], [0, most], color=DIKE, linewidth=1, label="as fast")
@@ -201,12 +235,13 @@ async def measure(folder: Path, count: int, seconds: float) -> list[dict[str, An
                 through = await read(processes, world, site.ca, overlay, f"beacon{number}", seconds)
                 stages = (await overlay.site_status())["servlets"]
                 servlets = frozenset(name for name, stage in stages.items() if stage == "serving")
-                rows += rows_of(number, placement, direct[number], through, servlets)
-                report.show(rows[-len(through) :])
+                readers = rows_of(number, placement, direct[number], through, servlets)
+                rows += [*readers, draw_row(number, readers)]
+                report.show(rows[-len(through) - 1 :])
                 overlay.check()
     finally:
         world.close()
-    return rows
+    return rows + drawn([draw_placement(matrix, wide, rng) for _ in range(IMAGINED)], rng)
 
 
 def main() -> int:
@@ -217,7 +252,7 @@ def main() -> int:
     except latency.NoMatrixError as error:
         print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
         return 0
-    count, seconds = (1, 8.0) if chosen.quick else (4, 15.0)
+    count, seconds = (1, 8.0) if chosen.quick else (8, 10.0)
     folder = (Path("build/lab") / f"wide-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
 
     def inside() -> int:
@@ -225,6 +260,7 @@ def main() -> int:
         parameters = {
             "matrix": MATRIX, "placements": count, "seconds": seconds, "think_s": THINK_S, "settle_s": SETTLE_S, "near_ms": NEAR_MS,
             "topology": "wide", "protection": PROTECTION, "settings": "defaults", "seed": 6, "build": BUILD,
+            "imagined": IMAGINED, "redrawn": REDRAWN,
         }  # fmt: skip
         result = Result("wide", parameters, rows, claims(), "Pages over a quiet overlay with measured delays, against direct")
         return report.finish(result, draw, record=not chosen.no_record, rows=False)

@@ -55,3 +55,22 @@ def test_a_reader_who_saw_no_page_is_a_row_too() -> None:
     placement = wide.draw_placement(matrix(20, 10.0), HOSTS, random.Random(1))
     (row,) = wide.rows_of(0, placement, {"user1": loads(1.0)}, {"user1": loads(bad=2)}, frozenset())
     assert (row["beacon_ms"], row["ratio_to_direct"], row["failed"]) == (None, None, 2)
+
+
+def test_a_draws_median_is_that_of_its_readers() -> None:
+    rows = [{"ratio_to_direct": ratio} for ratio in (1.0, 1.2, None, 3.0)]
+    assert wide.draw_row(2, rows) == {"placement": 2, "draw_median": 1.2, "readers": 3}
+    judged = {
+        claim.id: claim.judge([wide.draw_row(n, [{"ratio_to_direct": r}]) for n, r in enumerate((1.0, 1.1, 9.0))])
+        for claim in wide.claims()
+    }
+    assert judged["wide.draws"]["measured"] == 1.1
+
+
+def test_servlets_are_nearer_where_nodes_were_reached_before() -> None:
+    places = latency.synthetic(random.Random(1))
+    hosts = ["isp", *(f"node{n}" for n in range(1, 11)), "user1"]
+    placements = [wide.draw_placement(places, hosts, random.Random(seed)) for seed in range(10)]
+    by_chance, known = wide.drawn(placements, random.Random(1))
+    assert (by_chance["known"], known["known"]) == (0, 1)
+    assert known["rtt_ms"] < by_chance["rtt_ms"] and known["servlets"] == by_chance["servlets"] == 10 * wide.REDRAWN * 2
