@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,6 @@ import click
 from polder.cli.answer import answer
 from polder.keynote import Checker, KeyNoteError, Limits, Why, parse, split_assertions
 from polder.keynote.checker import Answer
-from polder.keynote.errors import Why as Kind
 from polder.keynote.explain import as_dict, drawn, explain
 from polder.keynote.signatures import ALGORITHMS, verify
 from polder.keynote.signing import (
@@ -31,6 +33,8 @@ from polder.keynote.signing import (
 )
 from polder.settings import ConfigError, write_atomic
 
+LIMITS = Limits()
+"""Those of every checker, also of these commands."""
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 _ACCEPT = click.option(
     "--accept", multiple=True, metavar="ALGORITHM", help="Take this old algorithm too, such as sig-rsa-sha1; repeat it for more."
@@ -105,7 +109,7 @@ def sign(check: bool, algorithm: str, assertion_file: str, private_file: str, of
     signature = make_signature(text, read_private(_read(private_file)), name)
     if check:
         signed = parse(text.rstrip().removesuffix(":") + ":\n" + wrap(signature))
-        verify(signed.signed, signature, signed.resolve({}, Limits())[0], frozenset(ALGORITHMS), Limits())
+        verify(signed.signed, signature, signed.resolve({}, LIMITS)[0], frozenset(ALGORITHMS), LIMITS)
     if as_json:
         answer({"signature": signature}, "", "put it behind the assertion's line Signature:", as_json=True)
     else:
@@ -126,9 +130,9 @@ def sigver(assertion_file: str, accept: tuple[str, ...], as_json: bool) -> int:
         try:
             one = parse(text)
             if not one.signature:
-                raise KeyNoteError(Kind.UNSIGNED, "the assertion has no signature")
+                raise KeyNoteError(Why.UNSIGNED, "the assertion has no signature")
             accepted = frozenset(accept) or frozenset(ALGORITHMS)
-            name = verify(one.signed, one.signature, one.resolve({}, Limits())[0], accepted, Limits())
+            name = verify(one.signed, one.signature, one.resolve({}, LIMITS)[0], accepted, LIMITS)
             results.append({"verified": True, "algorithm": name, "old": ALGORITHMS[name].old})
         except KeyNoteError as error:
             results.append({"verified": False, "kind": error.kind, "why": str(error)})
@@ -146,8 +150,49 @@ def sigver(assertion_file: str, accept: tuple[str, ...], as_json: bool) -> int:
     return 2 if failed else 0
 
 
-def _asked(function: Any) -> Any:
-    """The options that ``verify`` and ``query`` share."""
+@dataclass(frozen=True)
+class Asked:
+    """What ``verify`` and ``query`` are asked: files, as options name them."""
+
+    retlist: str
+    environments: tuple[str, ...]
+    local: tuple[str, ...]
+    keys: tuple[str, ...]
+    files: tuple[str, ...]
+    old: bool
+    accept: tuple[str, ...]
+
+    def query(self, given: tuple[str, ...] = (), *, require_conditions: bool = False) -> Answer:
+        """The answer with every assertion's part; ``given``: further attributes, as NAME=VALUE."""
+        attributes: dict[str, str] = {}
+        for place in self.environments:
+            attributes |= read_attributes(_read(place), LIMITS)
+        for pair in given:
+            name, equals, value = pair.partition("=")
+            if not equals:
+                raise ConfigError("command line", "attribute", f"{pair!r} is not NAME=VALUE")
+            attributes[name] = value
+        taken = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.old) if self.old else self.accept
+        return Checker(LIMITS, taken).query(
+            _assertions(self.local),
+            _assertions(self.files),
+            [read_key(_read(place), LIMITS) for place in self.keys],
+            attributes,
+            self.retlist.split(","),
+            require_conditions=require_conditions,
+            whole=True,
+        )
+
+
+def _asked(function: Callable[..., Any]) -> Any:
+    """The options that ``verify`` and ``query`` share, as one ``Asked`` in front of the others."""
+
+    @functools.wraps(function)
+    def gathered(**given: Any) -> Any:
+        asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
+        return function(asked, **given)
+
+    made: Any = gathered
     for option in reversed(
         (
             click.option(
@@ -162,24 +207,15 @@ def _asked(function: Any) -> Any:
             _JSON,
         )
     ):
-        function = option(function)
-    return function
+        made = option(made)
+    return made
 
 
 @keynote.command("verify")
 @_asked
-def verify_command(
-    retlist: str,
-    environments: tuple[str, ...],
-    local: tuple[str, ...],
-    keys: tuple[str, ...],
-    files: tuple[str, ...],
-    old: bool,
-    accept: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def verify_command(asked: Asked, as_json: bool) -> None:
     """Ask a query, as the reference tool does: what do these assertions (FILES are untrusted) say of an action?"""
-    found, _ = _query(retlist, environments, local, keys, files, old, accept, whole=True)
+    found = asked.query()
     lines = [f"Query result = {found.value}"]
     for number, entry in enumerate(found.entries):
         if entry.error is not None:
@@ -189,7 +225,7 @@ def verify_command(
     answer({"value": found.value, "passed": found.passed}, "\n".join(lines), step, as_json=as_json)
 
 
-_SIGNATURES = (Kind.SIGNATURE, Kind.UNSIGNED, Kind.ALGORITHM, Kind.KEY)
+_SIGNATURES = (Why.SIGNATURE, Why.UNSIGNED, Why.ALGORITHM, Why.KEY)
 
 
 @keynote.command()
@@ -201,71 +237,26 @@ _SIGNATURES = (Kind.SIGNATURE, Kind.UNSIGNED, Kind.ALGORITHM, Kind.KEY)
     "--explain", "explained", is_flag=True, help="Draw the delegation graph, and say of each assertion why it counted or not."
 )
 @click.option("--require-conditions", is_flag=True, help="Refuse credentials without Conditions, as where money is spent.")
-def query(
-    retlist: str,
-    environments: tuple[str, ...],
-    local: tuple[str, ...],
-    keys: tuple[str, ...],
-    files: tuple[str, ...],
-    old: bool,
-    accept: tuple[str, ...],
-    given: tuple[str, ...],
-    explained: bool,
-    require_conditions: bool,
-    as_json: bool,
-) -> int:
+def query(asked: Asked, given: tuple[str, ...], explained: bool, require_conditions: bool, as_json: bool) -> int:
     """Ask what assertions say of an action, and why. A file may hold several, with blank lines between.
 
     Exit status 2 if the answer is not the highest value.
     """
-    found, limits = _query(
-        retlist, environments, local, keys, files, old, accept, whole=True, given=given, require_conditions=require_conditions
-    )
+    found = asked.query(given, require_conditions=require_conditions)
     lines = [f"Query result = {found.value}"]
     if explained:
         lines += ["", "Who trusts whom:", *("  " + line for line in drawn(found)), "", "Assertions:"]
-        for note in explain(found, limits):
+        for note in explain(found, LIMITS):
             sort = "policy" if note.trusted else "credential"
             lines.append(f"  {note.number}. {sort} of {note.authorizer} for {note.licensees}: {note.kind}")
             lines.append(f"     {note.why}")
     step = "" if found.passed or explained else "ask again with --explain"
-    answer(as_dict(found, limits), "\n".join(lines), step, as_json=as_json)
+    answer(as_dict(found, LIMITS), "\n".join(lines), step, as_json=as_json)
     return 0 if found.passed else 2
 
 
-def _query(
-    retlist: str,
-    environments: tuple[str, ...],
-    local: tuple[str, ...],
-    keys: tuple[str, ...],
-    files: tuple[str, ...],
-    old: bool,
-    accept: tuple[str, ...],
-    *,
-    whole: bool,
-    given: tuple[str, ...] = (),
-    require_conditions: bool = False,
-) -> tuple[Answer, Limits]:
-    limits = Limits()
-    attributes: dict[str, str] = {}
-    for place in environments:
-        attributes |= read_attributes(_read(place), limits)
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError("command line", "attribute", f"{pair!r} is not NAME=VALUE")
-        attributes[name] = value
-    taken = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.old) if old else accept
-    found = Checker(limits, taken).query(
-        [text for place in local for text in split_assertions(_read(place))],
-        [text for place in files for text in split_assertions(_read(place))],
-        [read_key(_read(place), limits) for place in keys],
-        attributes,
-        retlist.split(","),
-        require_conditions=require_conditions,
-        whole=whole,
-    )
-    return found, limits
+def _assertions(places: tuple[str, ...]) -> list[str]:
+    return [text for place in places for text in split_assertions(_read(place))]
 
 
 def _with_colon(name: str) -> str:
