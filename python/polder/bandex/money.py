@@ -27,10 +27,15 @@ def parse_currency(text: str) -> str:
 
 def parse_amount(text: str) -> int:
     """Micro-units of ``"0.44"``: at least one, at most ``MOST``; raises ``Refused``."""
+    return check_amount(parse_micro(text))
+
+
+def parse_micro(text: str) -> int:
+    """The same without bounds: of a limit, which may be none at all; raises ``Refused``."""
     match = _AMOUNT.match(text)
     if match is None:
         raise Refused(Verdict.MALFORMED, f"{text[:40]!r} is not an amount: write 12 or 0.44, with at most six decimals")
-    return check_amount(int(match[1]) * MICRO + int((match[2] or "0").ljust(6, "0")))
+    return int(match[1]) * MICRO + int((match[2] or "0").ljust(6, "0"))
 
 
 def check_amount(micro: int, what: str = "an amount") -> int:

@@ -7,28 +7,27 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from polder.bandex.money import MOST, parse_micro
+from polder.model import Refused
 from polder.settings.base import Name, Settings
 from polder.settings.process import ProcessSettings
 from polder.settings.quantities import Address, Duration, Rate
 
-_AMOUNT = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,6}))?\Z")
-_MOST = 2**31 - 1
 
-
-def parse_micro(value: Any) -> Any:
+def _micro(value: Any) -> Any:
     """Micro-units of ``"0.44"``; a bare whole number is micro-units already. Raises ``ValueError``."""
     if not isinstance(value, str):
         return value
-    match = _AMOUNT.match(value)
-    if match is None:
-        raise ValueError(f"{value!r} is not an amount: write 12 or 0.44 in quotes, with at most six decimals")
-    return int(match[1]) * 1_000_000 + int((match[2] or "0").ljust(6, "0"))
+    try:
+        return parse_micro(value)
+    except Refused as refused:
+        raise ValueError(refused.why) from None
 
 
 Micro = Annotated[
     int,
-    BeforeValidator(parse_micro),
-    Field(ge=0, le=_MOST),
+    BeforeValidator(_micro),
+    Field(ge=0, le=MOST),
     WithJsonSchema({"type": ["string", "integer"], "description": "amount; a bare number is micro-units", "examples": ["0.44"]}),
 ]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
