@@ -199,6 +199,19 @@ def claims() -> tuple[Claim, ...]:
     )
 
 
+def draw(figure: Any, rows: Any) -> None:
+    """What each costs over an honest payment."""
+    for axes, (where, who) in zip(
+        figure.subplots(1, 2), (("pdp", "policy decision point"), ("house", "clearing house")), strict=True
+    ):
+        chosen = [row for row in rows if row["where"] == where][::-1]
+        axes.barh([row["fraud"] for row in chosen], [row["over_honest"] for row in chosen])
+        axes.axvline(1.0, color="#999999")
+        axes.tick_params(axis="y", labelsize=6)
+        axes.set_title(who, fontsize=8)
+        axes.set_xlabel("CPU over an honest payment")
+
+
 def main() -> int:
     """Measure; exit status 3 when a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -220,7 +233,7 @@ def main() -> int:
                 parties.end(child)
     parameters = {"rounds": rounds, "in_a_row": RUN, "seed": given.seed, "database": "sqlite", "algorithm": "ed25519"}
     result = Result("frauds", parameters, rows, claims(), "What frauds cost who refuses them")
-    write(result)
+    write(result, draw)
     for row in rows:
         print(row)
     return 3 * (not all(claim["holds"] for claim in result.record()["claims"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from polder.bandex import CreditTerms, pack
 from polder.bandex.writing import order, pay, write
-from polder.clearing.portal import Link, Portal
+from polder.clearing.portal import TITLE, Link, Portal
+from polder.clearing.serving import openapi
 from polder.model import Refused
 from polder.settings.money import ProviderSettings
 from polder.store import sqlite_url
@@ -78,6 +80,13 @@ def test_a_user_and_all_users_get_so_much(tmp_path: Path) -> None:
     assert not portal.grant(ANN, name_of("alice"), request(3)).repeated
     assert (portal.prune(), portal.prune()) == (3, 0)
     assert portal.counters == {"granted": 4, "exceeded": 1, "busy": 1}
+
+
+def test_the_portal_describes_itself(tmp_path: Path) -> None:
+    told = json.loads(openapi(TITLE, open_portal(tmp_path, Clock()).routes()))
+    (operation,) = told["paths"]["/v1/credits"].values()
+    assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/CreditRequest")
+    assert told["components"]["schemas"].keys() >= {"CreditRequest", "Granted", "Problem"}
 
 
 def test_who_gets_none(tmp_path: Path) -> None:

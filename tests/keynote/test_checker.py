@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polder.keynote import Checker, KeyNoteError, Limits, Why, parse, principal
+from polder.keynote import checker as checker_module
 from polder.keynote.explain import as_dict, drawn, explain
 from polder.keynote.signing import make_signature, sign, wrap
 from tests.keynote.worlds import credential, key, policy, who
@@ -237,6 +240,42 @@ def test_monotone(assertions: list[str], more: str, x: str) -> None:
     kinds = [note.kind for note in explain(whole)]
     assert len(kinds) == len(assertions) + 1
     assert whole.index == 0 or "counted" in kinds
+
+
+NODES = st.integers(0, 9)
+EDGES = st.lists(st.tuples(NODES, st.lists(NODES, min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 3)), max_size=40)
+
+
+@settings(max_examples=80)
+@given(EDGES)
+def test_evaluation_ends_within_what_the_graph_has(edges: list[tuple[int, list[int], int, int]]) -> None:
+    """Whatever delegates to whom, in circles too: each condition is asked once, and licensees once for each value that can rise."""
+    values = ("no", "low", "high", "yes")
+    texts = []
+    for author, to, least, level in edges:
+        names = ", ".join(f'"p{one}"' for one in to)
+        who = f"p{author}" if author else "POLICY"
+        head = f'Authorizer: "{who}"\nLicensees: {min(least, len(to))}-of({names})\n'
+        texts.append(f'{head}Conditions: true -> "{values[level]}";\n')
+    asked: Counter[str] = Counter()
+
+    def counted(name: str) -> Any:
+        real = getattr(checker_module, name)
+
+        def call(*arguments: Any) -> Any:
+            asked[name] += 1
+            return real(*arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("value_of", "licensees"):
+            patch.setattr(checker_module, name, counted(name))
+        answer = Checker().query(texts, [], ["p9"], {}, values)
+    assert answer.value in values
+    assert asked["value_of"] <= len(texts)
+    # An assertion hears of each rise of each of its licensees, and then looks at its tree: itself and four at most.
+    assert asked["licensees"] <= (len(values) - 1) * sum(len(set(to)) for _, to, _, _ in edges) * 5
 
 
 SOUP = st.lists(
