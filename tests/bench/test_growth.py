@@ -26,7 +26,7 @@ def rows(cpu_us: float) -> list[dict[str, Any]]:
         front("polder", 9750, cpu_us, 2),
         front("nginx", 9750, 50, 1.6),
     ]
-    return [*fronts, *(node(count, mode, 0.7, 60) for count in (4, 64) for mode in ("beacon", "ring", "direct"))]
+    return [*fronts, *(node(count, mode, 0.7, 60) for count in (4, 32) for mode in ("beacon", "ring", "direct"))]
 
 
 def test_claims_go_from_the_least_to_the_most_that_was_measured() -> None:

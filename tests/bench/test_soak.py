@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from bench.soak import ALLOWED, CLAIMS, EVERY_S, Watch, warm_up
+from bench.soak import ALLOWED, CLAIMS, EVERY_S, Watch, panics, warm_up
 from bench.soak_parts import FILE, PAGE, body
 
 from polder.lab.results import Result
@@ -21,11 +22,11 @@ def _watched(leaking: str) -> list[dict[str, Any]]:
     return watch.rows(0.0, warm_up(15))
 
 
-def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0, troubles: int = 0) -> set[str]:
+def _verdict(leaking: str = "", failed: int = 0, rate: float = 4.0, troubles: int = 0, panicked: int = 0) -> set[str]:
     """The claims that do not hold."""
     rows = _watched(leaking)
     rows += [{"part": "happenings", "what": str(kind), "count": 5} for kind in range(7)]
-    rows += [{"part": "troubles", "count": troubles}]
+    rows += [{"part": "troubles", "count": troubles}, {"part": "panics", "count": panicked}]
     rows += [{"part": "reader", "failed": failed, "pages_per_s": rate}]
     return {claim["id"] for claim in Result("soak", {}, rows, CLAIMS).record()["claims"] if not claim["holds"]}
 
@@ -43,6 +44,15 @@ def test_what_readers_missed_is_named() -> None:
     assert _verdict(failed=1) == {"soak.failed"}
     assert _verdict(rate=1.0) == {"soak.pages"}
     assert _verdict(troubles=1) == {"soak.troubles"}
+    assert _verdict(panicked=1) == {"soak.panics"}
+
+
+def test_panics_are_read_from_the_logs(tmp_path: Path) -> None:
+    (tmp_path / "node-node1.log").write_text(
+        "thread 'polder-engine' (97) panicked at crates/x.rs:1:2:\n`async fn` resumed\n{}\n" * 2
+    )
+    (tmp_path / "node-node2.log").write_text('{"text": "told"}\n')
+    assert panics(tmp_path) == 2
 
 
 def test_pages_are_told_apart() -> None:

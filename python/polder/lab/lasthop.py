@@ -49,10 +49,6 @@ class LastHop:
         """Address of the host whose traffic fills the line."""
         return _CROSS[1]
 
-    def one_way_ms(self) -> float:
-        """Delay from sender to receiver without queues."""
-        return self.line_delay_ms + (self.delay_ms or 0.0) * self.routers
-
     def build(self, directory: Path) -> None:
         """Inside the enclosure only. Raises ``LinkError``, ``SwitchError``."""
         self.hosts = ["sender", *(f"r{number}" for number in range(1, self.routers + 1)), "receiver"]
