@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 import subprocess
@@ -13,11 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from polder.keynote import signing
 from polder.lab import attacks, enclosure, load, origin, pageset, phases, spread, topology
 from polder.lab.links import LinkError, enter, ip
+from polder.lab.olintserv.crossing import Cross
+from polder.lab.olintserv.isps import LINE_DELAY_MS, LINE_MBIT, SIDES, TwoIsps
+from polder.lab.olintserv.market import Payer
+from polder.lab.olintserv.reserving import UDP, Reservations, Wish
+from polder.lab.olintserv.stream import now as clock
+from polder.lab.olintserv.tally import Tally
+from polder.lab.overlay import POLDER
 from polder.lab.processes import ProcessError, Processes, wait_until_listening
 from polder.lab.switch import PathSpec
 from polder.lab.world import SITE_ADDRESS, World
+from polder.rsvp.policy_data import pack_bundle
 
 SMALL = """
 name = "small"
@@ -241,6 +251,75 @@ async def spreading(directory: Path) -> None:
         sweep = await processes.start("user", "sweep", [sys.executable, "-m", "polder.lab.sweep", bounds])
         assert await sweep.process.wait() == 2
     world.close()
+
+
+async def last_hops(directory: Path) -> None:
+    """Two narrow last hops, and one of them reserved from two nodes: what they send passes cross traffic, what others send does not."""
+    world = TwoIsps(directory)
+    provider = signing.make_key("ed25519")
+    trusted, body = signing.identifier(provider), 'Licensees: "router:edge" || "router:isp"\nConditions: true -> "reserve";\n'
+    grant = signing.sign(f'KeyNote-Version: 2\nAuthorizer: "{trusted}"\n{body}', provider)
+    policy = f'Authorizer: "POLICY"\nLicensees: "{trusted}"\nConditions: app_domain == "Polder-BandEx" -> "reserve";\n'
+    (directory / "policy.kn").write_text(policy)
+    (directory / "pdp.toml").write_text(f'socket = "{directory}/pdp.sock"\npolicy = "{directory}/policy.kn"\n')
+
+    class Allowed(Payer):
+        def bundle(self, asked: object, seconds: float) -> bytes:
+            return pack_bundle([grant.encode()])
+
+    async with Processes(directory) as processes:
+        server = await processes.start("site", "server", [sys.executable, "-c", SERVE, "80"])
+        await wait_until_listening("site", 80, server)
+        way = world.rtt_ms("user", "site") + 4 * LINE_DELAY_MS
+        assert way <= connect_ms("user", SITE_ADDRESS[0], 80) < way + 60, "both lines and the wide area between"
+        pdp = await processes.start(None, "pdp", [*POLDER, "pdp", "--config", directory / "pdp.toml", "--json"], piped=True)
+        assert pdp.process.stdout is not None
+        assert await pdp.process.stdout.readline(), pdp.tail()
+        reservations, cross, tally = Reservations(processes, world, directory), Cross(processes, world), Tally(world)
+        await reservations.start({"edge": directory / "pdp.sock"})
+        await cross.open()
+        tally.open()
+        async with reservations.hold([Wish(SIDES[0], UDP, 4.0, 0.5)], {"user": Allowed(provider, [])}, 60.0):
+            carried = await reservations.carried()
+            assert sorted(each["device"] for each in carried) == ["narrow", "out", "out"], carried
+            begun = clock()
+            await cross.start(begun, begun + 60.0)
+            cross.mark()
+            while cross.mbit() < 1.2 * LINE_MBIT:
+                assert clock() < begun + 55.0, "the machine is too slow to fill the lines"
+                await asyncio.sleep(0.2)
+            came = await asyncio.gather(*(flow(processes, world, node) for node in ("node1", "node2", "node3")))
+            assert came[2] < min(came[:2]), came
+            assert min(came[:2]) > 0.98, came
+            assert all(count > 0 for node, count in tally.read().items() if node in {"node1", "node2", "node3"})
+        await cross.stop()
+        world.plug(["node1"], plugged=False)
+        before = tally.read()
+        for node in ("node1", "node2"):
+            await send(processes, world, node, 0.2)
+        while (after := tally.read())["node2"] == before["node2"]:
+            await asyncio.sleep(0.05)
+        assert after["node1"] == before["node1"], "its cable is pulled"
+    world.close()
+
+
+async def send(processes: Processes, world: World, node: str, seconds: float) -> int:
+    """1 Mbit/s from a node to the user; the packets sent."""
+    where = {"to": world.hosts["user"].ipv4, "port": 5000 + int(node[-1]), "source_port": 7443}
+    words = json.dumps(where | {"mbit": 1.0, "payload": 1372, "seconds": seconds})
+    told = await processes.run(node, f"send-{node}", [sys.executable, "-m", "polder.lab.udp_flow", "send", words])
+    return int(json.loads(told)["sent"])
+
+
+async def flow(processes: Processes, world: World, node: str) -> float:
+    """The part that arrives of 1 Mbit/s from a node to the user."""
+    words = json.dumps({"port": 5000 + int(node[-1]), "idle": 1.0})
+    argv = [sys.executable, "-m", "polder.lab.udp_flow", "receive", words]
+    receiving = await processes.start("user", f"receive-{node}", argv, piped=True)
+    assert receiving.process.stdout is not None
+    await receiving.process.stdout.readline()
+    sent = await send(processes, world, node, 2.0)
+    return float(json.loads(await receiving.output(60))["arrived"]) / sent
 
 
 async def mistakes(directory: Path) -> None:

@@ -46,11 +46,13 @@ class Side:
     crossed: str
     """Where cross traffic through the line goes."""
     nodes: tuple[str, ...]
+    behind: tuple[tuple[str, int], ...] = ()
+    """Networks behind the customer's end of the line."""
 
 
 SIDES = (
     Side("edge", "user", USER, USER, USER_NODES),
-    Side("isp", "gateway", GATEWAY_UP[0], NEIGHBOURS, SITE_NODES),
+    Side("isp", "gateway", GATEWAY_UP[0], NEIGHBOURS, SITE_NODES, (("198.19.2.0", 23),)),
 )
 
 
@@ -87,7 +89,7 @@ class TwoIsps(World):
 
     def _line(self, side: Side) -> None:
         rate = int(LINE_MBIT * 1e6)
-        ends = (side.isp, NARROW, _EVERYWHERE), (side.customer, OUT, ((side.address, 32), ("198.19.2.0", 23)))
+        ends = (side.isp, NARROW, _EVERYWHERE), (side.customer, OUT, ((side.address, 32), *side.behind))
         ports = [
             PortSpec(links.open_tun(host, device), prefixes, place, rate, rate, QUEUE_MS * 1000)
             for place, (host, device, prefixes) in enumerate(ends)

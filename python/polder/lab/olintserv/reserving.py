@@ -50,11 +50,15 @@ class Reservations:
 
     def __init__(self, processes: Processes, world: Scene, directory: Path) -> None:
         self._processes, self._world, self._directory = processes, world, directory
+        self._sides: tuple[Side, ...] = ()
 
     async def start(self, pdps: dict[str, Path]) -> None:
-        """A daemon on every host between the customers and their nodes. ``pdps``: decision points' sockets by ISP's router."""
+        """A daemon on every host between the customers and their nodes. ``pdps``: decision points' sockets by ISP's router; an ISP
+        that has none is left out.
+        """
         started = []
-        for side in SIDES:
+        self._sides = tuple(side for side in SIDES if side.isp in pdps)
+        for side in self._sides:
             links: dict[str, list[tuple[str, float | None, bool]]] = {
                 side.isp: [(NARROW, SHAPED_MBIT, True), ("wan", None, True)],
                 side.customer: [(OUT, SHAPED_MBIT, False)],
@@ -113,7 +117,7 @@ class Reservations:
     async def carried(self) -> list[dict[str, Any]]:
         """Counters of what is enforced on the lines: packets within and beyond, by session."""
         found = []
-        for side in SIDES:
+        for side in self._sides:
             for host, device in ((side.isp, NARROW), (side.customer, OUT)):
                 async with await Connection.open(self._socket(host)) as daemon:
                     facts = await daemon.show()
@@ -123,7 +127,7 @@ class Reservations:
     async def _forgotten(self) -> None:
         """Wait until no router holds anything."""
         deadline = time.monotonic() + _PATIENCE_S
-        for side in SIDES:
+        for side in self._sides:
             for host in (side.isp, side.customer):
                 async with await Connection.open(self._socket(host)) as daemon:
                     while (facts := await daemon.show())["reservations"] or facts["enforced"]:
