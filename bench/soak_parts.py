@@ -175,40 +175,40 @@ class Soaked(Overlay):
         """Found the overlay, run it, put both sites behind it, connect the users."""
         nodes, users = group_hosts(self._world, "node"), group_hosts(self._world, "user")
         self._handed_over: set[int] = set()
-        self.places = {"authority": StateDir(self._home("authority")).authority / "admin.sock"}
+        self.places = {"authority": StateDir(self.home("authority")).authority / "admin.sock"}
         await self._found()
         await together(
-            *(self._enrol(Kind.NODE, node, Grant(Kind.NODE, node)) for node in nodes),
-            *(self._enrol(Kind.USER, user, Grant(Kind.USER, user, groups=("readers",))) for user in users),
-            self._enrol(Kind.SITE, SITE, Grant(Kind.SITE, SITE, hosts=(host_name,)), on="gateway"),
-            self._enrol(Kind.USER, SPARE, Grant(Kind.USER, SPARE, groups=("readers",)), on="bot"),
-            self._enrol(Kind.SITE, "blog", Grant(Kind.SITE, "blog", hosts=(HOSTS["blog"],)), on="bot"),
+            *(self.enrol(Kind.NODE, node, Grant(Kind.NODE, node)) for node in nodes),
+            *(self.enrol(Kind.USER, user, Grant(Kind.USER, user, groups=("readers",))) for user in users),
+            self.enrol(Kind.SITE, SITE, Grant(Kind.SITE, SITE, hosts=(host_name,)), on="gateway"),
+            self.enrol(Kind.USER, SPARE, Grant(Kind.USER, SPARE, groups=("readers",)), on="bot"),
+            self.enrol(Kind.SITE, "blog", Grant(Kind.SITE, "blog", hosts=(HOSTS["blog"],)), on="bot"),
         )
         await together(*(self._run_node(node) for node in nodes))
         await self._wait_ring(nodes)
         await self._run_site()
         await self._run_second_site()
         for node in nodes:
-            self.places[node] = self._home(node) / "node" / "admin.sock"
-        self.places[f"site {SITE}"] = self._home("gateway") / "site" / SITE / "admin.sock"
-        self.places["site blog"] = self._home("bot") / "site" / "blog" / "admin.sock"
+            self.places[node] = self.home(node) / "node" / "admin.sock"
+        self.places[f"site {SITE}"] = self.home("gateway") / "site" / SITE / "admin.sock"
+        self.places["site blog"] = self.home("bot") / "site" / "blog" / "admin.sock"
         await self.whole()
         await together(*(self._connect(user) for user in users))
         for user in users:
-            self.places[user] = self._home(user) / "user" / user / "admin.sock"
+            self.places[user] = self.home(user) / "user" / user / "admin.sock"
 
     async def _run_second_site(self) -> None:
         settings = {"name": "blog", "origin": f"http://{self._world.hosts['bot'].ipv4}:80", "ports": [80]}
         settings |= {"allow": ["anyone"], "mode": "ring", "servlets": 2, "transport": "dialout"}
         settings |= {key: self._protection["more"][key] for key in ("rotation", "grace", "drain_max")}
         lines = (f"{key} = {json.dumps(value)}" for key, value in settings.items())
-        (self._home("bot") / "site" / "blog" / "site.toml").write_text("\n".join(lines) + "\n")
-        await self._start("bot", "bot", "site", "run", "blog")
+        (self.home("bot") / "site" / "blog" / "site.toml").write_text("\n".join(lines) + "\n")
+        await self.start("bot", "bot", "site", "run", "blog")
 
     async def fill(self, node: str) -> None:
         """Fill a node's store of sessions."""
         address = f"{self._world.hosts[node].ipv4}:{NODE_PORT}"
-        state = str(self._home("user1") / "user" / "user1")
+        state = str(self.home("user1") / "user" / "user1")
         argv = [sys.executable, "-m", "bench.soak_parts", "knock", state, address]
         await self._processes.run("user1", f"knock-{node}", argv, 120)
 
@@ -274,7 +274,7 @@ class Soaked(Overlay):
 
     async def begin(self, node: str) -> None:
         """Start a node that has ended."""
-        await self._start(node, node, "node", "run", name=f"node-{node}")
+        await self.start(node, node, "node", "run", name=f"node-{node}")
 
     async def upgrade(self, part: str) -> None:
         """Have the program take over from itself."""
@@ -291,7 +291,7 @@ class Soaked(Overlay):
 
     async def revoke(self, kind: Kind, name: str) -> dict[str, Any]:
         """Revoke an identity and have the authority tell everybody."""
-        place = StateDir(self._home("authority"))
+        place = StateDir(self.home("authority"))
         ledger = open_ledger(place, load_settings(place, os.environ))
         try:
             await asyncio.to_thread(ledger.revoke, SpiffeId(TRUST_DOMAIN, kind, name), "", wall())
@@ -301,15 +301,15 @@ class Soaked(Overlay):
 
     async def again(self, kind: Kind, name: str, on: str) -> None:
         """Enrol a revoked identity with a new key, as on the first day."""
-        folder = self._home(on) / str(kind)
+        folder = self.home(on) / str(kind)
         await asyncio.to_thread(shutil.rmtree, folder if kind is Kind.NODE else folder / name, ignore_errors=True)
-        await self._enrol(kind, name, Grant(kind, name, groups=("readers",) if kind is Kind.USER else ()), on=on)
+        await self.enrol(kind, name, Grant(kind, name, groups=("readers",) if kind is Kind.USER else ()), on=on)
         if kind is Kind.NODE:
             self._drop_in(name, "node", f'host_helper = "{self._socket(name)}"\n')
 
     def _invite(self, grant: Grant) -> str:
         """An identity that was revoked may come back."""
-        place = StateDir(self._home("authority"))
+        place = StateDir(self.home("authority"))
         settings = load_settings(place, os.environ)
         ledger = open_ledger(place, settings)
         try:
