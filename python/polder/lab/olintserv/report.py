@@ -93,6 +93,7 @@ def draw(drawn: Any, rows: Sequence[Row]) -> None:
         axis.set_ylabel("delay, ms")
         stalls, frozen = sum(row["stalls"] for row in mine), sum(row["frozen_s"] for row in mine)
         told = "no stall" if not stalls else f"{stalls} stall{'s' * (stalls > 1)}, {frozen:.1f} s in all"
+        told += f", in {len(mine)} rounds" if len(mine) > 1 else ""
         axis.set_title(f"{one.title.capitalize()}: {told}", color=FLOOD if stalls else DIKE)
     shown = next(row for row in rows if "cross_at" in row)
     for at, text in ((shown["cross_at"], "cross traffic"), (shown["dead_at"], "30 % of the nodes die")):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 from polder.lab.olintserv.isps import LINE_MBIT, NARROW, OUT, SIDES, Side
 from polder.lab.olintserv.market import Payer
 from polder.lab.overlay import POLDER
-from polder.lab.processes import Process, ProcessError, Processes
+from polder.lab.processes import Process, ProcessError, Processes, together
 from polder.lab.world import Scene
 from polder.rsvpd.client import Connection
 from polder.rsvpd.values import Announce, Flow, Reserve
@@ -32,7 +32,7 @@ SHAPED_MBIT = LINE_MBIT * 0.97
 """A little less than the line carries, so that the queue is in the router."""
 UDP, TCP = 17, 6
 _BUCKET, _LEAST, _LARGEST = 64_000, 64, 1500
-_PATIENCE_S = 30.0
+_PATIENCE_S, _START_S = 30.0, 90.0
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,37 @@ class Reservations:
     def __init__(self, processes: Processes, world: Scene, directory: Path) -> None:
         self._processes, self._world, self._directory = processes, world, directory
         self._sides: tuple[Side, ...] = ()
+        self._running: list[Process] = []
 
     async def start(self, pdps: dict[str, Path]) -> None:
         """A daemon on every host between the customers and their nodes. ``pdps``: decision points' sockets by ISP's router; an ISP
         that has none is left out.
         """
-        started = []
         self._sides = tuple(side for side in SIDES if side.isp in pdps)
-        for side in self._sides:
-            links: dict[str, list[tuple[str, float | None, bool]]] = {
-                side.isp: [(NARROW, SHAPED_MBIT, True), ("wan", None, True)],
-                side.customer: [(OUT, SHAPED_MBIT, False)],
-            }
-            for host in (side.isp, side.customer, *side.nodes):
-                text = f'name = "{host}"\nsocket = "{self._socket(host)}"\nfirst_retry = 0.1\n'
-                if host == side.isp:
-                    text += f'pdp = "unix:{pdps[host]}"\n'
-                text += "".join(_link(*link) for link in links.get(host, ()))
-                started.append(await self._daemon(host, text))
-        for host, process in started:
-            await _answers(self._socket(host), process)
+        await together(*(self._daemon(*each) for side in self._sides for each in self._settings(side, pdps[side.isp])))
 
-    async def _daemon(self, host: str, text: str) -> tuple[str, Process]:
+    def _settings(self, side: Side, pdp: Path) -> Iterator[tuple[str, str]]:
+        """Each host's rsvp.toml: at the ISP's router the decision point's word is needed for both directions."""
+        links = {
+            side.isp: f'pdp = "unix:{pdp}"\n' + _link(NARROW, SHAPED_MBIT, policy=True) + _link("wan", None, policy=True),
+            side.customer: _link(OUT, SHAPED_MBIT, policy=False),
+        }
+        for host in (side.isp, side.customer, *side.nodes):
+            yield host, f'name = "{host}"\nsocket = "{self._socket(host)}"\nfirst_retry = 0.1\n' + links.get(host, "")
+
+    async def _daemon(self, host: str, text: str) -> None:
         config = self._directory / f"rsvp-{host}.toml"
         config.write_text(text)
-        return host, await self._processes.start(host, f"rsvpd-{host}", [*POLDER, "rsvpd", "--config", config])
+        argv = [*POLDER, "rsvpd", "--config", str(config), "--json"]
+        process = await self._processes.start(host, f"rsvpd-{host}", argv, piped=True)
+        assert process.process.stdout is not None
+        if not await asyncio.wait_for(process.process.stdout.readline(), _START_S):
+            raise ProcessError(f"{process.name} did not start:\n{process.tail()}")
+        self._running.append(process)
+
+    def check(self) -> None:
+        """Raise ``ProcessError`` when a daemon has ended."""
+        self._processes.check(*self._running)
 
     @contextlib.asynccontextmanager
     async def hold(self, wishes: Iterable[Wish], payers: dict[str, Payer], seconds: float) -> AsyncIterator[None]:
@@ -144,19 +150,6 @@ def _flow(destination: str, protocol: int, mbit: float) -> Flow:
     return Flow(destination, protocol, 0, rate, _BUCKET, 2 * rate, _LEAST, _LARGEST)
 
 
-def _link(device: str, mbit: float | None, policy: bool) -> str:
+def _link(device: str, mbit: float | None, *, policy: bool) -> str:
     rate = "" if mbit is None else f"rate_mbit = {mbit:g}\n"
     return f'[[links]]\ndevice = "{device}"\n{rate}policy = {str(policy).lower()}\n'
-
-
-async def _answers(path: Path, process: Process) -> None:
-    """Wait for a socket that answers."""
-    deadline = time.monotonic() + _PATIENCE_S + 30
-    while True:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.close()
-            return
-        if not process.alive or time.monotonic() > deadline:
-            raise ProcessError(f"{process.name} did not start:\n{process.tail()}")
-        await asyncio.sleep(0.05)

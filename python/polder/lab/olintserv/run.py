@@ -35,7 +35,9 @@ DOWN_MBIT, UP_MBIT, SITE_UP_MBIT, SITE_DOWN_MBIT = 6.0, 1.0, 4.2, 0.8
 DEAD = 3
 SLICE_S = stream.KEY_EVERY * FRAME_S
 """From one key frame to the next: each slice has one."""
-_LEARN_S, _PATIENCE_S, _PAID_S, _AHEAD_S = 3.0, 60.0, 120.0, 1.0
+_LEARN_S, _PATIENCE_S, _AHEAD_S = 3.0, 60.0, 1.0
+_SPARE_S = 2 * _PATIENCE_S
+"""Checks pay for a showing and so many seconds more."""
 _PROTECTION = {
     "transport": "dialout",
     "mode": "beacon",
@@ -217,7 +219,7 @@ class Stage:
         entrances = json.dumps(list(USER_NODES))
         await self.overlay.reconnect("user", f"access_points = {entrances}\n", "--plane", combination.plane)
         showing = Showing(combination, times, self.epoch)
-        async with self._reserved(combination), self._playing(showing, watch):
+        async with self._reserved(combination, times), self._playing(showing, watch):
             await self._learn(showing)
             self.say(f"{combination.title}: watching")
             showing.began = stream.now() + _AHEAD_S
@@ -227,6 +229,7 @@ class Stage:
                 await self.cross.stop()
                 self.world.plug(showing.dead, plugged=True)
         self.overlay.check()
+        self.reservations.check()
         await self._recover(showing.dead)
         return showing
 
@@ -244,7 +247,7 @@ class Stage:
         return await self.processes.start(host, work, argv, piped=True, open_stdin=True)
 
     @contextlib.asynccontextmanager
-    async def _reserved(self, combination: Combination) -> AsyncIterator[None]:
+    async def _reserved(self, combination: Combination, times: Times) -> AsyncIterator[None]:
         """Both sides' reservations, if this combination has them."""
         if not combination.reserved:
             yield
@@ -255,7 +258,7 @@ class Stage:
             Wish(user, UDP if combination.spread else TCP, DOWN_MBIT, UP_MBIT),
             Wish(site, TCP, SITE_DOWN_MBIT, SITE_UP_MBIT),
         ]
-        async with self.reservations.hold(wishes, self.market.payers, _PAID_S):
+        async with self.reservations.hold(wishes, self.market.payers, times.end + _SPARE_S):
             yield
 
     @contextlib.asynccontextmanager
