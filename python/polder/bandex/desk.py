@@ -114,8 +114,10 @@ class Desk:
         self.counters["released"] += 1
 
     def numbers(self) -> dict[str, float | dict[str, float]]:
-        """What ``/metrics`` tells: decisions by outcome, the spent set's size, and KeyNote's work. May be asked by another thread."""
-        outcomes: dict[str, float] = dict(self.counters)
+        """What ``/metrics`` tells: decisions by outcome (also those that never came, so that the first is seen as a rise), the spent
+        set's size, and KeyNote's work. May be asked by another thread.
+        """
+        outcomes: dict[str, float] = dict.fromkeys(("accepted", *map(str, CODES)), 0.0) | self.counters
         judged, released = outcomes.pop("judged", 0), outcomes.pop("released", 0)
         own: dict[str, float | dict[str, float]] = {
             "desk_decisions": outcomes,

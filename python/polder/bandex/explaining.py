@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from polder.bandex import bundle as bundles
-from polder.bandex.bundle import Bundle
+from polder.bandex.bundle import Bundle, normal
 from polder.bandex.judge import VALUES, Flow, Trust, attributes, check_flow, check_price, check_time, check_total, policy
 from polder.bandex.money import MOST
 from polder.bandex.terms import KINDS, route_principal
 from polder.bandex.texts import kind_of
-from polder.keynote import Checker, KeyNoteError
+from polder.keynote import Checker, KeyNoteError, show
 from polder.keynote.explain import Note, drawn, explain
 from polder.model import Refused
 
@@ -28,11 +28,15 @@ class Step:
 
 @dataclass
 class Examination:
-    """All steps; ``notes`` and ``graph``: of KeyNote, when it could be asked."""
+    """All steps; ``notes`` and ``graph``: of KeyNote, when it could be asked. ``who``: the parties' short names, and their parts;
+    ``kinds``: of the assertions that the notes speak of.
+    """
 
     steps: list[Step] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
+    who: dict[str, str] = field(default_factory=dict)
+    kinds: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -81,6 +85,7 @@ def examine(
         found.steps.append(Step("check, credit, guarantees and offer belong together", False, refused.why))
         return found
     found.steps.append(Step("check, credit, guarantees and offer belong together", True, f"{len(texts)} credentials"))
+    found.who = _parties(paid)
     flow = given.flow(paid)
     _ask(found, "they are good at this moment", lambda: check_time(paid, now, most_life))
     _ask(found, "the check is for this flow", lambda: check_flow(paid, flow))
@@ -96,6 +101,12 @@ def examine(
         trust = Trust({last: MOST})
     _chain(found, paid, flow, now, trust)
     return found
+
+
+def _parties(paid: Bundle) -> dict[str, str]:
+    found = {paid.check.payer: "the payer", paid.credit.provider: "the provider", paid.offer.isp_key: f"the ISP {paid.offer.isp}"}
+    banks = {one.guarantor: "a bank" for one in paid.guarantees}
+    return {show(normal(key)): part for key, part in (banks | found).items()}
 
 
 def _form(text: str) -> str:
@@ -114,9 +125,15 @@ def _chain(found: Examination, paid: Bundle, flow: Flow, now: float, trust: Trus
         why = error.why if isinstance(error, Refused) else str(error)
         found.steps.append(Step("the credentials lead from whom the ISP trusts to its offer", False, why))
         return
+    found.kinds = ["the ISP's policy"] * len(rules) + [f"the {kind_of(text).kind}" for text in paid.texts]
     found.notes = explain(answer)
     found.graph = drawn(answer)
-    broken = [f"assertion {note.number}: {note.why}" for note in found.notes if not note.counted and note.kind != "unused"]
+    # What fails by itself is told; what fails because of it is in the notes.
+    broken = [
+        f"{kind}: {note.why}"
+        for kind, note in zip(found.kinds, found.notes, strict=True)
+        if note.kind in ("conditions", "refused")
+    ]
     why = "KeyNote says true" if answer.value == "true" else "; ".join(broken) or "one credential in the chain is missing"
     found.steps.append(Step("the credentials lead from whom the ISP trusts to its offer", answer.value == "true", why))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from polder.api.admin import AdminServer
 from polder.api.metrics import MetricsServer
-from polder.bandex import GuaranteeTerms
+from polder.bandex import CODES, GuaranteeTerms
 from polder.clearing.faces import TITLE, ClearingFace
 from polder.clearing.files import read_credentials, read_private
 from polder.clearing.house import House, HouseRules
@@ -170,7 +170,8 @@ class ClearingShell(ServedShell):
 
     def numbers(self) -> dict[str, Number]:
         """With deposits by outcome, and what KeyNote did for them."""
-        more = {"clearing_deposits": dict(self.house.counters), **self.house.checker.numbers()}
+        outcomes = dict.fromkeys(("paid", "repeated", *map(str, CODES)), 0) | self.house.counters
+        more = {"clearing_deposits": outcomes, **self.house.checker.numbers()}
         return {**super().numbers(), **more}
 
     def _prune(self) -> int:
@@ -220,7 +221,10 @@ class PortalShell(ServedShell):
 
     def numbers(self) -> dict[str, Number]:
         """With requests for credits by outcome."""
-        return {**super().numbers(), "portal_credits": dict(self.portal.counters)}
+        return {
+            **super().numbers(),
+            "portal_credits": {"granted": 0, "repeated": 0, "exceeded": 0, "busy": 0} | self.portal.counters,
+        }
 
     def _prune(self) -> int:
         return self.portal.prune()

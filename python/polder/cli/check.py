@@ -66,14 +66,14 @@ def explain(
         "steps": [asdict(step) for step in found.steps],
         "assertions": [asdict(note) for note in found.notes],
         "graph": found.graph,
+        "who": found.who,
     }
     lines = [f"{'yes' if step.good else 'NO ':3} {step.question}{': ' + step.why if step.why else ''}" for step in found.steps]
     if found.graph:
-        lines += ["", "Who trusts whom, from the ISP's policy to its route:", *found.graph]
-    for note in found.notes:
-        lines.append(
-            f"  {note.number}. {'counts' if note.counted else 'does not count'}: {note.authorizer} → {note.licensees}: {note.why}"
-        )
+        lines += ["", *(f"{name} is {part}" for name, part in found.who.items())]
+        lines += ["", "Who trusts whom, from the ISP's policy to its route:", *found.graph, ""]
+    for kind, note in zip(found.kinds, found.notes, strict=True):
+        lines.append(f"{note.number}. {kind} {'counts' if note.counted else 'does not count'}: {note.why}")
     step = (
         "polder reserve SESSION --credentials FILE"
         if found.good
