@@ -11,11 +11,13 @@ import click
 from polder.bandex import format_amount
 from polder.clearing.files import read_public
 from polder.clearing.house import KINDS, House
+from polder.clearing.messages import Statement
 from polder.cli import running
 from polder.cli.amounts import AMOUNT
 from polder.cli.answer import answer, common, find_state
 from polder.cli.running import LEVELS
-from polder.settings import load
+from polder.cli.statements import AFTER, tell
+from polder.settings import ConfigError, load
 from polder.settings.money import ClearingSettings
 from polder.shell.clock import wall
 from polder.shell.process import Closeable, Life, run
@@ -126,6 +128,22 @@ def accounts(state: str | None, as_json: bool) -> None:
         )
         lines.append(f"{row['kind']:9} {row['name']:24} {amounts}{'; billed to ' + row['guarantor'] if row['guarantor'] else ''}")
     answer({"accounts": found}, "\n".join(lines) or "No accounts yet.", "polder clearing settle", as_json=as_json)
+
+
+@clearing.command()
+@click.argument("name")
+@AFTER
+@common
+def statement(name: str, after: int, state: str | None, as_json: bool) -> None:
+    """Print the lines of the account NAME, users' included (`polder clearing accounts` lists them)."""
+
+    def read(house: House) -> Statement:
+        account = next((row.id for row in house.ledger.accounts() if row.name == name), None)
+        if account is None:
+            raise ConfigError("command line", "name", f"there is no account {name!r}: see `polder clearing accounts`")
+        return house.ledger.statement(account, after)
+
+    tell(_in_house(state, read), as_json=as_json)
 
 
 @clearing.command("settle")

@@ -16,6 +16,7 @@ from polder.cli import running
 from polder.cli.amounts import AMOUNT, OUT, PAY, describe, put
 from polder.cli.answer import DURATION, answer, common, find_state
 from polder.cli.running import LEVELS
+from polder.cli.statements import AFTER, tell
 from polder.keynote.signing import identifier
 from polder.model import Refused, Verdict
 from polder.settings import ConfigError, load
@@ -141,6 +142,32 @@ def reload(state: str | None, as_json: bool) -> int:
 def upgrade(state: str | None, as_json: bool) -> None:
     """Have the program that is installed now take over from the running portal; no request is refused meanwhile."""
     running.upgrade(find_state(state).provider / "admin.sock", as_json=as_json)
+
+
+@credit.command()
+@click.argument("url")
+@click.option("--member", help="The clearing house's identity in the overlay; not needed with certificates of one's own.")
+@click.option("--user", metavar="KEY", help="One of your users' accounts instead of your own: the KeyNote key, or its file.")
+@AFTER
+@common
+def statement(url: str, member: str | None, user: str | None, after: int, state: str | None, as_json: bool) -> None:
+    """Print your account at the clearing house at URL, as a provider: what your users spent, and what you were billed.
+
+    The certificate is that of provider.toml.
+    """
+    from polder.clearing.client import Client
+    from polder.clearing.messages import Statement
+    from polder.clearing.tls import Membership
+
+    place = find_state(state)
+    settings = load(ProviderSettings, place.provider / "provider.toml", os.environ)
+    membership = Membership.load(settings.tls, place.provider)
+
+    async def ask() -> Statement:
+        async with Client(url, membership.client(member)) as client:
+            return await client.statement(after, read_public(user) if user else None)
+
+    tell(asyncio.run(ask()), as_json=as_json)
 
 
 @credit.command()

@@ -13,15 +13,21 @@ from polder.clearing.files import TILL
 from polder.clearing.messages import Payment, Receipt, Statement
 from polder.clearing.till import Till
 from polder.cli.answer import answer, common, find_state
+from polder.cli.statements import AFTER, tell
 from polder.settings import ConfigError, load
 from polder.settings.money import House, IspSettings
 from polder.shell.clock import wall
 
+NO_LINES = 10**18 - 1
+"""As the id after which lines are wanted: the balances alone."""
+
 
 @click.command()
 @click.option("--came", metavar="SETTLEMENT/NUMBER", help="Say that this payment has come to you.")
+@click.option("--statement", "stated", is_flag=True, help="Deposit nothing: print the account's lines.")
+@AFTER
 @common
-def settle(came: str | None, state: str | None, as_json: bool) -> int:
+def settle(came: str | None, stated: bool, after: int, state: str | None, as_json: bool) -> int:
     """Deposit all checks that wait, and print the account and what is due. Safe to repeat at any time, beside a running `polder pdp`.
 
     Exit status 3: some checks were refused for good; they are listed with the clearing house's reasons.
@@ -35,6 +41,9 @@ def settle(came: str | None, state: str | None, as_json: bool) -> int:
             str(place.isp / "isp.toml"), "clearing", "names no clearing house: add [clearing] with url and [clearing.tls]"
         )
     membership = Membership.load(settings.clearing.tls, place.isp)
+    if stated:
+        tell(asyncio.run(_statement(settings.clearing, membership, after)), as_json=as_json)
+        return 0
     till = Till(place.isp / TILL, settings.most_checks)
     try:
         answered, statement, payments = asyncio.run(_exchange(settings.clearing, membership, till, came))
@@ -45,6 +54,13 @@ def settle(came: str | None, state: str | None, as_json: bool) -> int:
     facts = _facts(answered, statement, payments, refused, waiting)
     answer(facts, "\n".join(_lines(facts)), _next(payments, waiting), as_json=as_json)
     return 3 if any(receipt.outcome == "refused" for _, receipt in answered) else 0
+
+
+async def _statement(house: House, membership: Any, after: int) -> Statement:
+    from polder.clearing.client import Client
+
+    async with Client(house.url, membership.client(house.member)) as client:
+        return await client.statement(after)
 
 
 Exchanged = tuple[list[tuple[Entry, Receipt]], Statement, tuple[Payment, ...]]
@@ -60,11 +76,7 @@ async def _exchange(house: House, membership: Any, till: Till, came: str | None)
                 raise ConfigError("command line", "came", "write SETTLEMENT/NUMBER, as the list of payments does")
             await client.paid(settlement, int(number))
         answered = await deposit_all(client, till, wall())
-        statement = await client.statement()
-        while statement.more:
-            further = await client.statement(statement.lines[-1].id)
-            statement = Statement(further.account, further.kind, further.balances, statement.lines + further.lines, further.more)
-        return answered, statement, await client.payments()
+        return answered, await client.statement(NO_LINES), await client.payments()
 
 
 def _facts(
@@ -80,7 +92,6 @@ def _facts(
         "deposited": {outcome: outcomes.count(outcome) for outcome in ("paid", "repeated", "refused")},
         "waiting": waiting,
         "balances": [{"currency": b.currency, "amount": b.amount, "due": b.due} for b in statement.balances],
-        "lines": len(statement.lines),
         "refused": [{"charge": entry.charge, "amount": entry.amount, "why": why} for entry, why in refused],
         "payments": [
             {
