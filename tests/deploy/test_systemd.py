@@ -84,16 +84,8 @@ def test_every_command_of_a_unit_exists_with_its_options(unit: Path) -> None:
         command.make_context(line, words, resilient_parsing=False)
 
 
-RESTARTED = {"polder-host-helper.service", "polder-pdp.service", "polder-rsvpd.service"}
-"""They hold no stream of anybody's: to read their configuration again they are restarted."""
-
-
-def test_what_is_restarted_says_when_it_is_ready() -> None:
-    for unit in SERVICES:
-        text = unit.read_text()
-        if unit.name in RESTARTED - {"polder-host-helper.service"}:
-            assert re.findall(r"^Type=(.*)$", text, re.MULTILINE) == ["notify"], unit.name
-            assert "\nRestart=always" in text and "\nNoNewPrivileges=yes" in text, unit.name
+RESTARTED = {"polder-host-helper.service"}
+"""It has no configuration but its options: for others it is restarted."""
 
 
 def test_services_reload_watch_and_keep_their_sockets() -> None:

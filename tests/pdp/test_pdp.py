@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import random
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from polder.keynote import signing
 from polder.model.reservations import Ask, Verdict
 from polder.pdp.client import PdpClient, count
 from polder.pdp.deciders import KeyNoteDecider
-from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, unpack
+from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
 from polder.pdp.server import Pdp, tls_context
 from polder.rsvp.policy_data import pack_bundle
 
@@ -135,6 +136,51 @@ async def test_strangers_bytes_end_only_their_connection(tmp_path: Path) -> None
     running = asyncio.create_task(router.run())
     assert await router.judge(ask()) is not None
     running.cancel()
+    await point.close()
+
+
+async def test_what_is_beyond_a_limit_is_turned_away_and_counted(tmp_path: Path) -> None:
+    point = Pdp(Clerk(), lambda: NOW, routers=1)
+    await point.start(tmp_path / "pdp.sock")
+    first = await asyncio.open_unix_connection(tmp_path / "pdp.sock")
+    first[1].write(pack(Judge(1, ask())))
+    await read(first[0])
+    second = await asyncio.open_unix_connection(tmp_path / "pdp.sock")
+    assert await second[0].read() == b""
+    assert (point.counts.turned_away, point.open) == (1, 1)
+    for _, writer in (first, second):
+        writer.close()
+    await point.close()
+
+
+async def test_a_router_that_does_not_read_is_hung_up_on(tmp_path: Path) -> None:
+    point = Pdp(Clerk(), lambda: NOW)
+    await point.start(tmp_path / "pdp.sock")
+    _, writer = await asyncio.open_unix_connection(tmp_path / "pdp.sock", limit=1)
+    with contextlib.suppress(OSError):
+        while not point.counts.unread:
+            writer.write(b"".join(pack(Judge(number, ask())) for number in range(512)))
+            await writer.drain()
+    writer.close()
+    assert point.counts.unread == 1
+    await point.close()
+
+
+async def test_a_decision_point_that_says_nothing_is_left_for_another(tmp_path: Path) -> None:
+    silent = await asyncio.start_unix_server(lambda reader, writer: reader.read(), path=tmp_path / "silent.sock")
+    point = Pdp(Clerk(), lambda: NOW)
+    await point.start(tmp_path / "pdp.sock")
+    router = PdpClient.to(f"unix:{tmp_path}/silent.sock", 0.2)
+    running = asyncio.create_task(router.run())
+    assert await router.judge(ask()) is None
+    asking = asyncio.create_task(router.judge(ask()))
+    router.aim(f"unix:{tmp_path}/pdp.sock", 30.0)
+    while (verdict := await router.judge(ask())) is None:
+        await asyncio.sleep(0.01)
+    assert verdict.accepted
+    asking.cancel()
+    running.cancel()
+    silent.close()
     await point.close()
 
 

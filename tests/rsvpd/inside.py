@@ -1,234 +1,225 @@
-"""Two routers with real daemons, a policy decision point and hosts, in namespaces: run by ``test_inside.py`` in processes of their own."""
+"""What happens in ``world.World``: run by ``test_inside.py`` in a process of its own, inside the enclosure."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from polder.keynote import signing
+from polder.bandex import Entry
+from polder.clearing.till import Till
 from polder.lab import enclosure, links
-from polder.lab.lasthop import LastHop
-from polder.lab.processes import Process, Processes
-from polder.rsvpd.client import Connection
-
-POLDER = [sys.executable, "-m", "polder.cli.main"]
-LOSE = """
-table inet lose {{
-  chain input {{ type filter hook prerouting priority -400; meta l4proto 46 numgen random mod 100 < {share} drop; }}
-}}
-"""
-LIMIT_S = 240.0
+from polder.lab.processes import Processes
+from tests.rsvpd.world import LIMIT_S, RECEIVER6, SENDER6, World, in_force, listen, lose, nothing, read_wire, sell
 
 
-def credentials(directory: Path) -> None:
-    provider = signing.make_key("ed25519")
-    key = signing.identifier(provider)
-    (directory / "policy.kn").write_text(
-        f'Authorizer: "POLICY"\nLicensees: "{key}"\nConditions: app_domain == "Polder-BandEx" -> "reserve";\n'
-    )
-    routers = '"router:r1" || "router:r2"'
-    body = f'KeyNote-Version: 2\nAuthorizer: "{key}"\nLicensees: {routers}\nConditions: @rate <= 1000000 -> "reserve";\n'
-    (directory / "grant.kn").write_text(signing.sign(body, provider))
+async def story(world: World) -> None:
+    """In order; every part leaves nothing behind."""
+    world.isp = sell(world.directory)
+    await world.open("pdp", "shop")
+    listening = await listen(world)
+    first = await world.announce("sender", world.hop.receiver, world.hop.sender)
+    await refused_and_reserved(world)
+    await in_ipv6(world)
+    await styles(world)
+    await paid(world)
+    await told(world)
+    await first.stop()
+    await world.until("r2", lambda found: not found["senders"])
+    if listening is not None:
+        print("what was on the wire is RSVP to others too", flush=True)
+        await listening.stop()
+        await read_wire(world)
+    print("a daemon that ends gives its link back", flush=True)
+    await world.running["r1"].stop()
+    left = (await world.processes.run("r1", "left", ["tc", "qdisc", "show", "dev", "out"])).decode()
+    assert "htb" not in left
+    assert "polder" not in (await world.processes.run("r1", "left", ["nft", "list", "ruleset"])).decode()
 
 
-async def there(path: Path, process: Process) -> None:
+async def refused_and_reserved(world: World) -> None:
+    """One flow: its life, and what happens to it."""
+    receiver, sender = world.hop.receiver, ("--from", f"{world.hop.sender}:6000")
+    print("refused without credentials, in words", flush=True)
+    done = await asyncio.to_thread(subprocess.run, world.ask(receiver, *sender), capture_output=True, text=True, check=False)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "no credentials came" in done.stderr, done.stderr
+    assert nothing(await world.facts("r1"))
+
+    print("reserved with them, and enforced at both routers", flush=True)
+    granted = (*sender, "--credentials", f"{world.directory}/grant.kn")
+    holding = await world.reserve(receiver, *granted)
+    for host in ("r1", "r2"):
+        found = await world.until(host, in_force)
+        assert found["reservations"][0]["state"] == "granted"
+        assert found["links"][0]["reserved"] == 500_000
+    await world.packets("sender", receiver, 6000, 20)
+    await world.packets("sender", receiver, 6001, 10)
+    found = await world.until("r2", lambda f: f["enforced"][0]["packets"] >= 20)
+    assert found["enforced"][0]["packets"] == 20, "another port's packets are not the flow's"
+
+    print("other settings lose neither the reservation nor its counters", flush=True)
+    world.shaped = 20
+    await world.reload("r2")
+    told = (await world.processes.run("r2", "classes", ["tc", "class", "show", "dev", "out"])).decode()
     deadline = time.monotonic() + LIMIT_S
-    while True:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.close()
-            return
-        assert process.alive, process.tail()
-        assert time.monotonic() < deadline, process.tail()
-        await asyncio.sleep(0.05)
+    while "class htb 1:1 root rate 20Mbit" not in told:
+        assert time.monotonic() < deadline, told
+        told = (await world.processes.run("r2", "classes", ["tc", "class", "show", "dev", "out"])).decode()
+    found = await world.facts("r2")
+    assert found["links"][0]["rate_mbit"] == 20
+    assert in_force(found)
+    assert found["enforced"][0]["packets"] == 20
 
-
-async def start(processes: Processes, directory: Path, host: str, *, second: bool = False) -> Process:
-    text = f'name = "{host}"\nsocket = "{directory}/{host}.sock"\nperiod = 1\nfirst_retry = 0.1\n'
-    if host in {"r1", "r2"}:
-        key = f'key_file = "{directory}/keys"\n' if host == "r1" else ""
-        text += f'pdp = "unix:{directory}/pdp.sock"\n'
-        if host == "r2":
-            text += f'host_helper = "{directory}/helper.sock"\n'
-        text += f'[[links]]\ndevice = "out"\nrate_mbit = 24\npolicy = true\n{key}'
-    if host == "r1" and second:
-        text += '[[links]]\ndevice = "out2"\nrate_mbit = 24\npolicy = true\n'
-    if host == "r2":
-        text += f'[[links]]\ndevice = "in"\nkey_file = "{directory}/keys"\n'
-    (directory / f"{host}.toml").write_text(text)
-    (directory / f"{host}.sock").unlink(missing_ok=True)
-    process = await processes.start(host, host, [*POLDER, "rsvpd", "--config", directory / f"{host}.toml", "--json"])
-    await there(directory / f"{host}.sock", process)
-    return process
-
-
-async def facts(directory: Path, host: str) -> dict[str, Any]:
-    async with await Connection.open(directory / f"{host}.sock") as daemon:
-        return await daemon.show()
-
-
-async def until(directory: Path, host: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    print("beyond what was reserved it is best effort", flush=True)
     deadline = time.monotonic() + LIMIT_S
-    while not holds(found := await facts(directory, host)):
-        assert time.monotonic() < deadline, found
-        await asyncio.sleep(0.05)
-    return found
+    while not (await world.facts("r1"))["enforced"][0]["packets_beyond"]:
+        assert time.monotonic() < deadline, "the machine is too slow to exceed 4 Mbit/s"
+        await world.packets("sender", receiver, 6000, 2000)
+
+    print("a host helper that starts anew is told everything again", flush=True)
+    await world.kill("helper")
+    await world.start_helper()
+    await world.until("r2", lambda f: f["counts"].get("helper-back", 0) > 0)
+    await world.until("r2", lambda f: in_force(f) and "packets" in f["enforced"][0] and f["enforced"][0]["packets"] < 20)
+
+    print("another route is found, and the old link let go", flush=True)
+    await reroute(world)
+
+    print("a router that was killed is filled again", flush=True)
+    await world.kill("r2")
+    await world.start("r2")
+    await world.until("r2", in_force)
+
+    print("it ends with who asked for it", flush=True)
+    await holding.stop()
+    await world.both(nothing)
 
 
-def in_force(found: dict[str, Any]) -> bool:
-    return len(found["enforced"]) == 1 and found["enforced"][0]["enforced"]
+async def reroute(world: World) -> None:
+    """To the other link between the routers, and back."""
+    for device, gateway in (("out2", "10.8.0.2"), ("out", "10.0.2.2")):
+        links.ip([f"route replace 10.0.3.0/24 via {gateway}"], "r1")
+        await world.until("r1", lambda f, device=device: in_force(f) and f["enforced"][0]["device"] == device)  # type: ignore[misc]
+        await world.until("r2", in_force)
 
 
-def nothing(found: dict[str, Any]) -> bool:
-    return not found["enforced"] and not found["reservations"]
+async def in_ipv6(world: World) -> None:
+    """The same machine, with the addresses of the other version."""
+    print("a flow of IPv6 is reserved, and only its packets count", flush=True)
+    sending = await world.announce("sender", f"[{RECEIVER6}]", f"[{SENDER6}]")
+    granted = ("--from", f"[{SENDER6}]:6000", "--credentials", f"{world.directory}/grant.kn")
+    holding = await world.reserve(f"[{RECEIVER6}]", *granted)
+    for host, device in (("r1", "out"), ("r2", "wide")):
+        found = await world.until(host, in_force)
+        assert found["enforced"][0]["device"] == device
+        assert found["enforced"][0]["senders"] == [f"{SENDER6} port 6000"]
+    await world.packets("sender", RECEIVER6, 6000, 20)
+    await world.packets("sender", RECEIVER6, 6001, 10)
+    found = await world.until("r2", lambda f: f["enforced"][0]["packets"] >= 20)
+    assert found["enforced"][0]["packets"] == 20
+    assert any(path["from"] == "fd00:2::1" for path in found["senders"])
+    await sending.stop()
+    await world.both(nothing)
+    await holding.stop()
 
 
-async def story(directory: Path) -> None:
-    hop = LastHop(2)
-    hop.build(directory)
-    credentials(directory)
-    (directory / "keys").write_text("# shared by r1 and r2\n7 " + "ab" * 32 + "\n")
-    (directory / "pdp.toml").write_text(f'socket = "{directory}/pdp.sock"\npolicy = "{directory}/policy.kn"\n')
-    session = f"udp:{hop.receiver}:5004"
-    common = ["--mbit", "4", "--max-packet", "1400", "--json"]
-    ask = [*POLDER, "reserve", session, "--from", f"{hop.sender}:6000", *common, "--socket", f"{directory}/receiver.sock"]
-    async with Processes(directory) as processes:
-        pdp = await processes.start(None, "pdp", [*POLDER, "pdp", "--config", directory / "pdp.toml"])
-        helper = await processes.start(
-            "r2", "helper", [*POLDER, "host-helper", "--socket", directory / "helper.sock", "--reserve", "out"]
-        )
-        await there(directory / "pdp.sock", pdp)
-        deadline = time.monotonic() + LIMIT_S
-        while not (directory / "helper.sock").exists():
-            assert helper.alive, helper.tail()
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        second_way()
-        listening = await listen(processes, directory)
-        running = {host: await start(processes, directory, host, second=True) for host in ("r1", "r2", "sender", "receiver")}
-        telling = [*POLDER, "rsvp", "announce", session, "--source", f"{hop.sender}:6000", *common]
-        await processes.start("sender", "announce", [*telling, "--socket", f"{directory}/sender.sock"])
-
-        print("refused without credentials, in words", flush=True)
-        done = await asyncio.to_thread(subprocess.run, [*ask, "--wait", "200s"], capture_output=True, text=True, check=False)
-        assert done.returncode == 2, (done.stdout, done.stderr)
-        assert "no credentials came" in done.stderr, done.stderr
-        assert nothing(await facts(directory, "r1"))
-
-        print("reserved with them, and enforced at both routers", flush=True)
-        ask += ["--credentials", f"{directory}/grant.kn", "--wait", "200s"]
-        holding = await processes.start(None, "reserve", ask)
-        for host in ("r1", "r2"):
-            found = await until(directory, host, in_force)
-            assert found["reservations"][0]["state"] == "granted"
-            assert found["links"][0]["reserved"] == 500_000
-        await packets(processes, hop, 6000, 20)
-        await packets(processes, hop, 6001, 10)
-        found = await until(directory, "r2", lambda f: f["enforced"][0]["packets"] >= 20)
-        assert found["enforced"][0]["packets"] == 20, "another port's packets are not the flow's"
-
-        print("beyond what was reserved it is best effort", flush=True)
-        deadline = time.monotonic() + LIMIT_S
-        while not (await facts(directory, "r1"))["enforced"][0]["packets_beyond"]:
-            assert time.monotonic() < deadline, "the machine is too slow to exceed 4 Mbit/s"
-            await packets(processes, hop, 6000, 2000)
-
-        print("another route is found, and the old link let go", flush=True)
-        for device, gateway in (("out2", "10.8.0.2"), ("out", "10.0.2.2")):
-            links.ip([f"route replace 10.0.3.0/24 via {gateway}"], "r1")
-            await until(directory, "r1", lambda f, device=device: in_force(f) and f["enforced"][0]["device"] == device)  # type: ignore[misc]
-            await until(directory, "r2", in_force)
-
-        print("a router that was killed is filled again", flush=True)
-        running["r2"].process.kill()
-        await running["r2"].process.wait()
-        running["r2"] = await start(processes, directory, "r2")
-        await until(directory, "r2", in_force)
-
-        print("it ends with who asked for it", flush=True)
+async def styles(world: World) -> None:
+    """Two senders to one receiver: one reservation for anybody, one for both together, one for each."""
+    receiver, grant = world.hop.receiver, ("--credentials", f"{world.directory}/grant.kn")
+    senders = {world.hop.sender, world.hop.cross}
+    froms = [word for address in sorted(senders) for word in ("--from", f"{address}:6000")]
+    named = sorted(f"{address} port 6000" for address in senders)
+    for style, options, wanted, counts in (
+        ("WF", [], [[]], [30]),
+        ("SE", [*froms, "--shared"], [named], [30]),
+        ("FF", froms, [[name] for name in named], [20, 10]),
+    ):
+        print(f"style {style} with two senders", flush=True)
+        second = await world.announce("cross", receiver, world.hop.cross)
+        holding = await world.reserve(receiver, *options, *grant)
+        found = await world.until("r2", lambda f, n=len(wanted): len(f["enforced"]) == n)  # type: ignore[misc]
+        assert {each["style"] for each in found["reservations"]} == {style}
+        assert sorted(sorted(each["senders"]) for each in found["enforced"]) == wanted
+        assert found["links"][0]["reserved"] == 500_000 * len(wanted)
+        await world.until("r1", in_force)
+        await world.packets("sender", receiver, 6000, 20)
+        await world.packets("cross", receiver, 6000, 10)
+        await world.until("r2", lambda f, c=counts: sorted((e["packets"] for e in f["enforced"]), reverse=True) == c)  # type: ignore[misc]
+        await second.stop()
+        rest = [] if style == "WF" else [f"{world.hop.sender} port 6000"]
+        found = await world.until("r2", lambda f, r=rest: [e["senders"] for e in f["enforced"]] == [r])  # type: ignore[misc]
+        assert found["links"][0]["reserved"] == 500_000
         await holding.stop()
-        for host in ("r1", "r2"):
-            await until(directory, host, nothing)
-
-        print("with a fifth of messages lost it comes about all the same", flush=True)
-        for host in ("r1", "r2"):
-            subprocess.run([*links.enter(host), "nft", "-f", "-"], input=LOSE.format(share=20), text=True, check=True)
-        holding = await processes.start(None, "reserve", ask)
-        for host in ("r1", "r2"):
-            await until(directory, host, in_force)
-        lost = json.loads((await processes.run("r1", "rules", ["nft", "-j", "list", "ruleset"])).decode())
-        assert any("lose" in json.dumps(each) for each in lost["nftables"])
-        await holding.stop()
-        for host in ("r1", "r2"):
-            await until(directory, host, nothing)
-
-        if listening is not None:
-            print("what was on the wire is RSVP to others too", flush=True)
-            await listening.stop()
-            await read_wire(processes, directory)
-
-        print("a daemon that ends gives its link back", flush=True)
-        await running["r1"].stop()
-        left = (await processes.run("r1", "left", ["tc", "qdisc", "show", "dev", "out"])).decode()
-        assert "htb" not in left
-        assert "polder" not in (await processes.run("r1", "left", ["nft", "list", "ruleset"])).decode()
-    hop.close()
+        await world.both(nothing)
 
 
-def second_way() -> None:
-    """Another link between the routers, which nothing uses yet."""
-    links.ip(["link add out2 netns r1 type veth peer name in2 netns r2"])
-    for host, device, address in (("r1", "out2", "10.8.0.1"), ("r2", "in2", "10.8.0.2")):
-        links.ip([f"address add {address}/24 dev {device}", f"link set {device} up"], host)
+async def paid(world: World) -> None:
+    """A check at two routers that sell, with a fifth of all messages lost, a restart, another route and another decision point's start."""
+    print("the routers ask those who sell", flush=True)
+    world.pdp = "shop"
+    for host in ("r1", "r2"):
+        await world.reload(host)
+    lose(20)
+    options = ("--from", f"{world.hop.sender}:6000", "--credentials", f"{world.directory}/credentials.kn")
+    holding = await world.reserve(world.hop.receiver, *options, "--pay", f"{world.directory}/alice.key", "--for", "10m")
+    await world.both(in_force)
+    (entry,) = taken(world)
+    print("paid; whatever happens now is paid already", flush=True)
+    await world.kill("r1")
+    await world.start("r1")
+    await world.both(in_force)
+    await reroute(world)
+    await world.kill("shop")
+    await world.judge("shop")
+    await world.kill("r2")
+    await world.start("r2")
+    await world.both(in_force)
+    assert holding.alive
+    assert taken(world) == [entry], "charged once"
+    dropped = json.loads((await world.processes.run("r1", "rules", ["nft", "-j", "list", "ruleset"])).decode())
+    assert any("lose" in json.dumps(each) for each in dropped["nftables"])
+    await holding.stop()
+    await world.both(nothing)
+    lose(0)
+    assert taken(world) == [entry]
 
 
-async def listen(processes: Processes, directory: Path) -> Process | None:
-    """tshark between the routers, where messages carry INTEGRITY; ``None`` where it is not installed."""
-    if shutil.which("tshark") is None:
-        return None
-    wire = directory / "wire.pcap"
-    process = await processes.start("r2", "tshark", ["tshark", "-i", "in", "-f", "ip proto 46", "-w", wire])
-    deadline = time.monotonic() + LIMIT_S
-    while not wire.exists() or not wire.stat().st_size:
-        assert process.alive, process.tail()
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    return process
+async def told(world: World) -> None:
+    """What Prometheus reads of a router and of a decision point, over a socket that is its owner's."""
+    print("metrics tell of both", flush=True)
+    for name, wanted in (
+        ("at-r2", {"polder_ready 1.0", "polder_rsvp_senders 1.0", "polder_rsvp_unenforced 0.0"}),
+        ("shop", {"polder_ready 1.0", "polder_pdp_connections_open 2.0", "polder_desk_checks 1.0"}),
+    ):
+        path = world.directory / name / "metrics.sock"
+        command = ["curl", "-sS", "--fail", "--unix-socket", path, "http://localhost/metrics"]
+        page = (await world.processes.run(None, "metrics", command)).decode().splitlines()
+        assert wanted <= set(page), (wanted - set(page), page)
+        assert not [line for line in page if world.hop.receiver in line or "alice" in line]
 
 
-async def read_wire(processes: Processes, directory: Path) -> None:
-    """Everything decodes without a warning, but for the two messages of RFC 3097, which tshark does not know."""
-    fields = [word for name in ("rsvp.msg", "_ws.expert.message", "_ws.malformed") for word in ("-e", name)]
-    told = (await processes.run(None, "wire", ["tshark", "-r", directory / "wire.pcap", "-T", "fields", *fields], 60)).decode()
-    kinds = set()
-    for line in told.splitlines():
-        kind, warning, malformed = line.split("\t")
-        kinds |= set(kind.split(","))
-        assert not malformed, line
-        assert not warning or kind in {"25", "26"}, line
-    assert {"1", "2", "13", "15"} <= kinds, kinds
-
-
-async def packets(processes: Processes, hop: LastHop, source_port: int, count: int) -> None:
-    """So many packets of 1,028 bytes."""
-    text = (
-        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
-        f"s.bind(('', {source_port})); [s.sendto(bytes(1000), ('{hop.receiver}', 5004)) for _ in range({count})]"
-    )
-    await processes.run("sender", "packets", [sys.executable, "-c", text])
+def taken(world: World) -> list[Entry]:
+    """Checks in the shop's till."""
+    with contextlib.closing(Till(world.directory / "isp" / "till.sqlite3")) as till:
+        return till.waiting(10)
 
 
 def main() -> int:
     directory = Path(sys.argv[1])
-    return enclosure.run(lambda: asyncio.run(story(directory)) or 0)  # type: ignore[func-returns-value]
+
+    async def work() -> int:
+        async with Processes(directory) as processes:
+            world = World(directory, processes)
+            await story(world)
+        world.hop.close()
+        return 0
+
+    return enclosure.run(lambda: asyncio.run(work()))
 
 
 if __name__ == "__main__":

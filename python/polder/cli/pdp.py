@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import ssl
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from polder.clearing.files import open_desk
+from polder.bandex import Desk, Trust
+from polder.clearing.files import isp_of, open_desk, read_private
+from polder.clearing.till import Till
 from polder.cli.answer import answer
-from polder.cli.rsvp import until_told
 from polder.cli.running import LEVELS, log_level
 from polder.keynote import Checker, KeyNoteError, split_assertions
+from polder.keynote.signing import identifier
 from polder.pdp.deciders import KeyNoteDecider
-from polder.pdp.server import Pdp, tls_context
+from polder.pdp.running import PdpShell
 from polder.pdp.values import Decider
 from polder.settings.base import ConfigError
 from polder.settings.load import load
 from polder.settings.money import IspSettings
 from polder.settings.rsvp import PdpSettings
-from polder.shell.clock import wall
-from polder.shell.logs import setup
-from polder.shell.notify import notify
+from polder.shell.metrics import Number
+from polder.shell.process import Life, Service, run
 
 _CONFIG = "/etc/polder/pdp.toml"
 
@@ -37,50 +37,72 @@ def pdp(path: str, level: str | None, as_json: bool) -> int:
     """Judge reservations for several routers until told to stop.
 
     Decides by KeyNote: a provider's policies are believed as they stand, a request's credentials only with good signatures. With isp,
-    every reservation must be paid by a check, which is written down before the answer leaves (`polder settle` deposits it).
+    every reservation must be paid by a check, which is written down before the answer leaves (`polder settle` deposits it). SIGHUP reads
+    settings, policies and prices again.
     """
-    settings = load(PdpSettings, Path(path), os.environ, log_level(level))
-    setup(settings.log_level)
-    decider = _decider(settings, path)
-    tls = tls_context(settings.certificate, settings.key, settings.roots, server=True) if settings.listen else None
-    return asyncio.run(_run(settings, decider, tls, as_json))
+    bench = _Bench(path)
+
+    def settings() -> PdpSettings:
+        return load(PdpSettings, Path(path), os.environ, log_level(level))
+
+    async def start(life: Life[PdpSettings]) -> Service:
+        return await PdpShell.start(life.settings, bench, life)
+
+    def ready(shell: PdpShell) -> None:
+        where = shell.endpoints
+        step = f"set pdp = {where[0]!r} in rsvp.toml of the routers"
+        answer({"endpoints": where}, f"Judging at {', '.join(where)}.", step, as_json=as_json)
+        sys.stdout.flush()
+
+    return run(settings, start, ready)
 
 
-def _decider(settings: PdpSettings, path: str) -> Decider:
-    """By policies alone, or by checks of a provider that sells."""
-    checker = Checker(settings.keynote.limits())
-    if settings.isp is not None:
-        file = Path(settings.isp)
-        return open_desk(load(IspSettings, file, os.environ), file.parent, checker)[0]
-    if settings.policy is None:
-        raise ConfigError(path, "policy", "name a file of KeyNote policies, or isp: without one of them nobody may reserve")
-    try:
-        text = Path(settings.policy).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(settings.policy, "policy", f"cannot be read: {error}") from error
-    try:
-        return KeyNoteDecider(split_assertions(text), settings.again, checker)
-    except KeyNoteError as error:
-        raise ConfigError(settings.policy, "policy", f"holds a policy that is none: {error}") from error
+class _Bench:
+    """Deciders by policies alone, or by checks of a provider that sells; they share one cache of proven signatures and one till."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._checker: Checker | None = None
+        self._desk: Desk | None = None
+        self._till: Till | None = None
 
-async def _run(settings: PdpSettings, decider: Decider, tls: ssl.SSLContext | None, as_json: bool) -> int:
-    point = Pdp(decider, wall, batch=settings.batch, routers=settings.routers, pending=settings.pending)
-    address = None
-    if settings.listen:
-        host, _, port = settings.listen.rpartition(":")
-        address = (host.strip("[]"), int(port))
-    where = await point.start(Path(settings.socket) if settings.socket else None, address, tls)
-    answer(
-        {"endpoints": where},
-        f"Judging at {', '.join(where)}.",
-        f"set pdp = {where[0]!r} in rsvp.toml of the routers",
-        as_json=as_json,
-    )
-    sys.stdout.flush()
-    notify("READY=1")
-    try:
-        await until_told()
-    finally:
-        await point.close()
-    return 0
+    def seat(self, settings: PdpSettings) -> Decider:
+        """See ``polder.pdp.running.Bench``."""
+        checker = self._checker = self._checker or Checker(settings.keynote.limits())
+        if settings.isp is not None:
+            return self._sell(Path(settings.isp), checker)
+        if settings.policy is None:
+            raise ConfigError(
+                self._path, "policy", "name a file of KeyNote policies, or isp: without one of them nobody may reserve"
+            )
+        try:
+            text = Path(settings.policy).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(settings.policy, "policy", f"cannot be read: {error}") from error
+        try:
+            return KeyNoteDecider(split_assertions(text), settings.again, checker)
+        except KeyNoteError as error:
+            raise ConfigError(settings.policy, "policy", f"holds a policy that is none: {error}") from error
+
+    def _sell(self, file: Path, checker: Checker) -> Decider:
+        settings = load(IspSettings, file, os.environ)
+        if self._till is None:
+            self._desk, self._till = open_desk(settings, file.parent, checker)
+            return self._desk
+        key = identifier(read_private(file.parent / settings.key_file))
+        anew = Desk(isp_of(settings, key), Trust(settings.trusted), self._till, checker)
+        if self._desk is not None:
+            anew.counters = self._desk.counters
+        self._desk = anew
+        return anew
+
+    def numbers(self) -> Mapping[str, Number]:
+        """See ``polder.pdp.running.Bench``."""
+        if self._desk is not None:
+            return self._desk.numbers()
+        return self._checker.numbers() if self._checker is not None else {}
+
+    def close(self) -> None:
+        """Let another process take checks."""
+        if self._till is not None:
+            self._till.close()

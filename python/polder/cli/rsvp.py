@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from polder.api.admin import ask
 from polder.bandex import CheckTerms, CreditTerms, OfferTerms
 from polder.bandex.writing import Wanted, order, pay
 from polder.clearing.files import read_credentials, read_private
@@ -25,23 +26,20 @@ from polder.cli.running import LEVELS, log_level
 from polder.host.client import Host, HostHelper, LocalHost
 from polder.keynote import split_assertions
 from polder.model import Refused, Verdict
-from polder.pdp.client import PdpClient, count
-from polder.pdp.server import tls_context
+from polder.pdp.client import count
 from polder.rsvp.policy_data import pack_bundle
 from polder.rsvp.questions import digest
 from polder.rsvpd.client import Connection, lost
-from polder.rsvpd.daemon import Daemon
-from polder.rsvpd.door import Door, texts
+from polder.rsvpd.door import texts
+from polder.rsvpd.running import RsvpShell
 from polder.rsvpd.values import Announce, Flow, Reserve, Told
 from polder.settings.base import ConfigError
 from polder.settings.load import load
-from polder.settings.rsvp import RsvpSettings
+from polder.settings.rsvp import PDP_SOCKET, RSVP_SOCKET, RsvpSettings
 from polder.shell.clock import wall
-from polder.shell.logs import setup
-from polder.shell.notify import notify
+from polder.shell.process import Life, Service, run
 
 _CONFIG = "/etc/polder/rsvp.toml"
-_SOCKET = "/run/polder-rsvp/rsvp.sock"
 _PROTOCOLS = {"udp": 17, "tcp": 6}
 
 
@@ -101,7 +99,7 @@ def _traffic(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--min-packet", type=click.IntRange(1, 65_535), default=64, show_default=True, help="Smaller ones count as this."
         ),
-        click.option("--socket", default=_SOCKET, show_default=True, help="Socket of the daemon."),
+        click.option("--socket", default=RSVP_SOCKET, show_default=True, help="Socket of the daemon."),
         click.option("--for", "seconds", type=DURATION, help="For how long. Default: until it is told to stop."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object per event instead of text."),
     ):
@@ -123,35 +121,27 @@ def _flow(session: tuple[int, str, int], given: dict[str, Any]) -> Flow:
 def rsvpd(path: str, level: str | None, as_json: bool) -> int:
     """Run the reservation daemon of this host or router until it is told to stop.
 
-    Speaks RSVP (RFC 2205) on raw IP and orders the queues of the links that rsvp.toml names. On a host it needs no settings.
+    Speaks RSVP (RFC 2205) on raw IP and orders the queues of the links that rsvp.toml names. On a host it needs no settings. SIGHUP
+    reads them again (`polder rsvp reload`); reservations stand.
     """
-    settings = load(RsvpSettings, Path(path), os.environ, log_level(level))
-    setup(settings.log_level)
-    return asyncio.run(_run(settings, as_json))
 
+    def settings() -> RsvpSettings:
+        return load(RsvpSettings, Path(path), os.environ, log_level(level))
 
-async def _run(settings: RsvpSettings, as_json: bool) -> int:
-    pdp = None
-    if settings.pdp is not None:
-        tls = None
-        if settings.pdp.startswith("tls:"):
-            tls = tls_context(settings.pdp_certificate, settings.pdp_key, settings.pdp_roots, server=False)
-        pdp = PdpClient.to(settings.pdp, settings.pdp_wait, tls)
-    host: Host = HostHelper(Path(settings.host_helper)) if settings.host_helper else LocalHost(wall)
-    daemon = Daemon(settings, host, pdp)
-    door = Door(daemon)
-    try:
-        await daemon.start()
-        await door.start(Path(settings.socket))
-        facts = {"router": settings.name, "socket": settings.socket, "links": [link.device for link in settings.links]}
-        _say(facts, f"{settings.name} speaks RSVP; its socket is {settings.socket}.", "polder rsvp show", as_json)
-        notify("READY=1")
-        await until_told()
-    finally:
-        await door.close()
-        await asyncio.sleep(0)
-        await daemon.close()
-    return 0
+    async def start(life: Life[RsvpSettings]) -> Service:
+        helper = life.settings.host_helper
+
+        def connect() -> Host:
+            return HostHelper(Path(helper)) if helper else LocalHost(wall)
+
+        return await RsvpShell.start(life.settings, connect, life)
+
+    def ready(shell: RsvpShell) -> None:
+        now = shell.daemon.settings
+        facts = {"router": now.name, "socket": now.socket, "links": [link.device for link in now.links]}
+        _say(facts, f"{now.name} speaks RSVP; its socket is {now.socket}.", "polder rsvp show", as_json)
+
+    return run(settings, start, ready)
 
 
 def _say(facts: dict[str, Any], text: str, next_step: str, as_json: bool) -> None:
@@ -174,7 +164,7 @@ def rsvp() -> None:
 
 
 @rsvp.command()
-@click.option("--socket", default=_SOCKET, show_default=True, help="Socket of the daemon.")
+@click.option("--socket", default=RSVP_SOCKET, show_default=True, help="Socket of the daemon.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def show(socket: str, as_json: bool) -> None:
     """Print senders, reservations, what the links carry for them, and counters."""
@@ -193,13 +183,33 @@ def show(socket: str, as_json: bool) -> None:
 
 
 @rsvp.command()
-@click.option("--socket", default="/run/polder-pdp/pdp.sock", show_default=True, help="Socket of the policy decision point.")
+@click.option("--socket", default=PDP_SOCKET, show_default=True, help="Socket of the policy decision point.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def judged(socket: str, as_json: bool) -> None:
     """Print how often the policy decision point of this machine accepted and refused since it was started."""
     counts = asyncio.run(count(socket))
     text = f"{counts['accepted']} accepted, {counts['refused']} refused, {counts['ended']} ended; {counts['failed']} faults"
     answer(counts, text, "its log, for faults" if counts["failed"] else "polder rsvp show, at a router", as_json=as_json)
+
+
+@rsvp.command()
+@click.option(
+    "--socket",
+    default="/run/polder-rsvp/admin.sock",
+    show_default=True,
+    help="Administrator's socket: beside the daemon's own, or the policy decision point's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def reload(socket: str, as_json: bool) -> int:
+    """Have the running daemon, or policy decision point, read its settings again; reservations stand. Exit status 3: something that
+    changed waits for a restart.
+    """
+    told = asyncio.run(ask(Path(socket), "reload", {}))
+    changed, waiting = told["changed"], told["needs_upgrade"]
+    lines = [f"In force: {', '.join(changed)}." if changed else "Nothing that can change while it runs has changed."]
+    lines += [f"Waits for a restart: {', '.join(waiting)}."] if waiting else []
+    answer(told, "\n".join(lines), "systemctl restart, when it suits" if waiting else "polder rsvp show", as_json=as_json)
+    return 3 if waiting else 0
 
 
 def _mbit(rate: float) -> str:

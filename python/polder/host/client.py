@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,8 @@ class Door(Protocol):
 
     def ask(self, request: Request) -> tuple[Reply, list[int]]: ...
 
+    def gone(self) -> bool: ...
+
     def fileno(self) -> int: ...
 
     def close(self) -> None: ...
@@ -92,13 +95,13 @@ class Host:
         """State and counters of a site's filter."""
         return (await self._ask(FilterStatus(site), FilterState))[0]
 
-    async def rsvp_socket(self) -> int:
-        """The raw socket of RSVP; the descriptor is the caller's."""
-        _, descriptors = await self._ask(RsvpSocket(), RsvpReady)
-        return descriptors[0]
+    async def rsvp_sockets(self) -> dict[str, int]:
+        """The raw sockets of RSVP by name; the descriptors are the caller's."""
+        ready, descriptors = await self._ask(RsvpSocket(), RsvpReady)
+        return dict(zip(ready.sockets, descriptors, strict=True))
 
     async def shape(self, device: str, rate: int | None) -> None:
-        """Make a device's queue ready for reservations, ``rate`` bytes/s; ``None``: no longer."""
+        """Make a device's queue ready for reservations, ``rate`` bytes/s, or change its rate; ``None``: no longer."""
         await self._ask(LinkShape(device, rate), Done)
 
     async def reserve(self, flow: FlowReserve) -> None:
@@ -129,6 +132,10 @@ class Host:
         """Leave: tunnels go, filters stay."""
         async with self._turn:
             await asyncio.to_thread(self._door.close)
+
+    def gone(self) -> bool:
+        """Whether the helper has hung up: what it made for us is gone too."""
+        return self._door.gone()
 
     def fileno(self) -> int:
         """The connection, for a process that goes on with it."""
@@ -192,6 +199,9 @@ class _LocalDoor:
     def ask(self, request: Request) -> tuple[Reply, list[int]]:
         return self._workshop.handle(request)
 
+    def gone(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         return -1
 
@@ -232,6 +242,11 @@ class _SocketDoor:
             return decode_reply(data), list(descriptors)
         except ValueError as error:
             raise HostError(str(error)) from error
+
+    def gone(self) -> bool:
+        look = select.poll()
+        look.register(self._socket, 0)
+        return any(found & select.POLLHUP for _, found in look.poll(0))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -123,7 +123,8 @@ class Workshop:
             if isinstance(request, Tunnel):
                 return self._tunnels.set(request)
             if isinstance(request, RsvpSocket):
-                return RsvpReady(), [open_rsvp()]
+                sockets = open_rsvp()
+                return RsvpReady(tuple(sockets)), [*sockets.values()]
             if isinstance(request, LinkShape | FlowReserve | FlowRelease | FlowCounts):
                 return self._reservation(request), []
             return self._plain(request), []

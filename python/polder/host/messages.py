@@ -111,14 +111,15 @@ class Remove(Message, frozen=True, tag="remove"):
 
 
 class RsvpSocket(Message, frozen=True, tag="rsvp_socket"):
-    """Ask for the raw socket of RSVP (IPv4, protocol 46), which also hears what passes by with Router Alert. Whoever holds it can send
-    any IPv4 packet: the helper gives it only where it was started for reservations.
+    """Ask for the raw sockets of RSVP (protocol 46), which also hear what passes by with Router Alert. Whoever holds them can send any
+    packet: the helper gives them only where it was started for reservations.
     """
 
 
 class LinkShape(Message, frozen=True, tag="link_shape"):
     """Make a device's queue ready for reservations: ``rate`` is what the link carries, in bytes/s of whole frames. Reservations come
-    first, RSVP itself before them, all else shares what is left. ``None``: give the device back its usual queue.
+    first, RSVP itself before them, all else shares what is left. Again with another rate: what this agent reserved stays. ``None``:
+    give the device back its usual queue.
     """
 
     device: str
@@ -217,7 +218,9 @@ class TunnelUp(Message, frozen=True, tag="tunnel_up"):
 
 
 class RsvpReady(Message, frozen=True, tag="rsvp_ready"):
-    """The raw socket comes along as the only descriptor."""
+    """The raw sockets come along, in the order of ``sockets``: ``4``, ``6``, ``6-alert`` (see ``polder.host.shaping.open_rsvp``)."""
+
+    sockets: tuple[str, ...]
 
 
 class FlowsCarried(Message, frozen=True, tag="flows_carried"):

@@ -16,9 +16,9 @@ Fragments behind the first carry no ports and are best effort.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
-import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -29,6 +29,34 @@ from polder.host.messages import FlowRelease, FlowReserve, FlowsCarried, LinkSha
 TABLE = "polder_rsvp"
 _RSVP = 46
 _IP_ROUTER_ALERT, _IP_PKTINFO, _IP_HDRINCL = 5, 8, 3
+_IPV6_ROUTER_ALERT, _IPV6_ROUTER_ALERT_ISOLATE, _IPV6_HDRINCL = 22, 30, 36
+_ALERT_OF_RSVP = 1
+"""Value of the Router Alert option of IPv6 that means RSVP (RFC 2711 §2.1)."""
+_TOLD6 = ((socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1), (socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1))
+_SOCKETS = (
+    (
+        "4",
+        socket.AF_INET,
+        _RSVP,
+        (
+            (socket.IPPROTO_IP, _IP_HDRINCL, 1),
+            (socket.IPPROTO_IP, _IP_PKTINFO, 1),
+            (socket.IPPROTO_IP, _IP_ROUTER_ALERT, 1),
+        ),
+    ),
+    ("6", socket.AF_INET6, _RSVP, ((socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1), *_TOLD6)),
+    (
+        "6-alert",
+        socket.AF_INET6,
+        socket.IPPROTO_RAW,
+        (
+            # Sockets that hear alerts are the machine's, not a network namespace's, unless they say so (Linux 5.1).
+            (socket.IPPROTO_IPV6, _IPV6_ROUTER_ALERT_ISOLATE, 1),
+            (socket.IPPROTO_IPV6, _IPV6_ROUTER_ALERT, _ALERT_OF_RSVP),
+            *_TOLD6,
+        ),
+    ),
+)
 _ROOT, _LINK, _REST, _CONTROL, _FIRST = 0x1_0000, 0x1_0001, 0x1_0002, 0x1_0003, 0x0F
 _REST_SHARE = 100
 _CONTROL_RATE = 8_000
@@ -38,22 +66,36 @@ _BURST_S = 0.001
 _FRAME = 1514
 
 
-def open_rsvp() -> int:
-    """A raw socket of protocol 46 that gets what is for this host, and what it would forward with Router Alert (ip(7))."""
+def open_rsvp() -> dict[str, int]:
+    """Raw sockets that get messages of RSVP, by name: ``4`` those for this host and those that it would forward with Router Alert (ip(7));
+    ``6`` those for this host, ``6-alert`` those that it would forward (ipv6(7): the kernel gives these to another protocol's socket
+    only). IPv6 is left out where the host does not speak it.
+    """
+    found: dict[str, socket.socket] = {}
     try:
-        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, _RSVP)
+        for name, family, protocol, options in _SOCKETS:
+            raw = _open_raw(family, protocol)
+            if raw is None:
+                continue
+            found[name] = raw
+            for level, option, value in options:
+                raw.setsockopt(level, option, value)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            raw.setblocking(False)
     except OSError as error:
+        for raw in found.values():
+            raw.close()
+        raise HostError(f"the raw sockets of RSVP cannot be set up: {error}") from error
+    return {name: raw.detach() for name, raw in found.items()}
+
+
+def _open_raw(family: int, protocol: int) -> socket.socket | None:
+    try:
+        return socket.socket(family, socket.SOCK_RAW, protocol)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT and family == socket.AF_INET6:
+            return None
         raise HostError(f"no raw socket for RSVP ({error.strerror}): the host helper needs CAP_NET_RAW") from error
-    try:
-        raw.setsockopt(socket.IPPROTO_IP, _IP_HDRINCL, 1)
-        raw.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        raw.setsockopt(socket.IPPROTO_IP, _IP_ROUTER_ALERT, 1)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        raw.setblocking(False)
-    except OSError as error:
-        raw.close()
-        raise HostError(f"the raw socket of RSVP cannot be set up: {error}") from error
-    return raw.detach()
 
 
 class Shaper:
@@ -64,23 +106,30 @@ class Shaper:
         self._flows: dict[tuple[str, int], FlowReserve] = {}
 
     def shape(self, request: LinkShape) -> None:
-        """Order a device's queue anew; its reservations are gone with the old one."""
-        self._unshape(request.device)
-        if request.rate is None:
-            return
+        """Order a device's queue; one that is ordered already gets another rate, and keeps its reservations."""
         rate = request.rate
+        if rate is None:
+            self._unshape(request.device)
+            return
         with _netlink() as link:
             index = _index(link, request.device)
+            if self._links.get(request.device, (0, 0))[0] == index:
+                self._change(link, request.device, index, rate)
+                return
+            self._unshape(request.device)
             with contextlib.suppress(HostError):
                 _tc(link, "del", index=index, root=True)
             _tc(link, "add", "htb", index, _ROOT, default=_REST & 0xFFFF)
-            _class(link, "add", index, _LINK, _ROOT, rate, rate, 0)
-            _class(link, "add", index, _REST, _LINK, max(rate // _REST_SHARE, 1000), rate, 7)
-            _class(link, "add", index, _CONTROL, _LINK, min(_CONTROL_RATE, rate // 4), rate, 0)
-            packets = max(16, round(rate * _QUEUE_S / _FRAME))
-            _tc(link, "add", "pfifo", index, 0x2_0000, parent=_REST, limit=packets)
+            _line(link, "add", index, rate)
         self._links[request.device] = (index, rate)
         run("nft", "-f", "-", stdin=_link_rules(index))
+
+    def _change(self, link: Any, device: str, index: int, rate: int) -> None:
+        _line(link, "change", index, rate)
+        for (name, handle), flow in self._flows.items():
+            if name == device:
+                _class(link, "change", index, _ROOT | _FIRST + handle, _LINK, flow.served, max(rate, flow.served), 1)
+        self._links[device] = (index, rate)
 
     def reserve(self, request: FlowReserve) -> None:
         """Make or change a reservation: the class first, then the rule that sends packets there."""
@@ -167,6 +216,14 @@ def _tc(link: Any, command: str, *arguments: Any, **options: Any) -> None:
         raise HostError(f"traffic control refused {command} {' '.join(map(str, arguments[:1]))}: {error}") from error
 
 
+def _line(link: Any, command: str, index: int, rate: int) -> None:
+    """The classes that every ordered link has, and the queue of best effort."""
+    _class(link, command, index, _LINK, _ROOT, rate, rate, 0)
+    _class(link, command, index, _REST, _LINK, max(rate // _REST_SHARE, 1000), rate, 7)
+    _class(link, command, index, _CONTROL, _LINK, min(_CONTROL_RATE, rate // 4), rate, 0)
+    _tc(link, "replace", "pfifo", index, 0x2_0000, parent=_REST, limit=max(16, round(rate * _QUEUE_S / _FRAME)))
+
+
 def _class(link: Any, command: str, index: int, handle: int, parent: int, rate: int, ceil: int, prio: int) -> None:
     """A class; its burst is what a millisecond carries and two frames, so that it never fills the queue of the line behind."""
     quantum = min(max(rate // 100, 2 * _FRAME), 60_000)
@@ -245,8 +302,3 @@ def _no_flow(index: int, minor: int, flow: FlowReserve) -> str:
     table, chain = _table(index), f"flow_{minor}"
     lines = [*_elements("delete", index, flow, chain), f"flush chain {table} {chain}", f"delete chain {table} {chain}"]
     return "\n".join(lines) + "\n"
-
-
-def pktinfo(interface: int) -> list[tuple[int, int, bytes]]:
-    """Ancillary data that send a packet out of an interface (``IP_PKTINFO``, ip(7))."""
-    return [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", interface, bytes(4), bytes(4)))]

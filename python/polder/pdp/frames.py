@@ -45,7 +45,7 @@ class Count(Frame, frozen=True, tag="count"):
 
 
 class Counted(Frame, frozen=True, tag="counted"):
-    """Since the start: accepted, refused, ended, batches, failed."""
+    """Since the start: accepted, refused, ended, batches, failed, and what ``polder.pdp.server.Counts`` has besides."""
 
     counts: dict[str, int]
 
@@ -54,11 +54,11 @@ class FrameError(ValueError):
     """The other side does not speak this protocol; the connection is of no more use."""
 
 
-def pack(value: Any) -> bytes:
+def pack(value: Any, most: int = MOST) -> bytes:
     """A frame."""
     data = msgspec.msgpack.encode(value)
-    if len(data) > MOST:
-        raise FrameError(f"a frame of {len(data)} bytes: {MOST} at most")
+    if len(data) > most:
+        raise FrameError(f"a frame of {len(data)} bytes: {most} at most")
     return _LENGTH.pack(len(data)) + data
 
 
@@ -71,12 +71,12 @@ def unpack(data: bytes, kind: type[T] | Any) -> T:
     return value
 
 
-async def read(reader: asyncio.StreamReader) -> bytes | None:
+async def read(reader: asyncio.StreamReader, most: int = MOST) -> bytes | None:
     """The next frame's bytes; ``None`` at the end. Raises ``FrameError``, ``OSError``."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MOST:
-            raise FrameError(f"a frame of {length} bytes: {MOST} at most")
+        if length > most:
+            raise FrameError(f"a frame of {length} bytes: {most} at most")
         return await reader.readexactly(length)
     except asyncio.IncompleteReadError:
         return None

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cryptography import x509
@@ -16,44 +18,64 @@ from polder.model.reservations import Ask, Verdict
 from polder.pdp.frames import Count, Counted, FrameError, Judge, Judged, Over, pack, read, unpack
 from polder.pdp.values import Decider
 from polder.rsvp.errors import Policy
+from polder.settings.base import ConfigError
+from polder.shell.tasks import Tasks
 
 log = logging.getLogger("polder.pdp")
 
 
-class Counts:
-    """What was judged."""
+_WORDS = {code.value: code.name.lower() for code in Policy}
+_UNREAD = 1 << 20
+"""Bytes of answers that wait for a router: one that does not read is hung up on."""
 
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.refused = 0
-        self.ended = 0
-        self.batches = 0
-        self.failed = 0
+
+@dataclass
+class Counts:
+    """What was judged. ``reasons``: refusals by the word for their code; ``turned_away``: connections beyond the limit; ``unread``: routers
+    that asked and did not read.
+    """
+
+    accepted: int = 0
+    refused: int = 0
+    ended: int = 0
+    batches: int = 0
+    failed: int = 0
+    turned_away: int = 0
+    unread: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def facts(self) -> dict[str, int]:
+        """As one table."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "reasons"}
+        return plain | {f"refused_{word}": count for word, count in sorted(self.reasons.items())}
 
 
 class Pdp:
-    """One policy decision point. ``start`` listens, ``close`` ends. A router behind TLS is who its certificate says it is."""
+    """One policy decision point. ``start`` listens, ``close`` ends. A router behind TLS is who its certificate says it is. ``batch``,
+    ``routers`` and ``pending`` are its limits (``PdpSettings``); new connections go by what they are then.
+    """
 
     def __init__(
         self, decider: Decider, wall: Callable[[], float], *, batch: int = 256, routers: int = 256, pending: int = 4096
     ) -> None:
         self.counts = Counts()
-        self._decider = decider
+        self.decider = decider
+        """Who judges; another one may take its place between two batches."""
+        self.batch = batch
+        self.routers = routers
+        self.pending = pending
         self._wall = wall
-        self._batch = batch
-        self._routers = routers
-        self._pending = pending
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._queue: asyncio.Queue[tuple[Judge | Over, asyncio.StreamWriter, asyncio.Semaphore]] = asyncio.Queue()
-        self._judge: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     async def start(
         self, path: Path | None, address: tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
     ) -> list[str]:
         """Listen at a Unix socket, at an address with mutual TLS, or both; where that is. Raises ``OSError``."""
         where = []
-        self._judge = asyncio.create_task(self._judging())
+        self._tasks.forever("judge", self._judging)
         if path is not None:
             self._servers.append(await asyncio.start_unix_server(self._serve, sock=listen_at(path)))
             where.append(f"unix:{path}")
@@ -68,25 +90,31 @@ class Pdp:
         """End."""
         for server in self._servers:
             server.close()
-        tasks = [*self._connections, *([self._judge] if self._judge else [])]
-        for task in tasks:
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._tasks.close()
+
+    @property
+    def open(self) -> int:
+        """Connections at this moment."""
+        return len(self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._connections) >= self._routers:
+        if len(self._connections) >= self.routers:
+            self.counts.turned_away += 1
             writer.close()
             return
         self._connections.add(task)
         name = _name(writer)
-        room = asyncio.Semaphore(self._pending)
+        room = asyncio.Semaphore(self.pending)
         try:
             while (data := await read(reader)) is not None:
                 said: Judge | Over | Count = unpack(data, Judge | Over | Count)
                 if isinstance(said, Count):
-                    writer.write(pack(Counted({} if name else vars(self.counts))))
+                    writer.write(pack(Counted({} if name else self.counts.facts())))
                     continue
                 await room.acquire()
                 self._queue.put_nowait((_named(said, name), writer, room))
@@ -102,25 +130,32 @@ class Pdp:
     async def _judging(self) -> None:
         while True:
             taken = [await self._queue.get()]
-            while len(taken) < self._batch and not self._queue.empty():
+            while len(taken) < self.batch and not self._queue.empty():
                 taken.append(self._queue.get_nowait())
             # Accepting a check waits for a disk: not on the thread that reads from routers.
             answers = await asyncio.to_thread(self._decide, [said for said, _, _ in taken])
             for (said, writer, room), verdict in zip(taken, answers, strict=True):
                 room.release()
                 if isinstance(said, Judge) and verdict is not None and not writer.is_closing():
-                    writer.write(pack(Judged(said.number, verdict)))
+                    self._answer(writer, Judged(said.number, verdict))
             await asyncio.sleep(0)
+
+    def _answer(self, writer: asyncio.StreamWriter, judged: Judged) -> None:
+        if writer.transport.get_write_buffer_size() > _UNREAD:
+            self.counts.unread += 1
+            writer.transport.abort()
+            return
+        writer.write(pack(judged))
 
     def _decide(self, said: list[Judge | Over]) -> list[Verdict | None]:
         now = self._wall()
         asks = [each.ask for each in said if isinstance(each, Judge)]
         self.counts.batches += 1
         try:
-            verdicts = iter(self._decider.decide_many(asks, now) if asks else ())
+            verdicts = iter(self.decider.decide_many(asks, now) if asks else ())
             for each in said:
                 if isinstance(each, Over):
-                    self._decider.release(each.ask, now)
+                    self.decider.release(each.ask, now)
                     self.counts.ended += 1
             found: list[Verdict | None] = [next(verdicts) if isinstance(each, Judge) else None for each in said]
         except Exception:  # a decider that fails must not accept, and must not end the service
@@ -134,6 +169,8 @@ class Pdp:
             if verdict is not None:
                 self.counts.accepted += verdict.accepted
                 self.counts.refused += not verdict.accepted
+                if not verdict.accepted:
+                    self.counts.reasons[_WORDS.get(verdict.code, "other")] += 1
         return found
 
 
@@ -172,11 +209,22 @@ def listen_at(path: Path) -> socket.socket:
 
 
 def tls_context(certificate: str, key: str, roots: str, *, server: bool) -> ssl.SSLContext:
-    """TLS 1.3 with certificates on both sides. Raises ``OSError`` or ``ssl.SSLError`` naming no secret."""
+    """TLS 1.3 with certificates on both sides. Raises ``ConfigError`` naming the files and no secret."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(roots)
+    present(context, certificate, key)
+    try:
+        context.load_verify_locations(roots)
+    except OSError as error:
+        raise ConfigError(roots, "roots", f"cannot be read as certificates: {error}") from error
     context.verify_mode = ssl.CERT_REQUIRED
     context.check_hostname = False  # the roots are the provider's own: whoever they vouch for is its policy decision point
     return context
+
+
+def present(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Show that certificate from the next handshake on. Raises ``ConfigError``."""
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise ConfigError(certificate, "certificate", f"no certificate with its key ({key}) can be read: {error}") from error

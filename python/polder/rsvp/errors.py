@@ -76,6 +76,7 @@ _WORDS: dict[tuple[int, int], str] = {
     (Code.TRAFFIC_CONTROL, Traffic.UNSUPPORTED): "the service asked for is not offered",
     (Code.TRAFFIC_CONTROL, Traffic.BAD_FLOWSPEC): "the flowspec makes no sense",
     (Code.TRAFFIC_CONTROL, Traffic.BAD_TSPEC): "the sender's traffic specification makes no sense",
+    (Code.TRAFFIC_CONTROL_SYSTEM, 0): "a router could not order its queue for it: its log says why, and a retry may help",
 }
 
 

@@ -6,12 +6,13 @@ order that is not ambiguous.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from polder.rsvp.adspec import Adspec
 from polder.rsvp.intserv import Flowspec, Tspec
 from polder.rsvp.objects import (
+    Address,
     AdspecObject,
     Challenge,
     ErrorSpec,
@@ -184,6 +185,24 @@ Body = (
     | IntegrityChallenge
     | IntegrityResponse
 )
+
+
+def addresses(body: Body) -> Iterator[Address]:
+    """Every address that a body names: all of one IP version, or it means nothing."""
+    if isinstance(body, Path | PathErr | PathTear):
+        yield from () if body.sender is None else (body.sender.address,)
+    if isinstance(body, Resv | ResvErr | ResvTear | ResvConf):
+        yield from (sender.address for flow in body.flows for sender in flow.senders)
+    if isinstance(body, Resv | ResvErr | ResvTear) and body.scope is not None:
+        yield from body.scope.addresses
+    if isinstance(body, Path | Resv | ResvErr | PathTear | ResvTear):
+        yield body.hop.address
+    if isinstance(body, PathErr | ResvErr | ResvConf):
+        yield body.error.address
+    if isinstance(body, Resv | ResvConf) and body.confirm is not None:
+        yield body.confirm.receiver
+    if isinstance(body, Path | Resv | PathErr | ResvErr | PathTear | ResvTear | ResvConf):
+        yield body.session.destination
 
 
 @dataclass(frozen=True, slots=True)

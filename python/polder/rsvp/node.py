@@ -136,6 +136,30 @@ class Node:
             self._let_confirmations_go(session, now)
         self._outlet.flush(now)
 
+    def failed(self, handle: int, now: float) -> None:
+        """An ``Install`` cannot be done: who asked for it is told, and nothing is promised."""
+        session = self._book.in_force(handle)
+        if session is not None:
+            self._resv.failed(session, handle, now)
+        self._outlet.flush(now)
+
+    def configure(self, config: Config, interfaces: Mapping[int, Interface], guards: Mapping[int, Guard], now: float) -> None:
+        """Other settings, links or keys from now on. State stands; a link that is gone is remembered until its state has ended. Where the
+        policy decision point's word is demanded from now on, it is asked for what stands there.
+        """
+        book = self._book
+        known = {index for index, each in book.interfaces.items() if each.policy}
+        book.config = config
+        book.interfaces.update(interfaces)
+        self._guards.clear()
+        self._guards.update(guards)
+        self._resv.judge_anew({index for index, each in interfaces.items() if each.policy} - known, now)
+        for path in self.paths:
+            self._path.say_anew(path, now)
+        for session in [*book.by_session]:
+            self._settler.settle(session, now)
+        self._outlet.flush(now)
+
     def rerouted(self, now: float) -> None:
         """Routes of this host have changed."""
         self._path.rerouted(now)
@@ -172,7 +196,7 @@ class Node:
         datagrams, answer = guard.open(packet.payload, packet.source, now)
         if answer is not None:
             neighbour, message = answer
-            where = Where(interface, self._book.interfaces[interface].address, neighbour)
+            where = Where(interface, self._book.interfaces[interface].own(neighbour), neighbour)
             self._outlet.once(message.body, where, now, reliable=False)
         for datagram in datagrams:
             self._read(datagram.pack(), packet, interface, now)
@@ -201,6 +225,8 @@ class Node:
 
     def _take(self, message: m.Message, packet: Packet, interface: int, now: float) -> None:
         body = message.body
+        if any(address.version != packet.source.version for address in m.addresses(body)):
+            raise RsvpError("addresses of both IP versions in one message")
         neighbour = body.hop.address if isinstance(body, m.Path | m.Resv | m.PathTear | m.ResvTear | m.ResvErr) else packet.source
         self._outlet.capable(neighbour, reduces=message.reduces)
         for ack in message.acks:

@@ -92,6 +92,9 @@ class Outlet:
 
     def once(self, body: m.Body, where: Where, now: float, *, reliable: bool = True) -> None:
         """Say something that is not kept. ``reliable``: until the neighbour acknowledges it."""
+        if reliable and len(self._waiting) >= 2 * (self._book.config.most_paths + self._book.config.most_reservations):
+            self._book.counts["over-waiting"] += 1
+            reliable = False
         if not (reliable and self._numbers(where.interface)):
             self._send(where, m.Message(body, reduces=self._book.config.reduce))
             return
@@ -166,7 +169,7 @@ class Outlet:
                 self.refresh(key, now)
             return
         numbers = [self._kept[key].number for key in keys]
-        where = Where(interface, self._book.interfaces[interface].address, neighbour)
+        where = Where(interface, self._book.interfaces[interface].own(neighbour), neighbour)
         for at in range(0, len(numbers), _MOST_IN_SUMMARY):
             named = MessageIdList(0, self.epoch, tuple(numbers[at : at + _MOST_IN_SUMMARY]))
             self._book.counts["summaries"] += 1
@@ -215,7 +218,7 @@ class Outlet:
     def flush(self, now: float) -> None:
         """Hand everything over: acknowledgements first, several messages to one neighbour in bundles."""
         for (interface, neighbour), acks in self._acks.items():
-            where = Where(interface, self._book.interfaces[interface].address, neighbour)
+            where = Where(interface, self._book.interfaces[interface].own(neighbour), neighbour)
             for at in range(0, len(acks), 100):
                 self._queue.insert(0, (where, m.Message(m.Ack(), None, tuple(acks[at : at + 100]), True)))
         self._acks.clear()

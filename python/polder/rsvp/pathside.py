@@ -33,7 +33,7 @@ class PathSide:
         tspec = tspec.rounded()
         tspec.check()
         self._room((session.key(), sender))
-        own = self._book.own_address()
+        own = self._book.own_address(session.destination)
         state = PathState(session, sender, tspec, adspec, (), (), Hop(own), LOCAL, ttl + 1, self._book.config.period)
         state.out = self._routes(session.destination, sender.address)
         self._book.put_path(state)
@@ -78,12 +78,13 @@ class PathSide:
             self._settle(key[0], now)
 
     def refuse(self, body: m.Path, iif: int, error: RsvpError, now: float) -> None:
-        """Tell the previous hop, and by it the sender."""
+        """Tell the previous hop, and by it the sender; again and again only one that has state here, since anybody can name any hop."""
         if error.code is None or iif == LOCAL:
             return
-        own = self._book.interfaces[iif].address
-        spec = ErrorSpec(own, 0, error.code, error.value)
-        self._outlet.once(m.PathErr(body.session, spec, body.sender, body.tspec), Where(iif, own, body.hop.address), now)
+        own = self._book.interfaces[iif].own(body.hop.address)
+        told = m.PathErr(body.session, ErrorSpec(own, 0, error.code, error.value), body.sender, body.tspec)
+        known = (body.session.key(), body.sender) in self._book.paths
+        self._outlet.once(told, Where(iif, own, body.hop.address), now, reliable=known)
 
     def tear(self, body: m.PathTear, now: float) -> None:
         """A PATH is taken back: only by the hop from which it came (RFC 2205 §3.1.5), and as strictly checked as it was."""
@@ -99,7 +100,7 @@ class PathSide:
             if path.iif == LOCAL:
                 self._book.actions.append(Event("path-error", path.session, path.sender, error=body.error))
             else:
-                where = Where(path.iif, self._book.interfaces[path.iif].address, path.hop.address)
+                where = Where(path.iif, self._book.interfaces[path.iif].own(path.hop.address), path.hop.address)
                 self._outlet.once(body, where, now)
 
     def expire(self, key: PathKey, now: float) -> None:
@@ -136,6 +137,10 @@ class PathSide:
         self._forward(path, now, fresh=True)
         self._settle(key[0], now)
 
+    def say_anew(self, path: PathState, now: float) -> None:
+        """Announce it with this node's present settings, where these make a difference."""
+        self._forward(path, now, fresh=False)
+
     def _room(self, key: PathKey) -> None:
         if key not in self._book.paths and len(self._book.paths) >= self._book.config.most_paths:
             self._book.counts["over-paths"] += 1
@@ -164,8 +169,12 @@ class PathSide:
                 self._book.counts["ttl-ended"] += 1
                 continue
             interface = self._book.interfaces[index]
+            own = interface.own(path.session.destination)
+            if own.is_unspecified:
+                self._book.counts["no-address"] += 1
+                continue
             adspec = path.adspec.onward(interface.adds()) if path.adspec else None
-            hop, period = Hop(interface.address, index), round(self._book.config.period * 1000)
+            hop, period = Hop(own, index), round(self._book.config.period * 1000)
             body = m.Path(path.session, hop, period, path.sender, path.tspec, adspec, path.policy, path.extra)
             key = ("path", path.key(), index)
             if self._outlet.said(key) != body:
@@ -185,8 +194,8 @@ class PathSide:
             if index == LOCAL:
                 self._book.actions.append(Event("path-gone", path.session, path.sender))
             elif tell and self._outlet.said(("path", key, index)) is not None:
-                interface = self._book.interfaces[index]
-                body = m.PathTear(path.session, Hop(interface.address, index), path.sender, path.tspec)
+                own = self._book.interfaces[index].own(path.session.destination)
+                body = m.PathTear(path.session, Hop(own, index), path.sender, path.tspec)
                 where = Where(index, path.sender.address, path.session.destination, True, max(path.ttl - 1, 1))
                 self._outlet.once(body, where, now)
         self._leave(key, set(path.out) - {LOCAL})

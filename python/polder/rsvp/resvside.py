@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from polder.model.reservations import Ask, Verdict
@@ -194,15 +195,25 @@ class ResvSide:
     def decide_again(self, key: ResvKey, now: float) -> None:
         """A decision has come to its end: credentials expire in the middle of a flow."""
         state = self._book.reservations.get(key)
+        interface = self._book.interfaces.get(key[1])
+        if interface is None or not interface.policy:
+            return
         if state is not None and state.granted is not None and state.ticket not in self._book.tickets:
-            interface = self._book.interfaces[key[1]]
             self._question(state, ask_for(self._book.config.name, interface.link, state, installed=True))
+
+    def judge_anew(self, interfaces: set[int], now: float) -> None:
+        """These links need the policy decision point's word from now on: it is asked for what was granted without."""
+        for key, state in self._book.reservations.items():
+            if key[1] in interfaces and state.granted is not None:
+                with contextlib.suppress(RsvpError):  # a hash of what nobody kept: refused as missing, and sent whole again
+                    state.bundle = self._bundles.find(state.granted.policy) or b""
+                self._book.timers.set(("decision", key), now)
 
     def refuse(self, body: m.Resv, flow: m.Flow, out: int, error: RsvpError, now: float, extra: tuple[Raw, ...] = ()) -> None:
         """Tell the next hop, and by it the receiver; ``InPlace`` when what it had before stands on."""
         if error.code is None:
             return
-        own = body.session.destination if out == LOCAL else self._book.interfaces[out].address
+        own = body.session.destination if out == LOCAL else self._book.interfaces[out].own(body.hop.address)
         kept = self._book.reservations.get(self._key(body.session.key(), out, body, flow))
         spec = ErrorSpec(own, ErrorSpec.IN_PLACE if kept is not None and kept.granted is not None else 0, error.code, error.value)
         if out == LOCAL:
@@ -212,7 +223,20 @@ class ResvSide:
             )
             return
         told = m.ResvErr(body.session, Hop(own, out), spec, body.style, (flow,), body.scope, (), extra)
-        self._outlet.once(told, Where(out, own, body.hop.address), now)
+        # Again and again only where there is a session: anybody can name any hop.
+        self._outlet.once(told, Where(out, own, body.hop.address), now, reliable=body.session.key() in self._book.by_session)
+
+    def failed(self, session: SessionKey, handle: int, now: float) -> None:
+        """Traffic control refused: the requests that it was for end, and who asked is told (RFC 2205 appendix B, code 22)."""
+        error = RsvpError(explain(Code.TRAFFIC_CONTROL_SYSTEM, 0), Code.TRAFFIC_CONTROL_SYSTEM)
+        names = [key for key, (number, _) in self._book.installed.get(session, {}).items() if number == handle]
+        for state in self._book.reservations_of(session):
+            if (session, state.key[1], state.key[3]) in names:
+                self._settler.drop(state.key)
+                body, flow = self._as_message(state), m.Flow(state.wanted.flowspec, state.wanted.senders)
+                self.refuse(body, flow, state.key[1], error, now)
+        self._book.confirmations.pop(session, None)
+        self._settler.settle(session, now)
 
     def tear(self, body: m.ResvTear, interface: int, now: float) -> None:
         """A next hop takes reservations back; for the senders that it names, where it names some."""
@@ -234,10 +258,13 @@ class ResvSide:
         """A RESVERR goes on to those who are to blame; admission failures hold their requests back for a while (RFC 2205 §3.5)."""
         session, config = body.session.key(), self._book.config
         reason = spoken(body.extra) or explain(body.error.code, body.error.value)
+        if all(path.hop.address != body.hop.address for path in self._book.paths_of(session)):
+            self._book.counts["unfounded"] += 1
+            return
         for flow in body.flows:
             senders: tuple[Sender | None, ...] = flow.senders if body.style == Style.FF else (None,)
             if body.error.code == Code.ADMISSION and flow.flowspec is not None:
-                for sender in senders:
+                for sender in {None, *(path.sender for path in self._book.paths_of(session))}.intersection(senders):
                     name = (session, body.hop.address, sender)
                     self._book.blockades[name] = Blockade(flow.flowspec, now + config.blockade * config.period)
                     self._book.timers.set(("blockade", name), now + config.blockade * config.period)
@@ -256,7 +283,7 @@ class ResvSide:
             event = Event("resv-error", body.session, sender, flowspec=flow.flowspec, error=body.error, reason=reason)
             self._book.actions.append(event)
             return
-        own = self._book.interfaces[out].address
+        own = self._book.interfaces[out].own(next_hop)
         told = m.ResvErr(body.session, Hop(own, out), body.error, body.style, (flow,), body.scope, body.policy, body.extra)
         self._outlet.once(told, Where(out, own, next_hop), now)
 
@@ -277,7 +304,7 @@ class ResvSide:
             if index == LOCAL:
                 self._book.actions.append(Event("confirmed", body.session, flowspec=_first(body.flows)))
             else:
-                where = Where(index, self._book.interfaces[index].address, body.confirm.receiver, True)
+                where = Where(index, self._book.interfaces[index].own(body.confirm.receiver), body.confirm.receiver, True)
                 self._outlet.once(body, where, now)
 
     def waiting(self, session: SessionKey) -> list[m.ResvConf]:

@@ -94,7 +94,7 @@ class Settler:
                 self._untell(body, body.flows, hop, now)
         changed = set()
         for hop, what in wanted.items():
-            own, key = self._book.interfaces[hop[1]].address, ("resv", session, *hop)
+            own, key = self._book.interfaces[hop[1]].own(hop[0]), ("resv", session, *hop)
             path = next(path for path in self._book.paths_of(session) if (path.hop.address, path.iif) == hop)
             back, period = Hop(own, path.hop.handle), round(self._book.config.period * 1000)
             body = m.Resv(path.session, back, period, what.style, what.flows, None, what.scope, what.policy, what.extra)
@@ -113,7 +113,7 @@ class Settler:
         return changed
 
     def _untell(self, body: m.Resv, flows: tuple[m.Flow, ...], hop: tuple[Address, int], now: float) -> None:
-        own = self._book.interfaces[hop[1]].address
+        own = self._book.interfaces[hop[1]].own(hop[0])
         self._outlet.once(m.ResvTear(body.session, body.hop, body.style, flows, body.scope), Where(hop[1], own, hop[0]), now)
 
     def _confirm(self, session: SessionKey, changed: set[tuple[Address, int]], now: float) -> None:
@@ -133,7 +133,7 @@ class Settler:
             if out == LOCAL:
                 self._book.actions.append(Event("confirmed", wanted.session, flowspec=wanted.flowspec))
                 continue
-            own = self._book.interfaces[out].address
+            own = self._book.interfaces[out].own(receiver)
             body = m.ResvConf(wanted.session, ErrorSpec(own, 0, 0, 0), ResvConfirm(receiver), wanted.style, (flow,))
             self._outlet.once(body, Where(out, own, receiver, True), now)
 

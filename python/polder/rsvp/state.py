@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from polder.model.reservations import Ask
 from polder.rsvp.adspec import Adspec
 from polder.rsvp.adspec import Hop as Link
+from polder.rsvp.errors import Code, RsvpError
 from polder.rsvp.intserv import Flowspec, Tspec
 from polder.rsvp.messages import ResvConf
 from polder.rsvp.objects import Address, ErrorSpec, Hop, Scope, Sender, Session, Style
@@ -53,7 +54,8 @@ class Config:
 class Interface:
     """A link of this node. ``capacity``: bytes/s that may be reserved on the way out; ``rate``: what the link carries.
 
-    ``policy``: reservations on it need the policy decision point's word; ``link``: its name there.
+    ``policy``: reservations on it need the policy decision point's word; ``link``: its name there. ``other``: its address of the other IP
+    version.
     """
 
     index: int
@@ -64,6 +66,14 @@ class Interface:
     latency_us: int = 0
     policy: bool = False
     link: str = ""
+    other: Address | None = None
+
+    def own(self, like: Address) -> Address:
+        """Its address of the IP version of ``like``; the unspecified one, from which nothing is sent, when it has none."""
+        for address in (self.address, self.other):
+            if address is not None and address.version == like.version:
+                return address
+        return type(like)(0)
 
     def adds(self) -> Link:
         """What it adds to an ADSPEC: a packet may wait for one packet of its own flow at the served rate (C), and for one packet of
@@ -280,9 +290,12 @@ class Book:
                 if not self.ports[name]:
                     del self.ports[name]
 
-    def own_address(self) -> Address:
-        """An address of this node for errors that belong to no interface."""
-        return next(iter(self.interfaces.values())).address
+    def own_address(self, like: Address) -> Address:
+        """An address of this node, of the IP version of ``like``; raises ``RsvpError`` when it has none."""
+        for interface in self.interfaces.values():
+            if not (own := interface.own(like)).is_unspecified:
+                return own
+        raise RsvpError(f"no network device of this host has an IPv{like.version} address", Code.API)
 
     def free_handle(self) -> int:
         """A small number that is free: traffic control numbers its classes with 16 bits."""

@@ -16,9 +16,10 @@ from typing import Any
 from polder.model import Refused, Verdict
 from polder.pdp.frames import FrameError, pack, read, unpack
 from polder.rsvp.errors import Code
-from polder.rsvpd.values import Answer, Asked, Show, Shown, Told
+from polder.rsvpd.values import MOST_SHOWN, Answer, Asked, Show, Shown, Told
 
 _BAD = frozenset({"refused", "resv-error"})
+_MAY_PASS = frozenset({Code.ADMISSION, Code.TRAFFIC_CONTROL_SYSTEM})
 _PASSING = frozenset({Code.NO_PATH, Code.NO_SENDER})
 
 
@@ -34,8 +35,8 @@ class NotReserved(Refused):
 
     def __init__(self, told: Told) -> None:
         by = f" (by {told.by})" if told.by else ""
-        # A full link may empty, a decision point may answer next time; credentials do not mend themselves.
-        super().__init__(Verdict.DENIED, f"not reserved: {told.reason}{by}", retry=told.code == Code.ADMISSION)
+        # A full link may empty, a host helper may come back; credentials do not mend themselves.
+        super().__init__(Verdict.DENIED, f"not reserved: {told.reason}{by}", retry=told.code in _MAY_PASS)
         self.told = told
 
 
@@ -77,7 +78,7 @@ class Connection:
     async def hear(self) -> Shown | Told:
         """The next answer; raises ``Refused`` when the daemon has ended."""
         try:
-            data = await read(self._reader)
+            data = await read(self._reader, MOST_SHOWN)
         except (OSError, FrameError) as error:
             raise Refused(Verdict.UNKNOWN, f"the reservation daemon does not answer: {error}", retry=True) from error
         if data is None:

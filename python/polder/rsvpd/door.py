@@ -20,17 +20,20 @@ from polder.rsvp.policy_data import by_hash, whole
 from polder.rsvp.state import Event
 from polder.rsvpd import showing
 from polder.rsvpd.daemon import Daemon
-from polder.rsvpd.values import Announce, Asked, Flow, Reserve, Show, Shown, Told
+from polder.rsvpd.values import MOST_SHOWN, Announce, Asked, Flow, Reserve, Show, Shown, Told
 from polder.shell.clock import monotonic
 
 log = logging.getLogger("polder.rsvpd")
-_MOST = 256
+_UNREAD = 1 << 20
+"""Bytes of events that wait for an application: one that does not read is hung up on."""
 
 
 class Door:
-    """Serves the socket of one daemon."""
+    """Serves the socket of one daemon: ``most`` connections at once, beyond which they are ``turned_away``."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, most: int = 256) -> None:
+        self.most = most
+        self.turned_away = 0
         self._daemon = daemon
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -47,10 +50,16 @@ class Door:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
+    @property
+    def open(self) -> int:
+        """Connections at this moment."""
+        return len(self._connections)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._connections) >= _MOST:
+        if len(self._connections) >= self.most:
+            self.turned_away += 1
             writer.close()
             return
         self._connections.add(task)
@@ -81,6 +90,7 @@ class Application:
         self._reserve: Reserve | None = None
         self._session: Session | None = None
         self._short = False
+        self._patient = 0.0
 
     async def ask(self, said: Asked) -> None:
         """Do what it asks; a refusal is told, not raised."""
@@ -164,9 +174,11 @@ class Application:
             self._tell(event)
             if self._complete(known):
                 self._later()
-        elif event.kind == "resv-error" and missing and self._short:
-            self._short = False  # a router has forgotten the bundle: once more whole
-            self._later()
+        elif event.kind == "resv-error" and missing and self._reserve.bundle and (self._short or monotonic() < self._patient):
+            # A router has forgotten the bundle: once more whole. Others may say so meanwhile, of what was sent by hash before.
+            if self._short:
+                self._short, self._patient = False, monotonic() + self._daemon.lifetime
+                self._later()
         else:
             self._tell(event)
             if event.kind == "confirmed" and self._reserve.bundle and not self._short:
@@ -198,8 +210,13 @@ class Application:
         self._write(told)
 
     def _write(self, answer: Shown | Told) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(pack(answer))
+        if self._writer.is_closing():
+            return
+        if self._writer.transport.get_write_buffer_size() > _UNREAD:
+            log.warning("an application does not read what happens to its reservation: hung up")
+            self._writer.transport.abort()
+            return
+        self._writer.write(pack(answer, MOST_SHOWN))
 
 
 def _session(flow: Flow) -> Session:

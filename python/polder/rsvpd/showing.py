@@ -6,14 +6,15 @@ from typing import Any
 
 from polder.rsvp.state import LOCAL, ResvState
 from polder.rsvpd.daemon import Daemon
+from polder.rsvpd.links import reservable
 
 
 async def facts(daemon: Daemon) -> dict[str, Any]:
     """Links, senders, reservations, what is enforced, counters. Bandwidth in bytes/s of IP packets."""
     node = daemon.node
-    carried = {device: await daemon.carried(device) for device in {link.device for link in daemon.settings.links}}
+    carried = {link.device: await daemon.enforcer.carried(link.device) for link in daemon.settings.links}
     enforced = []
-    for handle, (traffic, why) in sorted(daemon.enforced.items()):
+    for handle, (traffic, why) in sorted(daemon.enforcer.flows.items()):
         device = daemon.device(traffic.interface)
         counts = carried.get(device, {}).get(handle)
         entry: dict[str, Any] = {
@@ -38,7 +39,7 @@ async def facts(daemon: Daemon) -> dict[str, Any]:
                 "device": link.device,
                 "name": link.name or link.device,
                 "rate_mbit": link.rate_mbit,
-                "reservable": daemon.rate(link.device),
+                "reservable": reservable(link),
                 "reserved": node.held(daemon.interface(link.device)),
                 "policy": link.policy,
             }
@@ -58,6 +59,7 @@ async def facts(daemon: Daemon) -> dict[str, Any]:
         "reservations": [_reservation(daemon, state) for state in node.reservations],
         "enforced": enforced,
         "counts": dict(sorted(node.counts.items())),
+        "decisions": dict(sorted(daemon.decisions.items())),
     }
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from polder.pdp.frames import Frame
 
+MOST_SHOWN = 1 << 26
+"""Bytes of an answer: all state of a full router is some MiB."""
+
 
 class Show(Frame, frozen=True, tag="show"):
     """Ask for all state."""

@@ -10,12 +10,19 @@ from polder.settings.quantities import Duration
 from polder.settings.watching import Watched
 
 
-class ProcessSettings(Watched):
-    """Base of the settings of node, site's agent, forwarder and authority."""
+class ServiceSettings(Watched):
+    """Base of the settings of whatever runs on and reads its configuration again when it is asked to."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least serious log line that is written. debug costs some lines per control call."
     )
+
+
+class ProcessSettings(ServiceSettings):
+    """Base of the settings of those that hold streams, end in good order, and hand over to their successor: node, site's agent,
+    forwarder, authority, clearing house, portal.
+    """
+
     drain: Duration = Field(
         30.0,
         ge=0,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
 from polder.settings.base import Name, Settings
 from polder.settings.keynote import KeyNoteSettings
+from polder.settings.process import ServiceSettings
 from polder.settings.quantities import Address, Duration, Size
+
+RSVP_SOCKET = "/run/polder-rsvp/rsvp.sock"
+PDP_SOCKET = "/run/polder-pdp/pdp.sock"
+"""Where they are when nothing is said; metrics and the administrator's socket are beside them."""
 
 
 def _endpoint(value: str) -> str:
@@ -46,13 +51,16 @@ class LinkSettings(Settings):
     )
 
 
-class RsvpSettings(Settings):
+class RsvpSettings(ServiceSettings):
     """Environment prefix ``POLDER_RSVP__``; for example ``POLDER_RSVP__NAME=r1``."""
 
     name: Name = Field("router", description="What this router is called at the policy decision point.")
     socket: str = Field(
-        "/run/polder-rsvp/rsvp.sock",
+        RSVP_SOCKET,
         description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve.",
+    )
+    applications: int = Field(
+        256, ge=1, le=65_536, description="Connections at that socket at once; more are closed. Some KiB each, and up to 1 MiB unread."
     )
     host_helper: str | None = Field(
         None, description="Socket of the host helper. Default: none, the daemon itself needs CAP_NET_RAW and CAP_NET_ADMIN."
@@ -109,8 +117,6 @@ class RsvpSettings(Settings):
     bundle_cache: Size = Field(
         4 << 20, ge=16_384, description="Bytes of credentials known by hash. Those that fell out are asked for again, whole."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least serious log line that is written.")
-
     @field_validator("links")
     @classmethod
     def _devices_once(cls, links: tuple[LinkSettings, ...]) -> tuple[LinkSettings, ...]:
@@ -121,11 +127,11 @@ class RsvpSettings(Settings):
         return links
 
 
-class PdpSettings(Settings):
+class PdpSettings(ServiceSettings):
     """Environment prefix ``POLDER_PDP__``; for example ``POLDER_PDP__POLICY=/etc/polder/policy.kn``."""
 
     socket: str | None = Field(
-        "/run/polder-pdp/pdp.sock", description="Unix socket for routers on this machine. Empty list of routers: none."
+        PDP_SOCKET, description="Unix socket for routers on this machine and for `polder rsvp judged`. Default path; empty: none."
     )
     listen: Address | None = Field(None, description="Address for routers elsewhere, with mutual TLS. Default: none.")
     certificate: str = Field("", description="Certificate chain (PEM), for listen.")
@@ -150,4 +156,3 @@ class PdpSettings(Settings):
     pending: int = Field(
         4096, ge=16, description="Questions of one router that wait; while they do, no more are read from it. Some KiB each."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least serious log line that is written.")

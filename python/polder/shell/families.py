@@ -55,6 +55,20 @@ FAMILIES = (
     Family("authority_connections_open", "gauge", "Connections to the authority that are open now."),
     Family("authority_connections_refused", "counter", "Connections turned away before they cost a handshake."),
     Family("authority_handshakes_failed", "counter", "TLS handshakes with the authority that came to nothing."),
+    # Reservation daemons
+    Family("rsvp_messages", "counter", "Messages of RSVP by what they were: all received and sent, and of these some.", "kind"),
+    Family("rsvp_messages_lost", "counter", "Messages that did not arrive or could not be sent, by why.", "reason"),
+    Family("rsvp_refusals", "counter", "Messages and requests that were refused, by why.", "reason"),
+    Family("rsvp_expired", "counter", "State that ended because nobody refreshed it.", "of"),
+    Family("rsvp_repairs", "counter", "Senders announced on another way because a route changed."),
+    Family("rsvp_senders", "gauge", "Senders that are announced here."),
+    Family("rsvp_reservations", "gauge", "Reservations by whether they are granted or wait for a decision.", "state"),
+    Family("rsvp_rate_bytes", "gauge", "Bytes per second of all links that may be reserved, and that are.", "part"),
+    Family("rsvp_unenforced", "gauge", "Reservations that a link with an ordered queue should enforce and does not."),
+    Family("rsvp_helper_returns", "counter", "Times that the host helper had gone and all links were ordered anew."),
+    Family("rsvp_decisions", "counter", "Answers of the policy decision point; undecided: none came in time.", "outcome"),
+    Family("rsvp_applications_open", "gauge", "Applications at the daemon's socket now."),
+    Family("rsvp_applications_refused", "counter", "Applications turned away because there were too many."),
     # Clearing houses and providers' portals
     Family("clearing_requests", "counter", "Requests to the clearing house or portal by how they ended.", "outcome"),
     Family("clearing_deposits", "counter", "Checks that were deposited, by what became of them.", "outcome"),
@@ -62,7 +76,15 @@ FAMILIES = (
     Family("clearing_connections_refused", "counter", "Connections turned away before they cost a handshake."),
     Family("clearing_handshakes_failed", "counter", "TLS handshakes with the clearing house or portal that came to nothing."),
     Family("portal_credits", "counter", "Requests for credits, by what became of them.", "outcome"),
-    # Policy decision points: the desk that takes checks, and KeyNote (at clearing houses too)
+    # Policy decision points: routers' questions, the desk that takes checks, and KeyNote (at clearing houses too)
+    Family(
+        "pdp_decisions", "counter", "Questions of routers by how they were decided; failed: the decider has a fault.", "outcome"
+    ),
+    Family("pdp_batches", "counter", "Goes in which what had arrived together was judged."),
+    Family("pdp_ended", "counter", "Reservations that routers said have ended."),
+    Family("pdp_connections_open", "gauge", "Routers that are connected now."),
+    Family("pdp_connections_refused", "counter", "Connections of routers turned away because there were too many."),
+    Family("pdp_connections_unread", "counter", "Connections closed because the router did not read its answers."),
     Family("desk_decisions", "counter", "Questions of routers to an ISP's desk, by what became of them.", "outcome"),
     Family("desk_judged", "counter", "Of them, those that came as far as KeyNote; the others were refused before."),
     Family("desk_released", "counter", "Reservations that ended at a router."),

@@ -5,7 +5,7 @@
 | SIGTERM | goodbye to the others, open streams may end until the deadline ``drain``; a second one ends at once |
 | SIGINT | the same with five seconds at most |
 | SIGHUP | the configuration is read again; what can change while it runs does |
-| SIGUSR2 | the program is started anew and takes over; streams in this process end in their own time |
+| SIGUSR2 | the program is started anew and takes over; streams in this process end in their own time (a ``Service``: not at all) |
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from polder import __version__
 from polder.engine import heap
-from polder.settings.process import ProcessSettings
+from polder.settings.process import ProcessSettings, ServiceSettings
 from polder.shell import cycles, logs
 from polder.shell.handover import Handover, Predecessor, Successor, UpgradeFailed, command
 from polder.shell.notify import feed, keep, notify, reloading, watchdog_period
@@ -32,15 +32,15 @@ from polder.shell.tasks import Tasks
 
 log = logging.getLogger("polder.process")
 
-S = TypeVar("S", bound=ProcessSettings)
+S = TypeVar("S", bound=ServiceSettings)
 _HANDING = 15.0
 """Seconds from what is handed over to readiness: what the roles know grows old meanwhile."""
 _INTERRUPTED = 5.0
 _UPGRADED = -1
 
 
-class Closeable(Protocol):
-    """A running shell."""
+class Service(Protocol):
+    """What runs, reads its configuration again, and is restarted when its program changes."""
 
     LIVE: frozenset[str]
     """Settings that ``configure`` can change while it runs."""
@@ -51,17 +51,22 @@ class Closeable(Protocol):
     def descriptors(self) -> list[tuple[str, int]]:
         """What is open and can be handed over, by name; listening sockets by ``ip:port`` or path. They stay the shell's."""
 
-    def memory(self) -> dict[str, bytes]:
-        """What the rooms know and a restart would lose, by name of the room."""
-
-    def release(self) -> None:
-        """The next process serves: no goodbye, no decision, no write from here on."""
-
     async def close(self, deadline: float) -> int:
         """End in good order; open streams have ``deadline`` seconds. Returns how many were cut."""
 
     def hurry(self) -> None:
         """End ``close`` now."""
+
+
+@runtime_checkable
+class Closeable(Service, Protocol):
+    """A running shell, which another process can take over from."""
+
+    def memory(self) -> dict[str, bytes]:
+        """What the rooms know and a restart would lose, by name of the room."""
+
+    def release(self) -> None:
+        """The next process serves: no goodbye, no decision, no write from here on."""
 
 
 class Life(Generic[S]):
@@ -77,7 +82,7 @@ class Life(Generic[S]):
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.upgrades = 0
         self._load = load
-        self._shell: Closeable | None = None
+        self._shell: Service | None = None
         self._upgrading = False
         self._tasks = Tasks()
 
@@ -94,7 +99,7 @@ class Life(Generic[S]):
         descriptors, self.memory = self.predecessor.receive(__version__)
         self.sockets = Inherited(descriptors)
 
-    def begin(self, shell: Closeable) -> None:
+    def begin(self, shell: Service) -> None:
         """The shell serves."""
         for name in self.sockets.close():
             log.warning("a socket was handed to this process that it does not use", extra={"socket": name})
@@ -165,11 +170,14 @@ class Life(Generic[S]):
         """Have the program, as it is on disk now, take over. Returns when it serves. Raises ``UpgradeFailed``: all is as before."""
         if self._shell is None or self.ended.done() or self._upgrading:
             raise ValueError("this process is starting, ending, or being upgraded already")
+        shell, settings = self._shell, self.settings
+        if not isinstance(shell, Closeable) or not isinstance(settings, ProcessSettings):
+            raise ValueError("this service hands nothing over: restart it")
         if os.getpid() == 1:
             raise ValueError("process 1 of a container cannot be replaced from inside: start a container of the new image")
         self._upgrading = True
         try:
-            pid = await self._upgrade(self._shell)
+            pid = await self._upgrade(shell, settings.upgrade_wait)
         except UpgradeFailed as error:
             log.error("the upgrade failed; this process goes on", extra={"error": str(error)})
             raise
@@ -177,13 +185,13 @@ class Life(Generic[S]):
             self._upgrading = False
         # The answer to whoever asked is on its way when the end begins.
         asyncio.get_running_loop().call_later(0.1, self.end, _UPGRADED)
-        return {"pid": pid, "before": os.getpid(), "drain_s": self.settings.upgrade_drain}
+        return {"pid": pid, "before": os.getpid(), "drain_s": settings.upgrade_drain}
 
-    async def _upgrade(self, shell: Closeable) -> int:
+    async def _upgrade(self, shell: Closeable, patience: float) -> int:
         self._load()  # a configuration that cannot be read is told before anything is started
         next_one = await asyncio.to_thread(Successor, command(), os.environ)
         try:
-            await asyncio.to_thread(next_one.greet, self.settings.upgrade_wait)
+            await asyncio.to_thread(next_one.greet, patience)
             handed = Handover(shell.descriptors(), shell.memory())
             await asyncio.to_thread(next_one.hand, handed, _HANDING)
             notify(f"MAINPID={next_one.process.pid}")
@@ -204,8 +212,8 @@ def _is_address(name: str) -> bool:
     return name.rpartition(":")[2].isdigit()
 
 
-Start = Callable[[Life[S]], Coroutine[Any, Any, Closeable]]
-Tell = Callable[[Closeable], None]
+Start = Callable[[Life[S]], Coroutine[Any, Any, Service]]
+Tell = Callable[[Any], None]
 
 
 def run(load: Callable[[], S], start: Start[S], ready: Tell | None = None) -> int:
@@ -272,13 +280,13 @@ def _listen_for_orders(loop: asyncio.AbstractEventLoop, life: Life[Any]) -> None
     loop.add_signal_handler(signal.SIGUSR2, lambda: tasks.once("upgrade", upgrade()))
 
 
-async def _close(life: Life[Any], shell: Closeable, status: int) -> None:
+async def _close(life: Life[Any], shell: Service, status: int) -> None:
     settings = life.settings
     if status == _UPGRADED:
         deadline = settings.upgrade_drain or math.inf
     else:
         notify("STOPPING=1")
-        deadline = settings.drain or math.inf
+        deadline = (settings.drain or math.inf) if isinstance(settings, ProcessSettings) else _INTERRUPTED
         if status != 0:
             deadline = min(deadline, _INTERRUPTED)
     await life.close()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polder.settings.process import ProcessSettings
+from polder.settings.process import ServiceSettings
 
 ALWAYS = frozenset({"log_level", "log_repeats", "drain", "upgrade_drain", "upgrade_wait"})
 """The process itself sees to these."""
@@ -14,7 +14,8 @@ ALWAYS = frozenset({"log_level", "log_repeats", "drain", "upgrade_drain", "upgra
 
 @dataclass(frozen=True)
 class Reloaded:
-    """``effective``: the settings in force from now on. ``changed`` and ``waiting`` are dotted keys; those that wait need an upgrade."""
+    """``effective``: the settings in force from now on. ``changed`` and ``waiting`` are dotted keys; those that wait need an
+    upgrade, or a restart where a service hands nothing over."""
 
     effective: Any
     changed: tuple[str, ...]
@@ -25,7 +26,7 @@ class Reloaded:
         return {"changed": list(self.changed), "needs_upgrade": list(self.waiting)}
 
 
-def compare(before: ProcessSettings, after: ProcessSettings, live: frozenset[str]) -> Reloaded:
+def compare(before: ServiceSettings, after: ServiceSettings, live: frozenset[str]) -> Reloaded:
     """What differs. ``live``: keys of the first level that may change while the process runs."""
     differing = _differences(before.model_dump(), after.model_dump())
     now = tuple(key for key in differing if key.partition(".")[0] in live | ALWAYS)
