@@ -60,7 +60,10 @@ class RsvpSettings(ServiceSettings):
         description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve.",
     )
     applications: int = Field(
-        256, ge=1, le=65_536, description="Connections at that socket at once; more are closed. Some KiB each, and up to 1 MiB unread."
+        256,
+        ge=1,
+        le=65_536,
+        description="Connections at that socket at once; more are closed. Some KiB each, and up to 1 MiB unread.",
     )
     host_helper: str | None = Field(
         None, description="Socket of the host helper. Default: none, the daemon itself needs CAP_NET_RAW and CAP_NET_ADMIN."
@@ -117,6 +120,7 @@ class RsvpSettings(ServiceSettings):
     bundle_cache: Size = Field(
         4 << 20, ge=16_384, description="Bytes of credentials known by hash. Those that fell out are asked for again, whole."
     )
+
     @field_validator("links")
     @classmethod
     def _devices_once(cls, links: tuple[LinkSettings, ...]) -> tuple[LinkSettings, ...]:
