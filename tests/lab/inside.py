@@ -21,13 +21,13 @@ from polder.lab.olintserv.crossing import Cross
 from polder.lab.olintserv.isps import LINE_DELAY_MS, LINE_MBIT, SIDES, TwoIsps
 from polder.lab.olintserv.market import Payer
 from polder.lab.olintserv.reserving import UDP, Reservations, Wish
-from polder.lab.olintserv.stream import now as clock
 from polder.lab.olintserv.tally import Tally
 from polder.lab.overlay import POLDER
 from polder.lab.processes import ProcessError, Processes, wait_until_listening
 from polder.lab.switch import PathSpec
 from polder.lab.world import SITE_ADDRESS, World
 from polder.rsvp.policy_data import pack_bundle
+from polder.shell.clock import wall
 
 SMALL = """
 name = "small"
@@ -282,11 +282,11 @@ async def last_hops(directory: Path) -> None:
         async with reservations.hold([Wish(SIDES[0], UDP, 4.0, 0.5)], {"user": Allowed(provider, [])}, 60.0):
             carried = await reservations.carried()
             assert sorted(each["device"] for each in carried) == ["narrow", "out", "out"], carried
-            begun = clock()
+            begun = wall()
             await cross.start(begun, begun + 60.0)
             cross.mark()
             while cross.mbit() < 1.2 * LINE_MBIT:
-                assert clock() < begun + 55.0, "the machine is too slow to fill the lines"
+                assert wall() < begun + 55.0, "the machine is too slow to fill the lines"
                 await asyncio.sleep(0.2)
             came = await asyncio.gather(*(flow(processes, world, node) for node in ("node1", "node2", "node3")))
             assert came[2] < min(came[:2]), came

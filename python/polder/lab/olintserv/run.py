@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polder.lab.experiment import SITE_NAME
 from polder.lab.olintserv import playing, stream
 from polder.lab.olintserv.crossing import Cross
 from polder.lab.olintserv.isps import SIDES, SITE_NODES, USER_NODES, TwoIsps
@@ -27,8 +28,8 @@ from polder.lab.olintserv.reserving import TCP, UDP, Reservations, Wish
 from polder.lab.olintserv.tally import Tally
 from polder.lab.overlay import Overlay
 from polder.lab.processes import Process, ProcessError, Processes
+from polder.shell.clock import wall
 
-SITE_NAME = "www.polder.test"
 STREAM_MBIT = 3.0
 DOWN_MBIT, UP_MBIT, SITE_UP_MBIT, SITE_DOWN_MBIT = 6.0, 1.0, 4.2, 0.8
 """Reserved: towards the user with room for copies, from her; from the site, towards it."""
@@ -100,7 +101,7 @@ class Showing:
 
     def elapsed(self) -> float:
         """Seconds since it began, at most its length; 0 before."""
-        return min(self.times.end, max(0.0, stream.now() - self.began)) if self.began else 0.0
+        return min(self.times.end, max(0.0, wall() - self.began)) if self.began else 0.0
 
     def view(self, until: float | None = None) -> View:
         """What was seen until ``until`` seconds after the beginning (default: now)."""
@@ -222,7 +223,7 @@ class Stage:
         async with self._reserved(combination, times), self._playing(showing, watch):
             await self._learn(showing)
             self.say(f"{combination.title}: watching")
-            showing.began = stream.now() + _AHEAD_S
+            showing.began = wall() + _AHEAD_S
             try:
                 await self._happen(showing, rng)
             finally:
@@ -338,7 +339,7 @@ async def _collect(player: Process, showing: Showing, watch: Watch) -> None:
 
 
 async def _at(moment: float) -> None:
-    await asyncio.sleep(max(0.0, moment - stream.now()))
+    await asyncio.sleep(max(0.0, moment - wall()))
 
 
 def _rounded(value: float | None) -> float | None:

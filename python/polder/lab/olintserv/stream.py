@@ -18,9 +18,9 @@ import json
 import socket
 import struct
 import sys
-import time
 
 from polder.lab.olintserv.playing import FRAME_S
+from polder.shell.clock import wall
 
 HEAD = struct.Struct("!IId")
 """Number, length of what follows, time of making."""
@@ -38,16 +38,11 @@ def size(number: int, mbit: float) -> int:
     return round(mean * share)
 
 
-def now() -> float:
-    """The clock of this machine: all namespaces have it."""
-    return time.clock_gettime(time.CLOCK_REALTIME)
-
-
 class Camera:
     """The stream's sender."""
 
     def __init__(self, mbit: float) -> None:
-        self.epoch = now()
+        self.epoch = wall()
         self._mbit = mbit
         self._viewers: set[asyncio.StreamWriter] = set()
 
@@ -73,8 +68,8 @@ class Camera:
         number = 0
         most = self._mbit * 1e6 / 8 * _BEHIND_S
         while True:
-            await asyncio.sleep(max(0.0, self.epoch + number * FRAME_S - now()))
-            made, length = now(), size(number, self._mbit) - HEAD.size
+            await asyncio.sleep(max(0.0, self.epoch + number * FRAME_S - wall()))
+            made, length = wall(), size(number, self._mbit) - HEAD.size
             frame = HEAD.pack(number, length, made) + bytes(length)
             for viewer in [*self._viewers]:
                 if viewer.is_closing():
@@ -135,7 +130,7 @@ class Player:
                     if length > _LONGEST:
                         raise ValueError("not a frame")
                     await reader.readexactly(length)
-                self._frames.append((number, made, now(), HEAD.size + length))
+                self._frames.append((number, made, wall(), HEAD.size + length))
         finally:
             writer.close()
 
