@@ -82,8 +82,8 @@ class Times:
 
     @classmethod
     def of(cls, seconds: float) -> Times:
-        """A fifth quiet, a third of the rest with cross traffic alone."""
-        return cls(0.2 * seconds, 0.5 * seconds, seconds)
+        """A fifth of it quiet, with cross traffic alone until half of it is over."""
+        return cls(round(0.2 * seconds, 1), round(0.5 * seconds, 1), seconds)
 
 
 @dataclass
