@@ -61,7 +61,7 @@ bench-quick: setup ## the same, shorter; results in build/bench-quick
 	@scripts/bench-packages
 	$(PY) -m bench --quick $(ARGS)
 
-bench-long: setup ## the experiments with kills, rotations, revocations, upgrades, outsiders: hours
+bench-long: setup ## those without peers, and the experiments with kills, rotations, revocations, upgrades, outsiders: hours
 	$(PY) -m bench --long $(ARGS)
 
 bench-hops: setup ## time to completion through 1, 4, 7 and 10 nodes (the paper's tables I and II)

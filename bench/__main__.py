@@ -1,4 +1,4 @@
-"""``make bench``: the measurements with their peers, in turn. ``--long``: the experiments with failures; names run those only.
+"""``make bench``: the measurements with their peers, in turn. ``--long``: those without peers, and with failures; names run those only.
 
 ``--quick`` asks each program for its shorter form, and leaves the recorded results alone: its own go to ``build/bench-quick``. How long
 each of them took is printed, and of all with peers recorded (``bench.json``).
@@ -19,7 +19,7 @@ from polder.lab.results import Claim, Measure, Result
 
 
 class Program(NamedTuple):
-    """What is run, what it shows, and whether it belongs to the long experiments."""
+    """What is run, what it shows, and whether it belongs to the long run: it has no peers, or is an experiment with failures."""
 
     module: str
     what: str
@@ -38,11 +38,13 @@ PROGRAMS = {
     "keynote-table": Program(
         "bench.keynote_table", "requests with 3 to 7 credentials, with and without KeyNote (BandExSOS, table I)"
     ),
-    "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes"),
-    "frauds": Program("bench.frauds", "what frauds cost the desk and the clearing house that refuse them"),
+    "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes", long=True),
+    "frauds": Program("bench.frauds", "what frauds cost the desk and the clearing house that refuse them", long=True),
     "spread-relay": Program("bench.spread_relay", "what a relay of datagrams costs per packet, beside a bare forwarder"),
-    "spread-survival": Program("bench.spread_survival", "copies or forward error correction while dead relays are unnoticed"),
-    "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes"),
+    "spread-survival": Program(
+        "bench.spread_survival", "copies or forward error correction while dead relays are unnoticed", long=True
+    ),
+    "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes", long=True),
     "spread-latency": Program("bench.spread_latency", "pages over 8 to 80 relays at once (BandExSOS, figure 5)", long=True),
     "spread-failures": Program("bench.spread_failures", "relays die without notice (BandExSOS, figure 6)", long=True),
     "spread-attackers": Program("bench.spread_attackers", "relays are flooded in turn, and chased", long=True),
@@ -95,7 +97,7 @@ def main() -> int:
         prog="python -m bench", description=f"{__doc__}{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], help="which; default: those with peers", metavar="NAME")
-    parser.add_argument("--long", action="store_true", help="the long experiments with failures instead")
+    parser.add_argument("--long", action="store_true", help="those without peers, and the experiments with failures, instead")
     parser.add_argument("--quick", action="store_true", help="the shorter form of each")
     arguments = parser.parse_args()
     if arguments.quick:
