@@ -70,6 +70,20 @@ def test_merging_is_a_least_upper_bound(a: Flowspec, b: Flowspec, c: Flowspec) -
     assert not intserv.smaller(a, a)
 
 
+@given(good, good)
+def test_what_is_installed_carries_what_request_and_sender_both_allow(asked: Tspec, sent: Tspec) -> None:
+    fitted = intserv.shaped(Flowspec(asked), sent).tspec
+
+    def most(tspec: Tspec, seconds: float) -> float:
+        return min(tspec.peak * seconds, tspec.bucket + tspec.rate * seconds)
+
+    for seconds in (0.0, 1e-6, 1e-3, 1.0, 1e3):
+        both = min(most(asked, seconds), most(sent, seconds))
+        assert most(fitted, seconds) >= both * (1 - 1e-9)
+    assert fitted.rate == min(asked.rate, sent.rate)
+    assert fitted.max_packet == min(asked.max_packet, sent.max_packet)
+
+
 @given(good, st.integers(0, 10**5), st.integers(0, 10**5))
 def test_a_rate_keeps_the_delay_that_it_was_computed_for(tspec: Tspec, c: int, d: int) -> None:
     for delay in (0.2, 0.5, 3.0):

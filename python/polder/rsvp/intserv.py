@@ -247,13 +247,16 @@ def smaller(a: Flowspec, b: Flowspec) -> bool:
 
 
 def shaped(request: Flowspec, sent: Tspec | None) -> Flowspec:
-    """What to install: never more than the senders can send (RFC 2210 §3.2: the lesser of Path_Te and the request)."""
+    """What to install: never more than the senders can send (RFC 2210 §3.2: the lesser of Path_Te and the request), and never less than
+    what both allow. So the bucket is that of the smaller rate: a smaller one would fill sooner than either.
+    """
     if sent is None:
         return request
     tspec = request.tspec
+    _, bucket = min((tspec.rate, tspec.bucket), (sent.rate, sent.bucket))
     fitted = Tspec(
         min(tspec.rate, sent.rate),
-        min(tspec.bucket, sent.bucket),
+        bucket,
         min(tspec.peak, sent.peak),
         min(tspec.min_unit, sent.min_unit),
         min(tspec.max_packet, sent.max_packet),
