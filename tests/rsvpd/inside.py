@@ -111,50 +111,46 @@ async def reroute(world: World) -> None:
 async def in_ipv6(world: World) -> None:
     """The same machine, with the addresses of the other version."""
     print("a flow of IPv6 is reserved, and only its packets count", flush=True)
-    sending = await world.announce("sender", f"[{RECEIVER6}]", f"[{SENDER6}]")
     granted = ("--from", f"[{SENDER6}]:6000", "--credentials", f"{world.directory}/grant.kn")
-    holding = await world.reserve(f"[{RECEIVER6}]", *granted)
-    for host, device in (("r1", "out"), ("r2", "wide")):
-        found = await world.until(host, in_force)
-        assert found["enforced"][0]["device"] == device
-        assert found["enforced"][0]["senders"] == [f"{SENDER6} port 6000"]
-    await world.packets("sender", RECEIVER6, 6000, 20)
-    await world.packets("sender", RECEIVER6, 6001, 10)
-    found = await world.until("r2", lambda f: f["enforced"][0]["packets"] >= 20)
-    assert found["enforced"][0]["packets"] == 20
-    assert any(path["from"] == "fd00:2::1" for path in found["senders"])
-    await sending.stop()
+    async with world.sending("sender", RECEIVER6, SENDER6):
+        holding = await world.reserve(f"[{RECEIVER6}]", *granted)
+        for host, device in (("r1", "out"), ("r2", "wide")):
+            found = await world.until(host, in_force)
+            assert found["enforced"][0]["device"] == device
+            assert found["enforced"][0]["senders"] == [f"{SENDER6} port 6000"]
+        await world.packets("sender", RECEIVER6, 6000, 20)
+        await world.packets("sender", RECEIVER6, 6001, 10)
+        found = await world.until("r2", lambda f: f["enforced"][0]["packets"] >= 20)
+        assert found["enforced"][0]["packets"] == 20
+        assert any(path["from"] == "fd00:2::1" for path in found["senders"])
     await world.both(nothing)
     await holding.stop()
 
 
 async def styles(world: World) -> None:
     """Two senders to one receiver: one reservation for anybody, one for both together, one for each."""
-    receiver, grant = world.hop.receiver, ("--credentials", f"{world.directory}/grant.kn")
-    senders = {world.hop.sender, world.hop.cross}
-    froms = [word for address in sorted(senders) for word in ("--from", f"{address}:6000")]
-    named = sorted(f"{address} port 6000" for address in senders)
-    for style, options, wanted, counts in (
-        ("WF", [], [[]], [30]),
-        ("SE", [*froms, "--shared"], [named], [30]),
-        ("FF", froms, [[name] for name in named], [20, 10]),
+    receiver, senders = world.hop.receiver, sorted((world.hop.sender, world.hop.cross))
+    named = [f"{address} port 6000" for address in senders]
+    for style, wanted, counts in (
+        ("WF", [[]], [30]),
+        ("SE", [named], [30]),
+        ("FF", [[name] for name in named], [20, 10]),
     ):
         print(f"style {style} with two senders", flush=True)
-        second = await world.announce("cross", receiver, world.hop.cross)
-        holding = await world.reserve(receiver, *options, *grant)
-        found = await world.until("r2", lambda f, n=len(wanted): len(f["enforced"]) == n)  # type: ignore[misc]
-        assert {each["style"] for each in found["reservations"]} == {style}
-        assert sorted(sorted(each["senders"]) for each in found["enforced"]) == wanted
-        assert found["links"][0]["reserved"] == 500_000 * len(wanted)
-        await world.until("r1", in_force)
-        await world.packets("sender", receiver, 6000, 20)
-        await world.packets("cross", receiver, 6000, 10)
-        await world.until("r2", lambda f, c=counts: sorted((e["packets"] for e in f["enforced"]), reverse=True) == c)  # type: ignore[misc]
-        await second.stop()
         rest = [] if style == "WF" else [f"{world.hop.sender} port 6000"]
-        found = await world.until("r2", lambda f, r=rest: [e["senders"] for e in f["enforced"]] == [r])  # type: ignore[misc]
-        assert found["links"][0]["reserved"] == 500_000
-        await holding.stop()
+        async with contextlib.AsyncExitStack() as stack:
+            async with world.sending("cross", receiver, world.hop.cross):
+                await stack.enter_async_context(world.receiving(receiver, style, *([] if style == "WF" else senders)))
+                found = await world.until("r2", lambda f, n=len(wanted): len(f["enforced"]) == n)  # type: ignore[misc]
+                assert {each["style"] for each in found["reservations"]} == {style}
+                assert sorted(sorted(each["senders"]) for each in found["enforced"]) == wanted
+                assert found["links"][0]["reserved"] == 500_000 * len(wanted)
+                await world.until("r1", in_force)
+                await world.packets("sender", receiver, 6000, 20)
+                await world.packets("cross", receiver, 6000, 10)
+                await world.until("r2", lambda f, c=counts: sorted((e["packets"] for e in f["enforced"]), reverse=True) == c)  # type: ignore[misc]
+            found = await world.until("r2", lambda f, r=rest: [e["senders"] for e in f["enforced"]] == [r])  # type: ignore[misc]
+            assert found["links"][0]["reserved"] == 500_000
         await world.both(nothing)
 
 

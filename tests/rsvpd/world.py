@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from polder.keynote import signing
 from polder.lab import links
 from polder.lab.lasthop import LastHop
 from polder.lab.processes import Process, Processes
+from polder.rsvp.policy_data import pack_bundle
 from polder.rsvpd.client import Connection
+from polder.rsvpd.values import Announce, Flow, Reserve
 from tests.support import money
 
 POLDER = [sys.executable, "-m", "polder.cli.main"]
@@ -140,6 +142,23 @@ class World:
         command = [*POLDER, "rsvp", "announce", f"udp:{to}:5004", "--source", f"{source}:6000", *COMMON]
         return await self.processes.start(host, f"announce-{host}", [*command, "--socket", self._socket(host)])
 
+    @contextlib.asynccontextmanager
+    async def sending(self, host: str, to: str, source: str) -> AsyncIterator[None]:
+        """A sender as a program of its own is one, by the library."""
+        async with await Connection.open(self._socket(host)) as daemon:
+            await daemon.say(Announce(_flow(to), source, 6000))
+            await daemon.until("announced", LIMIT_S)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def receiving(self, to: str, style: str, *senders: str) -> AsyncIterator[None]:
+        """A receiver with the provider's grant, by the library; it reserves for those senders."""
+        bundle = pack_bundle([(self.directory / "grant.kn").read_bytes()])
+        async with await Connection.open(self._socket("receiver")) as daemon:
+            await daemon.say(Reserve(_flow(to), style, tuple((sender, 6000) for sender in senders), None, bundle))
+            await daemon.until("confirmed", LIMIT_S)
+            yield
+
     def ask(self, to: str, *options: str) -> list[str]:
         """The receiver's command."""
         wait = ("--wait", "200s", "--socket", str(self._socket("receiver")))
@@ -155,6 +174,11 @@ class World:
 
     def _socket(self, host: str) -> Path:
         return self.directory / f"at-{host}" / "rsvp.sock"
+
+
+def _flow(to: str) -> Flow:
+    """What ``COMMON`` says."""
+    return Flow(to, 17, 5004, 500_000.0, 32_000.0, 1_000_000.0, 64, 1400)
 
 
 def in_force(found: dict[str, Any]) -> bool:

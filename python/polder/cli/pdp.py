@@ -40,7 +40,7 @@ def pdp(path: str, level: str | None, as_json: bool) -> int:
     every reservation must be paid by a check, which is written down before the answer leaves (`polder settle` deposits it). SIGHUP reads
     settings, policies and prices again.
     """
-    bench = _Bench(path)
+    bench = Bench(path)
 
     def settings() -> PdpSettings:
         return load(PdpSettings, Path(path), os.environ, log_level(level))
@@ -57,7 +57,7 @@ def pdp(path: str, level: str | None, as_json: bool) -> int:
     return run(settings, start, ready)
 
 
-class _Bench:
+class Bench:
     """Deciders by policies alone, or by checks of a provider that sells; they share one cache of proven signatures and one till."""
 
     def __init__(self, path: str) -> None:
