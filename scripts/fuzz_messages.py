@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ from polder.pdp.frames import pack as pack_frame
 from polder.pdp.frames import unpack as unpack_frame
 from polder.rsvp.grammar import read as read_rsvp
 from polder.rsvp.integrity import Guard, Key
+from polder.rsvp.intserv import Tspec
 from polder.rsvp.ip import Packet
+from polder.rsvp.messages import Message, PathTear
+from polder.rsvp.messages import Path as Announcement
 from polder.rsvp.node import Node
+from polder.rsvp.objects import Hop, Sender, Session
 from polder.rsvp.policy_data import Bundles, PolicyData, by_hash, pack_bundle, whole
 from polder.rsvp.state import Config, Interface, Send
 from polder.rsvp.wire import Malformed, split
@@ -145,10 +149,26 @@ def _rsvp_sealed(data: bytes) -> None:
 
 
 def _rsvp_node(data: bytes) -> None:
-    """A router takes any packet, and what it says of it others can read; in the end it has forgotten it."""
-    interfaces = {n: Interface(n, IPv4Address(f"192.0.2.{n}"), 1e7) for n in (1, 2)}
+    """A router takes any message."""
+    _to_router(Packet(IPv4Address("192.0.2.9"), IPv4Address("198.51.100.9"), 64, True, data))
+
+
+def _rsvp_ip6(data: bytes) -> None:
+    """What a raw socket of IPv6 may give: a packet that is read is written the same, and a router takes it."""
+    packet = Packet.read6(data, _SIX[0], _SIX[1], 64)
+    assert packet.payload in data
+    assert Packet.read6(packet.pack(), _SIX[1], _SIX[0], 1) == packet
+    _to_router(packet)
+
+
+_SIX = IPv6Address("2001:db8::9"), IPv6Address("2001:db8:1::9")
+
+
+def _to_router(packet: Packet) -> None:
+    """It takes any packet, and what it says of it others can read; in the end it has forgotten it."""
+    interfaces = {n: Interface(n, IPv4Address(f"192.0.2.{n}"), 1e7, other=IPv6Address(f"2001:db8::{n}")) for n in (1, 2)}
     node = Node(Config(most_paths=2), interfaces, lambda to, source: (2,), random.Random(1))  # noqa: S311 - to be repeated
-    node.receive(Packet(IPv4Address("192.0.2.9"), IPv4Address("198.51.100.9"), 64, True, data), 1, 0.0)
+    node.receive(packet, 1, 0.0)
     for action in node.take():
         if isinstance(action, Send):
             read_rsvp(split(action.data))
@@ -177,6 +197,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "rsvp-policy": _rsvp_policy,
     "rsvp-sealed": _rsvp_sealed,
     "rsvp-node": _rsvp_node,
+    "rsvp-ip6": _rsvp_ip6,
     "pdp-frame": _pdp_frame,
     **fuzz_credentials.TARGETS,
     **fuzz_payments.TARGETS,
@@ -264,6 +285,12 @@ def make_seeds() -> None:
         _write("rsvp-message", path.stem, bytes.fromhex(path.read_text()))
         _write("rsvp-node", path.stem, bytes.fromhex(path.read_text()))
         _write("rsvp-sealed", path.stem, _guard().seal(split(bytes.fromhex(path.read_text())), 1.0))
+    sender, session = Sender(_SIX[0], 6000), Session(_SIX[1], 17, 5004)
+    tspec, hop = Tspec(1e6, 3e4, 2e6), Hop(IPv6Address("2001:db8::8"), 1)
+    for body in (Announcement(session, hop, 30_000, sender, tspec), PathTear(session, hop, sender, tspec)):
+        data = Message(body).pack()
+        _write("rsvp-ip6", type(body).__name__, data)
+        _write("rsvp-ip6", f"{type(body).__name__}-alert", Packet(*_SIX, 63, True, data).pack())
     bundle = pack_bundle([b"KeyNote-Version: 2\nAuthorizer: POLICY\n"])
     _write("rsvp-policy", "whole", whole(bundle))
     _write("rsvp-policy", "hash", by_hash(bundle))
