@@ -181,6 +181,7 @@ async def paid(world: World) -> None:
     assert any("lose" in json.dumps(each) for each in dropped["nftables"])
     await holding.stop()
     await world.both(nothing)
+    await clean(world)
     lose(0)
     assert taken(world) == [entry]
 
@@ -197,6 +198,22 @@ async def told(world: World) -> None:
         page = (await world.processes.run(None, "metrics", command)).decode().splitlines()
         assert wanted <= set(page), (wanted - set(page), page)
         assert not [line for line in page if world.hop.receiver in line or "alice" in line]
+
+
+async def clean(world: World) -> None:
+    """No class of a flow, no rule about one is left in the routers' kernels, once what was let go is gone."""
+    deadline = time.monotonic() + LIMIT_S
+    for host, devices in (("r1", ("out", "out2")), ("r2", ("out", "wide"))):
+        while True:
+            commands = [["tc", "class", "show", "dev", device] for device in devices]
+            said = [(await world.processes.run(host, "left", command)).decode() for command in commands]
+            found = [{line.split()[2] for line in classes.splitlines()} for classes in said]
+            rules = (await world.processes.run(host, "left", ["nft", "list", "ruleset"])).decode()
+            assert "polder_rsvp" in rules
+            if found == [{"1:1", "1:2", "1:3"}] * len(devices) and "flow_" not in rules:
+                break
+            assert time.monotonic() < deadline, (host, said, rules)
+            await asyncio.sleep(0.05)
 
 
 def taken(world: World) -> list[Entry]:
