@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,16 @@ def test_what_does_not_add_up_is_no_movement(found: list[tuple[str, int]]) -> No
         return
     with pytest.raises(ValueError, match="does not add up"):
         Movement("check", postings)
+
+
+def test_a_long_chain_of_guarantors_is_billed() -> None:
+    """Providers that guarantee each other can make chains as long as they like, and not stop anybody's settlement by it."""
+    names = [f"p{number}" for number in range(5000)]
+    held = {"p0": -7, "isp": 7}
+    for movement in bill(held, dict(itertools.pairwise(names))):
+        for posting in movement.postings:
+            held[posting.account] = held.get(posting.account, 0) + posting.amount
+    assert {name: amount for name, amount in held.items() if amount} == {names[-1]: -7, "isp": 7}
 
 
 def test_guarantors_in_a_circle_are_found() -> None:

@@ -195,6 +195,24 @@ def test_only_the_creditor_confirms_a_payment(house: House) -> None:
         house.ledger.paid("s", 7, martha, NOW)
 
 
+def test_a_guarantor_is_there_and_is_not_answered_for(house: House) -> None:
+    """Else no settlement would ever come to an end."""
+
+    def answers(who: str, kind: str, guarantor: str) -> None:
+        house.register(who, kind, name_of(who), f"spiffe://x/site/{who}", NOW, most=1, guarantor=name_of(guarantor))
+
+    with pytest.raises(Refused, match="register it first"):
+        answers("martha", "provider", "stranger")
+    with pytest.raises(Refused, match="only banks and providers"):
+        answers("martha", "provider", "nick")
+    with pytest.raises(Refused, match="would answer for itself"):
+        answers("bank", "bank", "bank")
+    answers("martha", "provider", "bank")
+    with pytest.raises(Refused, match="would answer for itself"):
+        answers("bank", "bank", "martha")
+    assert house.ledger.settle("now", NOW) == []
+
+
 def test_books_of_a_newer_polder_are_left_alone(ledger: Ledger, books_url: str) -> None:
     from sqlalchemy import update
 

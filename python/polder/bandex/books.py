@@ -83,15 +83,19 @@ def net(balances: Mapping[str, int]) -> list[Due]:
 
 
 def _upwards(guarantors: Mapping[str, str]) -> Sequence[str]:
-    """The accounts that have a guarantor, each before the one that answers for it."""
+    """The accounts that have a guarantor, each before the one that answers for it. Chains may be long: nothing here recurs."""
     depth: dict[str, int] = {}
-
-    def of(account: str, way: frozenset[str]) -> int:
-        if account in way:
-            raise ValueError(f"{account} answers for itself, in a circle")
-        if account not in depth:
-            above = guarantors.get(account)
-            depth[account] = 0 if above is None else 1 + of(above, way | {account})
-        return depth[account]
-
-    return sorted(guarantors, key=lambda account: (-of(account, frozenset()), account))
+    for first in guarantors:
+        way: list[str] = []
+        seen: set[str] = set()
+        above: str | None = first
+        while above is not None and above not in depth:
+            if above in seen:
+                raise ValueError(f"{above} answers for itself, in a circle")
+            seen.add(above)
+            way.append(above)
+            above = guarantors.get(above)
+        start = -1 if above is None else depth[above]
+        for number, account in enumerate(reversed(way), 1):
+            depth[account] = start + number
+    return sorted(guarantors, key=lambda account: (-depth[account], account))

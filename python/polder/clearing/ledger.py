@@ -69,13 +69,16 @@ class Ledger:
     def register(
         self, account: str, name: str, kind: str, key: str, identity: str, most: int, guarantor: str | None, now: float
     ) -> None:
-        """Open an account, or change name, identity, limit and guarantor of one; raises ``Refused`` for a name or identity in use."""
+        """Open an account, or change name, identity, limit and guarantor of one; raises ``Refused`` for a name or identity in use, and
+        for a guarantor that is not there, or for whom this account answers itself.
+        """
 
         def work(db: Connection) -> None:
             a = tables.accounts.c
             clash = db.execute(select(a.name).where(a.id != account, or_(a.name == name, a.identity == identity))).first()
             if clash is not None:
                 raise Refused(Verdict.DENIED, f"account {clash.name} has that name or identity already")
+            _answerable(db, account, guarantor)
             values = {"name": name, "kind": kind, "key": key, "identity": identity, "most": most, "guarantor": guarantor}
             if _account(db, account) is None:
                 db.execute(insert(tables.accounts).values(id=account, opened_at=now, **values))
@@ -200,6 +203,20 @@ def move(
 
 def _account(db: Connection, account: str) -> Row[Any] | None:
     return db.execute(select(tables.accounts).where(tables.accounts.c.id == account)).first()
+
+
+def _answerable(db: Connection, account: str, guarantor: str | None) -> None:
+    """Raise ``Refused`` unless ``guarantor`` may answer for ``account``: settlements bill upwards, and must come to an end."""
+    above = guarantor
+    while above is not None:
+        row = _account(db, above)
+        if row is None:
+            raise Refused(Verdict.UNKNOWN, "the guarantor has no account here: register it first")
+        if row.kind not in ("bank", "provider"):
+            raise Refused(Verdict.DENIED, f"{row.name} is of the kind {row.kind}: only banks and providers answer for others")
+        if above == account:
+            raise Refused(Verdict.DENIED, "the account would answer for itself, by way of those that it answers for")
+        above = row.guarantor
 
 
 def _settle(db: Connection, settlement: int, now: float) -> None:
