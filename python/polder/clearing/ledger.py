@@ -239,15 +239,18 @@ def _settle(db: Connection, settlement: int, now: float) -> None:
 
 
 def _payments(db: Connection, where: Any, most: int = 100_000) -> list[Payment]:
-    p, s, a = tables.payments.c, tables.settlements.c, tables.accounts
-    names = {row.id: row.name for row in db.execute(select(a.c.id, a.c.name))}
+    p, s = tables.payments.c, tables.settlements.c
+    debtor, creditor = tables.accounts.alias("debtor"), tables.accounts.alias("creditor")
     query = (
-        select(s.name, tables.payments).join(tables.settlements).where(where).order_by(p.settlement.desc(), p.number).limit(most)
+        select(s.name, tables.payments, debtor.c.name.label("pays"), creditor.c.name.label("gets"))
+        .join_from(tables.payments, tables.settlements)
+        .join(debtor, debtor.c.id == p.debtor)
+        .join(creditor, creditor.c.id == p.creditor)
+        .where(where)
+        .order_by(p.settlement.desc(), p.number)
+        .limit(most)
     )
-    return [
-        Payment(row.name, row.number, row.currency, names[row.debtor], names[row.creditor], row.amount, row.paid_at)
-        for row in db.execute(query)
-    ]
+    return [Payment(row.name, row.number, row.currency, row.pays, row.gets, row.amount, row.paid_at) for row in db.execute(query)]
 
 
 def _balances(db: Connection, account: str) -> tuple[Balance, ...]:
