@@ -1,8 +1,13 @@
-"""The decision point as a service: what it reads again while routers stay connected, and what it tells Prometheus."""
+"""The decision point as a service: what it reads again while routers stay connected, what it tells Prometheus and systemd."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -96,3 +101,37 @@ async def test_other_prices_of_trust_count_at_once_and_the_till_stays(tmp_path: 
         outcomes = numbers["desk_decisions"]
         assert isinstance(outcomes, dict)
         assert outcomes["accepted"] == 2, "counted on over the reloads"
+
+
+def test_systemd_hears_of_its_life(tmp_path: Path) -> None:
+    """``sd_notify(3)``: ready, alive while the loop turns, a reload from its begin to its end; an upgrade is refused, and it lives on."""
+    (tmp_path / "policy.kn").write_text(POLICY)
+    (tmp_path / "pdp.toml").write_text(f'socket = "{tmp_path}/pdp.sock"\npolicy = "{tmp_path}/policy.kn"\n')
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(tmp_path / "notify"))
+    told.settimeout(60.0)
+    command = [sys.executable, "-m", "polder.cli.main", "pdp", "--config", str(tmp_path / "pdp.toml")]
+    env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+
+    def until(*lines: str) -> None:
+        """Read messages until these have come, in this order."""
+        for line in lines:
+            while line not in told.recv(4096).decode().splitlines():
+                pass
+
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            until("READY=1", "WATCHDOG=1", "WATCHDOG=1")
+            process.send_signal(signal.SIGHUP)
+            until("RELOADING=1", "READY=1", "WATCHDOG=1")
+            process.send_signal(signal.SIGUSR2)
+            while "hands nothing over" not in (line := process.stderr.readline()):
+                assert line, "it ended"
+            until("WATCHDOG=1")
+            process.terminate()
+            until("STOPPING=1")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    told.close()
