@@ -45,13 +45,14 @@ class Daemon:
         guards = self._guarded(links.keys(settings))
         self.node = Node(links.config(settings), self._interfaces, self._routes.way, random.SystemRandom(), guards)
         self.enforcer = Enforcer(connect, self.device, self._installed, self.node.counts)
+        self._ordered = links.ordered(settings)
         self._raw: dict[str, socket.socket] = {}
         self._packets = random.SystemRandom().randrange(65_535)
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Order the links, open the sockets. Raises ``HostError``."""
-        sockets = await self.enforcer.open(links.ordered(self.settings))
+        sockets = await self.enforcer.open(self._ordered)
         self._raw = {name: socket.socket(fileno=number) for name, number in sockets.items()}
         loop = asyncio.get_running_loop()
         for raw in self._raw.values():
@@ -117,9 +118,12 @@ class Daemon:
         interfaces: dict[int, Interface],
         keys: Mapping[str, tuple[Key, ...]],
     ) -> None:
+        before, rates = {device: self.interface(device) for device in self._ordered}, links.ordered(settings)
         self._devices, self._interfaces = devices, self._interfaces | interfaces
         self.node.configure(links.config(settings), interfaces, self._guarded(keys), monotonic())
-        self.enforcer.order(links.ordered(settings))
+        if rates != self._ordered or before != {device: self.interface(device) for device in rates}:
+            self._ordered = rates
+            self.enforcer.order(rates)
         self.act()
 
     def _guarded(self, keys: Mapping[str, tuple[Key, ...]]) -> dict[int, Guard]:
