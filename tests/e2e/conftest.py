@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,17 +11,19 @@ import pytest
 from polder.model import PathMode
 from tests.support.collector import Collector
 from tests.support.origin import Origin
-from tests.support.overlay import Overlay
+from tests.support.overlay import Overlay, Process, until
 
 SITES = {PathMode.BEACON: "wiki", PathMode.RING: "blog", PathMode.DIRECT: "shop"}
 NODES = ("n1", "n2", "n3")
+SPREAD = 'epoch = "10s"\nticket_life = "10s"\nspan = "500ms"\n'
+"""Keys and tickets of the spread plane end often."""
 
 
 @dataclass
 class World:
     """What the tests get. ``proxy`` and ``stranger_proxy``: forwarders of ann (staff) and of eve (in no group).
 
-    Ann's forwarder begins a trace for every tunnel; the nodes join it.
+    Nodes relay datagrams, too. Ann's forwarder begins a trace for every tunnel; the nodes join it.
     """
 
     overlay: Overlay
@@ -38,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         overlay.found()
         for name in NODES:
-            overlay.enrol_node(name, _traces(collector, sample=0, inbound="honour"))
+            overlay.enrol_node(name, _traces(collector, sample=0, inbound="honour"), spread=SPREAD)
         for name in NODES:
             overlay.run_node(name)
         overlay.enrol_node("n4")  # enrolled, not running: tests speak in its name
@@ -61,6 +64,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         overlay.close()
         origin.stop()
         collector.stop()
+
+
+@pytest.fixture(scope="session")
+def spread(world: World) -> Process:
+    """The forwarder of sue (staff), who reads over relays only."""
+    world.overlay.enrol_user("sue", "staff")
+    forwarder = world.overlay.run("user-sue", "connect", "--listen", "127.0.0.1:0", "--plane", "spread")
+    until(lambda: "The wiki is up" in curl(forwarder.hello["proxy"], "http://wiki.test/"), "a page over relays")
+    return forwarder
+
+
+def curl(proxy: str, url: str) -> str:
+    """A page through a forwarder, or what curl says instead."""
+    command = ["curl", "-sS", "-i", "-m", "30", "--proxytunnel", "-x", f"http://{proxy}", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
 
 
 def _traces(collector: Collector, *, sample: float, inbound: str) -> str:

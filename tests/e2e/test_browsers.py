@@ -1,4 +1,4 @@
-"""Real Chromium reads a page with images and a WebSocket echo: through the forwarder, and straight through an access point.
+"""Real Chromium reads a page with images and a WebSocket echo: through the forwarder, over relays, straight through an access point.
 
 Screenshots are kept under ``build/artefacts``.
 """
@@ -15,7 +15,7 @@ from polder.model import PathMode
 from tests.e2e.conftest import SITES, World
 from tests.support.browser import CHROMIUM, Browser, Home, can_set_policies
 from tests.support.origin import IMAGES
-from tests.support.overlay import polder
+from tests.support.overlay import Process, polder
 
 ARTEFACTS = Path(__file__).parents[2] / "build" / "artefacts"
 
@@ -51,6 +51,20 @@ async def test_a_page_through_the_forwarders_pac(world: World, tmp_path: Path, m
     async with Browser(home, f"--proxy-pac-url=http://{world.proxy}/proxy.pac") as browser:
         await read_gallery(browser, world, SITES[mode], f"browser-forwarder-{mode}.png")
         await read_gallery(browser, world, SITES[mode], f"browser-forwarder-{mode}-https.png", "https")
+
+
+async def test_a_page_and_an_upload_over_relays(world: World, spread: Process, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    trust_origin(home, world, tmp_path)
+    proxy = spread.hello["proxy"]
+    async with Browser(home, f"--proxy-pac-url=http://{proxy}/proxy.pac") as browser:
+        await read_gallery(browser, world, "wiki", "browser-spread.png")
+        await read_gallery(browser, world, "wiki", "browser-spread-https.png", "https")
+        size = 3 << 20
+        post = f"fetch('/upload', {{method: 'POST', body: new Uint8Array({size}).fill(7)}}).then(answer => answer.json())"
+        assert await browser.value(post) == {"length": size, "sum": 7 * size % 65521}
+    (session,) = polder(world.overlay.state("user-sue"), "paths")["sessions"]
+    assert session["tunnels"] >= 3 and session["up"], "it came over relays"
 
 
 async def test_who_is_not_admitted_sees_a_page_that_says_so(world: World, tmp_path: Path) -> None:

@@ -126,12 +126,14 @@ class Overlay:
         self.tokens.append(str(answer["token"]))
         return self.tokens[-1]
 
-    def enrol_node(self, name: str, drop_in: str = "", *, plain: bool = False) -> Path:
-        """Enrol a node; ``drop_in`` is more of node.toml; ``plain``: with all periods as users have them. Returns its state
-        directory.
+    def enrol_node(self, name: str, drop_in: str = "", *, plain: bool = False, spread: str | None = None) -> Path:
+        """Enrol a node; ``drop_in`` is more of node.toml; ``plain``: with all periods as users have them; ``spread``: it relays
+        datagrams, and this is more of that table. Returns its state directory.
         """
         state = self.state(name)
         listen = f"127.0.0.1:{free_port()}"
+        if spread is not None:
+            drop_in += f'[spread]\nlisten = ["{listen}"]\n{spread}'
         token = self.token("node", name)
         polder(state, "join", self.url, "--pin", self.pin, "--token-file", "-", "--listen", listen, stdin=token)
         (state / "node" / "conf.d").mkdir()

@@ -18,7 +18,7 @@ class SpreadSettings(Settings):
     )
     epoch: Duration = Field(
         3600.0,
-        ge=60,
+        ge=10,
         le=86_400,
         description="How long a relay's keys of one epoch are handed out; they are taken for a ticket's life longer. Shorter bounds what "
         "a stolen key is good for; each change costs one call per pair of nodes.",
