@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from polder.model import Kind, Member, Refused, Verdict
 from polder.model.overlay_messages import Caller
 from polder.model.spread_messages import GrantQuery, Issue, node_number
-from polder.overlay.spread import IN_FLIGHT, SpreadRole, relay_list
+from polder.overlay.spread import IN_FLIGHT, SETTLE, SpreadRole, relay_list
 from polder.overlay.spread_keys import RelayKeys, epoch_key, grant_key, peer_key
 
 HOUR, GRACE, LIFE = 3600, 660, 600
@@ -61,6 +61,18 @@ def test_every_node_asks_every_relay_once_an_epoch() -> None:
     assert due is not None and 0 < due - (NOW // HOUR + 1) * HOUR < 6
     assert exchange(roles, me, due + 10) == len(MEMBERS)
     assert {epoch for _, epoch, _ in roles[me.name].peer_keys()} == {int(NOW) // HOUR, int(NOW) // HOUR + 1}
+
+
+def test_tickets_use_keys_of_a_new_epoch_when_servlets_know_them_too() -> None:
+    roles = nodes()
+    turn = (NOW // HOUR + 1) * HOUR + 6
+    assert exchange(roles, MEMBERS[0], turn) == len(MEMBERS)
+
+    def epochs(now: float) -> set[int]:
+        return {relay.epoch for relay in roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS, now)[2].relays}
+
+    assert epochs(turn) == epochs(turn + SETTLE - 0.1) == {int(NOW) // HOUR}
+    assert epochs(turn + SETTLE) == {int(NOW) // HOUR + 1}
 
 
 def test_a_relay_that_is_silent_is_asked_again() -> None:

@@ -24,6 +24,9 @@ from polder.overlay.spread_keys import RelayKeys, Terms, issue
 
 RETRY = 5.0
 IN_FLIGHT = 32
+SETTLE = 15.0
+"""Seconds for which tickets still use a relay's keys of the epoch before: a servlet may hear of the new ones so much later than the
+beacon, and drops what comes under keys that it does not know. Relays take them for a ticket's life longer."""
 MAX_SESSIONS = 16_384
 """Sessions whose servlet an issuer remembers, to carry them on."""
 SKEW = 2
@@ -50,6 +53,11 @@ class _Key:
     running: bool = False
     granted: Granted | None = None
     before: Granted | None = None
+    since: float = 0.0
+
+    def settled(self, now: float) -> Granted | None:
+        """The keys that everybody knows."""
+        return self.before if self.before is not None and now < self.since + SETTLE else self.granted
 
 
 class _Sent(NamedTuple):
@@ -133,9 +141,9 @@ class SpreadRole:
         session, key = self._rng.randbytes(16), self._rng.randbytes(32)
         current = self._lists[0]
         granted = [
-            (member, held.granted)
+            (member, keys)
             for member in current.relays
-            if (held := self._held.get(member.ring_id)) is not None and held.granted is not None
+            if (held := self._held.get(member.ring_id)) is not None and (keys := held.settled(now)) is not None
         ]
         if not granted:
             raise Refused(Verdict.BUSY, "no relay has answered this node yet; try again shortly", retry=True)
@@ -187,7 +195,7 @@ class SpreadRole:
         if held is None or not isinstance(answer, Granted):
             return
         if held.granted is not None and held.granted.epoch != answer.epoch:
-            held.before = held.granted
+            held.before, held.since = held.granted, now
         held.granted = answer
         # Just after the epoch has changed there, spread over some seconds; clocks differ.
         held.due = max(now + 1.0, answer.until + self._rng.uniform(0.5, 5.0))
