@@ -45,6 +45,9 @@ PROGRAMS = {
         "bench.spread_survival", "copies or forward error correction while dead relays are unnoticed", long=True
     ),
     "spread-forgeries": Program("bench.spread_forgeries", "forged, replayed, bent packets at a relay: none passes", long=True),
+    "spread-interruptions": Program(
+        "bench.spread_interruptions", "a download through restarts, new keys, other members, other addresses", long=True
+    ),
     "spread-latency": Program("bench.spread_latency", "pages over 8 to 80 relays at once (BandExSOS, figure 5)", long=True),
     "spread-failures": Program("bench.spread_failures", "relays die without notice (BandExSOS, figure 6)", long=True),
     "spread-attackers": Program("bench.spread_attackers", "relays are flooded in turn, and chased", long=True),

@@ -1,0 +1,31 @@
+"""What the spread plane's interruptions and its throughput are judged by."""
+
+from __future__ import annotations
+
+import pytest
+from bench.spread_interruptions import Downloaded, Event
+
+from bench import spread_interruptions
+
+FIRST = Downloaded(600, "right", [(0.0, 0), (1.0, 100), (1.5, 200), (4.0, 300), (4.1, 600)])
+SECOND = Downloaded(600, "right", [(6.0, 0), (6.2, 500), (6.3, 600)])
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "stall", "size"),
+    [
+        (0.5, 1.6, 2500.0, 100),
+        (2.0, 5.0, 2000.0, 300),
+        (4.05, 6.1, 200.0, 0),
+        (5.0, 5.5, 0.0, 0),
+    ],
+)
+def test_the_longest_wait_of_a_download_that_an_event_met(begin: float, end: float, stall: float, size: int) -> None:
+    assert spread_interruptions.stall_ms([FIRST, SECOND], begin, end) == stall
+    assert spread_interruptions.came([FIRST, SECOND], begin, end) == size
+
+
+def test_a_row_tells_what_the_line_carried_for_each_byte() -> None:
+    made = spread_interruptions.row(Event("it happens", 2.0, 5.0, 450), [FIRST])
+    assert (made["wire_per_byte"], made["bytes"], made["seconds"]) == (1.5, 300, 3.0)
+    assert spread_interruptions.row(Event("it happens", 4.2, 5.0, 450), [FIRST])["wire_per_byte"] is None
