@@ -14,7 +14,7 @@ from polder.bandex import Entry
 from polder.clearing.till import Till
 from polder.lab import enclosure, links
 from polder.lab.processes import Processes
-from tests.rsvpd.world import LIMIT_S, RECEIVER6, SENDER6, World, in_force, listen, lose, nothing, read_wire, sell
+from tests.rsvpd.world import LIMIT_S, RECEIVER6, SENDER6, World, dial, in_force, listen, lose, nothing, read_wire, sell
 
 
 async def story(world: World) -> None:
@@ -87,7 +87,8 @@ async def refused_and_reserved(world: World) -> None:
     await world.until("r2", lambda f: f["counts"].get("helper-back", 0) > 0)
     await world.until("r2", lambda f: in_force(f) and "packets" in f["enforced"][0] and f["enforced"][0]["packets"] < 20)
 
-    print("another route is found, and the old link let go", flush=True)
+    print("another route is found, and the old link let go; a line that was dialled in again is ordered again", flush=True)
+    dial()
     await reroute(world)
 
     print("a router that was killed is filled again", flush=True)

@@ -253,15 +253,22 @@ def lose(share: int) -> None:
         subprocess.run([*links.enter(host), "nft", "-f", "-"], input=rules, text=True, check=True)
 
 
+def dial() -> None:
+    """Make the other link between the routers, in place of one that is there."""
+    with contextlib.suppress(links.LinkError):
+        links.ip(["link delete out2"], "r1")
+    links.ip(["link add out2 netns r1 type veth peer name in2 netns r2"])
+    for host, device, address in (("r1", "out2", "10.8.0.1/24"), ("r2", "in2", "10.8.0.2/24")):
+        links.ip([f"address add {address} dev {device}", f"link set {device} up"], host)
+
+
 def _second_ways() -> None:
     """Another link between the routers; and IPv6, with a line of its own to the receiver."""
-    links.ip(["link add out2 netns r1 type veth peer name in2 netns r2"])
+    dial()
     links.ip(["link add wide netns r2 type veth peer name wide netns receiver"])
     for host in ("sender", *_ROUTERS, "receiver"):
         links.sysctl(host, {"ipv6.conf.all.forwarding": 1, "ipv6.conf.all.accept_dad": 0, "ipv6.conf.default.accept_dad": 0})
     for host, device, address in (
-        ("r1", "out2", "10.8.0.1/24"),
-        ("r2", "in2", "10.8.0.2/24"),
         ("sender", "out", f"{SENDER6}/64"),
         ("r1", "in", "fd00:1::2/64"),
         ("r1", "out", "fd00:2::1/64"),
