@@ -18,17 +18,15 @@ import os
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import report, spread_lab
-from polder.engine.facade import BUILD
-from polder.lab import experiment, latency, steady
+from polder.lab import experiment, steady
 from polder.lab.plots import DIKE, FLOOD, SEA
-from polder.lab.processes import Process, Processes
-from polder.lab.results import Claim, Measure, Result
+from polder.lab.processes import Process
+from polder.lab.results import Claim, Measure
 from polder.lab.spread import LISTEN, PORT, Mode, Overlay, Session
 
 USER_MBIT, RELAY_MBIT, FLOOD_MBIT = 12.0, 10.0, 30.0
@@ -165,60 +163,38 @@ async def point(
             await bot.stop()
 
 
-async def measure(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+async def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """Both attackers, both modes, over one placement."""
-    placement = spread_lab.draw(spread_lab.load_matrix(), random.Random(6), "far 1")
     rows = []
-    async with Processes(folder) as processes:
-        stage = spread_lab.Stage(folder, processes)
-        try:
-            ca = await stage.begin()
-            (ca.parent / "www" / FILE.strip("/")).write_bytes(b"")
-            os.truncate(ca.parent / "www" / FILE.strip("/"), FILE_BYTES)
-            spread_lab.put(stage.world, placement)
-            for host, up, down in [
-                ("user", 0.0, USER_MBIT),
-                *((f"node{n}", 0.0, RELAY_MBIT) for n in range(1, RELAYS + 1)),
-            ]:
-                port = stage.world.hosts[host].port
-                assert port is not None
-                stage.world.switch.rate(port, int(up * 1e6), int(down * 1e6))
-            overlay = stage.overlay(RELAYS, 1)
-            try:
-                for kind in ("sweeping", "follower"):
-                    for mode in MODES[:1] if quick else MODES:
-                        times = (5.0, 5.0) if quick else (12.0, 20.0)
-                        rows.append(await point(stage, overlay, mode, kind, times, ca))
-                        report.show([{key: value for key, value in rows[-1].items() if key != "series"}])
-            finally:
-                overlay.stop()
-        finally:
-            stage.close()
+    async with spread_lab.stage(folder) as stage:
+        long = stage.ca.parent / "www" / FILE.strip("/")
+        long.touch()
+        os.truncate(long, FILE_BYTES)
+        spread_lab.put(stage.world, spread_lab.first())
+        stage.shape("user", 0.0, USER_MBIT)
+        for number in range(1, RELAYS + 1):
+            stage.shape(f"node{number}", 0.0, RELAY_MBIT)
+        with stage.overlay(RELAYS, 1) as overlay:
+            for kind in ("sweeping", "follower"):
+                for mode in MODES[:1] if quick else MODES:
+                    times = (5.0, 5.0) if quick else (12.0, 20.0)
+                    rows.append(await point(stage, overlay, mode, kind, times, stage.ca))
+                    report.show([{key: value for key, value in rows[-1].items() if key != "series"}])
     return rows
 
 
-def main() -> int:
-    """Measure, write, print. Exit status 0 without a matrix: there is nothing to measure then, and that is said."""
-    chosen = report.arguments("spread_attackers", __doc__, "short, with feedback only").parse_args()
-    try:
-        placement = spread_lab.draw(spread_lab.load_matrix(), random.Random(6), "far 1")
-    except latency.NoMatrixError as error:
-        print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
-        return 0
-    folder = (Path("build/lab") / f"spread-attackers-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+def parameters() -> dict[str, Any]:
+    """Beyond those that all figures share."""
+    return {
+        "relays": RELAYS, "user_mbit": USER_MBIT, "relay_mbit": RELAY_MBIT, "flood_mbit_each": FLOOD_MBIT, "at_once": AT_ONCE,
+        "step_s": STEP_S, "known": KNOWN,
+    } | spread_lab.first().row(RELAYS)  # fmt: skip
 
-    def inside() -> int:
-        rows = asyncio.run(measure(folder, quick=chosen.quick))
-        parameters = {
-            "matrix": spread_lab.MATRIX, "topology": "spread", "relays": RELAYS, "user_mbit": USER_MBIT,
-            "relay_mbit": RELAY_MBIT, "flood_mbit_each": FLOOD_MBIT, "at_once": AT_ONCE, "step_s": STEP_S, "known": KNOWN, "seed": 6,
-            "ends": spread_lab.ENDS, "quick": chosen.quick, "build": BUILD,
-        } | placement.row(RELAYS)  # fmt: skip
-        result = Result("spread-attackers", parameters, rows, claims(), "A download while relays are flooded in turn, and chased")
-        return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return report.enclosed(inside)
-
+FIGURE = spread_lab.Figure(
+    "spread-attackers", "A download while relays are flooded in turn, and chased", "short, with feedback only",
+    parameters, measure, claims, draw,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FIGURE.main(__doc__))

@@ -11,7 +11,6 @@ round trips after the moment on.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sys
 import time
@@ -20,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import report, spread_lab
-from polder.engine.facade import BUILD
-from polder.lab import latency
 from polder.lab.load import Load
 from polder.lab.plots import CYCLE, DIKE
-from polder.lab.processes import Processes
-from polder.lab.results import Claim, Measure, Result
+from polder.lab.results import Claim, Measure
 from polder.lab.spread import Mode, Overlay
 from polder.shell.clock import wall
 
@@ -114,50 +110,30 @@ async def point(
         stage.plug(struck, plugged=True)
 
 
-async def measure(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+async def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """All points, over one placement."""
-    placement = spread_lab.draw(spread_lab.load_matrix(), random.Random(6), "far 1")
     naive = [Mode(naive=True, copies=copies) for copies in ((2.0,) if quick else NAIVE_COPIES)]
     seconds, rng, rows = 6.0 if quick else 9.0, random.Random(7), []
-    async with Processes(folder) as processes:
-        stage = spread_lab.Stage(folder, processes)
-        try:
-            await stage.begin()
-            spread_lab.put(stage.world, placement)
-            overlay = stage.overlay(spread_lab.RELAYS, 1)
-            try:
-                for dead in DEAD[:1] if quick else DEAD:
-                    for mode in (OURS, *(naive if dead in NAIVE_DEAD else ())):
-                        rows.append(await point(stage, overlay, mode, dead, seconds, rng))
-                        report.show(rows[-1:])
-            finally:
-                overlay.stop()
-        finally:
-            stage.close()
+    async with spread_lab.stage(folder) as stage:
+        spread_lab.put(stage.world, spread_lab.first())
+        with stage.overlay(spread_lab.RELAYS, 1) as overlay:
+            for dead in DEAD[:1] if quick else DEAD:
+                for mode in (OURS, *(naive if dead in NAIVE_DEAD else ())):
+                    rows.append(await point(stage, overlay, mode, dead, seconds, rng))
+                    report.show(rows[-1:])
     return rows
 
 
-def main() -> int:
-    """Measure, write, print. Exit status 0 without a matrix: there is nothing to measure then, and that is said."""
-    chosen = report.arguments("spread_failures", __doc__, "half of the relays, the two modes of the claims").parse_args()
-    try:
-        placement = spread_lab.draw(spread_lab.load_matrix(), random.Random(6), "far 1")
-    except latency.NoMatrixError as error:
-        print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
-        return 0
-    folder = (Path("build/lab") / f"spread-failures-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+def parameters() -> dict[str, Any]:
+    """Beyond those that all figures share."""
+    own = {"readers": spread_lab.READERS, "think_s": spread_lab.THINK_S, "relays": spread_lab.RELAYS, "paper": PAPER}
+    return own | spread_lab.first().row(spread_lab.RELAYS)
 
-    def inside() -> int:
-        rows = asyncio.run(measure(folder, quick=chosen.quick))
-        parameters = {
-            "matrix": spread_lab.MATRIX, "topology": "spread", "readers": spread_lab.READERS, "think_s": spread_lab.THINK_S,
-            "relays": spread_lab.RELAYS, "seed": 6, "ends": spread_lab.ENDS, "paper": PAPER, "quick": chosen.quick, "build": BUILD,
-        } | placement.row(spread_lab.RELAYS)  # fmt: skip
-        result = Result("spread-failures", parameters, rows, claims(), "Pages while relays die without notice")
-        return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return report.enclosed(inside)
-
+FIGURE = spread_lab.Figure(
+    "spread-failures", "Pages while relays die without notice", "half of the relays, the two modes of the claims",
+    parameters, measure, claims, draw,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FIGURE.main(__doc__))

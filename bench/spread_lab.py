@@ -7,18 +7,22 @@ overlay of n relays is the first n of them. Paths that are no part of a figure k
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from polder.lab import experiment, latency, load, pageset, spread, topology
+from bench import report
+from polder.engine.facade import BUILD
+from polder.lab import experiment, latency, load, pageset, results, spread, topology
 from polder.lab.origin import Origin
 from polder.lab.processes import Processes
 from polder.lab.switch import PathSpec
@@ -31,6 +35,8 @@ RELAYS = 80
 BESIDE_MS = 2.0
 """Round trip between servlet and site."""
 NEAR_MS = 10.0
+SEED = 6
+"""Of the placements."""
 READERS = 4
 THINK_S = 0.2
 BEGIN_S = 1.5
@@ -61,13 +67,16 @@ class Placement:
         return sorted(rtt[self.user][one] + rtt[one][self.site] for one in self.relays[:count])
 
     def row(self, count: int) -> dict[str, Any]:
-        """What a result says of it."""
+        """What a result says of it. ``bound``: round trip over the nearest relay by the direct one, below which no overlay comes in which
+        every packet crosses a relay; ``bound_blind``: the same for the median relay, for who does not know which is near."""
         detours = self.detours(count)
         return {
             "placement": self.name,
             "direct_rtt_ms": round(self.direct_ms, 1),
             "best_detour_ms": round(detours[0], 1),
             "median_detour_ms": round(statistics.median(detours), 1),
+            "bound": round(detours[0] / self.direct_ms, 3),
+            "bound_blind": round(statistics.median(detours) / self.direct_ms, 3),
         }
 
 
@@ -85,6 +94,11 @@ def draw(matrix: latency.Matrix, rng: random.Random, name: str, *, near: bool = 
     user, site = rng.choice(pairs)
     others = [place for place in places if place not in (user, site)]
     return Placement(name, matrix, user, site, tuple(rng.sample(others, RELAYS)))
+
+
+def first() -> Placement:
+    """The placement that all figures have."""
+    return draw(load_matrix(), random.Random(SEED), "far 1")
 
 
 def put(world: World, placement: Placement) -> None:
@@ -109,19 +123,24 @@ class Stage:
         self.folder, self.processes = folder, processes
         self.world = World(topology.load("spread"), folder)
         self.pages: tuple[pageset.Stored, ...] = ()
+        self.ca = Path()
         self._site: Origin | None = None
         self._reads = 0
 
-    async def begin(self) -> Path:
-        """Start the site; the file of its CA, beside which ``www`` lies. Raises ``ProcessError``."""
+    async def begin(self) -> None:
+        """Start the site; ``ca`` is then the file of its CA, beside which ``www`` lies. Raises ``ProcessError``."""
         self._site = await experiment.start_origin(self.processes, self.world, self.folder)
-        self.pages = pageset.write(self._site.root / "www")
-        return self._site.ca
+        self.ca, self.pages = self._site.ca, pageset.write(self._site.root / "www")
 
-    def overlay(self, count: int, seed: int) -> spread.Overlay:
+    @contextmanager
+    def overlay(self, count: int, seed: int) -> Iterator[spread.Overlay]:
         """The first ``count`` relays and the servlet."""
         relays = [f"node{n}" for n in range(1, count + 1)]
-        return spread.Overlay(self.world, self.folder, relays, "servlet", random.Random(seed))
+        overlay = spread.Overlay(self.world, self.folder, relays, "servlet", random.Random(seed))
+        try:
+            yield overlay
+        finally:
+            overlay.stop()
 
     @property
     def target(self) -> tuple[str, int]:
@@ -147,7 +166,7 @@ class Stage:
                 think=THINK_S,
                 limit=limit,
                 resolve={experiment.SITE_NAME: address},
-                ca=str(self._site.ca) if self._site else None,
+                ca=str(self.ca),
                 pages=(*paths[turn:], *paths[:turn]),
             )
             argv = [sys.executable, "-m", "polder.lab.load"]
@@ -164,9 +183,54 @@ class Stage:
             assert port is not None
             self.world.switch.plug(port, plugged)
 
-    def close(self) -> None:
-        """End the world."""
-        self.world.close()
+    def shape(self, host: str, up_mbit: float, down_mbit: float) -> None:
+        """Give a host's link a rate; 0: none."""
+        port = self.world.hosts[host].port
+        assert port is not None
+        self.world.switch.rate(port, int(up_mbit * 1e6), int(down_mbit * 1e6))
+
+
+@asynccontextmanager
+async def stage(folder: Path) -> AsyncIterator[Stage]:
+    """The world with its site, for as long as it is needed."""
+    async with Processes(folder) as processes:
+        made = Stage(folder, processes)
+        try:
+            await made.begin()
+            yield made
+        finally:
+            made.world.close()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the spread plane's measurements: its name, title, what ``--quick`` leaves, parameters beyond those that all share."""
+
+    name: str
+    title: str
+    quick: str
+    parameters: Callable[[], dict[str, Any]]
+    measure: Callable[[Path, bool], Coroutine[Any, Any, list[dict[str, Any]]]]
+    claims: Callable[[], list[results.Claim]]
+    draw: results.Draw
+
+    def main(self, about: str | None) -> int:
+        """Measure, write, print. Exit status 0 without a matrix: there is nothing to measure then, and that is said."""
+        chosen = report.arguments(self.name.replace("-", "_"), about, self.quick).parse_args()
+        try:
+            load_matrix()
+        except latency.NoMatrixError as error:
+            print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
+            return 0
+        folder = (Path("build/lab") / f"{self.name}-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+
+        def inside() -> int:
+            rows = asyncio.run(self.measure(folder, chosen.quick))
+            shared = {"matrix": MATRIX, "topology": "spread", "seed": SEED, "ends": ENDS, "quick": chosen.quick, "build": BUILD}
+            result = results.Result(self.name, shared | self.parameters(), rows, self.claims(), self.title)
+            return report.finish(result, self.draw, record=not chosen.no_record, rows=False)
+
+        return report.enclosed(inside)
 
 
 def learned(loads: Sequence[load.Load]) -> list[load.Load]:

@@ -9,24 +9,18 @@ Ratios are page by page, a page over the overlay to the median of the same page 
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import report, spread_lab
 from bench.spread_lab import LEARN_S
-from polder.engine.facade import BUILD
-from polder.lab import latency
 from polder.lab.load import Load
 from polder.lab.plots import CYCLE, DIKE, FLOOD, SAND
-from polder.lab.processes import Processes
-from polder.lab.results import Claim, Measure, Result
+from polder.lab.results import Claim, Measure
 from polder.lab.spread import Mode, Overlay
 from polder.shell.clock import wall
 
@@ -42,34 +36,42 @@ def row(placement: spread_lab.Placement, count: int, mode: Mode, loads: Sequence
     """One point of the figure."""
     found = spread_lab.ratios(loads, base)
     index = spread_lab.ratios([one for one in loads if one.page.endswith("/index/")], base)
-    return placement.row(count) | {
+    bounds, median = placement.row(count), spread_lab.share(found, 0.5)
+    return bounds | {
         "far": int(placement.name != "near"),
         "relays": count,
         "mode": mode.name,
         "copies": mode.copies,
         "pages": len(loads),
         "failed": sum(not one.good for one in loads),
-        "ratio": spread_lab.share(found, 0.5),
+        "ratio": median,
         "mean_ratio": round(statistics.fmean(found), 3) if found else None,
         "index_ratio": spread_lab.share(index, 0.5),
-        "better_detour": int(placement.detours(count)[0] < placement.direct_ms),
+        "better_detour": int(bounds["bound"] < 1),
+        "over_bound": round(median / max(1.0, bounds["bound_blind" if mode.naive else "bound"]), 3) if median else None,
     }
 
 
 def claims() -> list[Claim]:
-    """The issue's targets; the paper's two numbers on our naive mode."""
-    ours = {"mode": "feedback", "copies": 0.5, "far": 1}
+    """The issue's targets; the paper's two numbers on our naive mode. Where no relay is near enough, a target is measured from what the
+    matrix allows: ``over_bound`` is the ratio over the nearest relay's, without feedback over the median relay's."""
+    ours = {"mode": "feedback", "copies": 0.5}
     return [
-        Claim("spread-latency.feedback", "worst median page with feedback and 50 % copies, × direct", "<= 1.15",
-              Measure("ratio", ours, "max")),
+        Claim("spread-latency.feedback", "worst median page with feedback and 50 % copies, × direct, all placements and sizes",
+              "<= 1.15", Measure("ratio", ours, "max")),
+        Claim("spread-latency.bound", "the same, × what the nearest relay's round trip allows", "<= 1.15",
+              Measure("over_bound", ours, "max")),
+        Claim("spread-latency.eighty", "the same over 80 relays, × direct", "<= 1.15", Measure("ratio", ours | {"relays": 80}, "max")),
         Claim("spread-latency.detours", "the same over 80 relays, where one of them is on a quicker way than the direct one",
               "< 1", Measure("ratio", ours | {"relays": 80, "better_detour": 1}, "max")),
         Claim("spread-latency.near", "user and site in one place, as the paper had them: the worst, with feedback and 50 % copies",
-              "<= 1.15", Measure("ratio", {"mode": "feedback", "copies": 0.5, "far": 0}, "max")),
-        Claim("spread-latency.naive", "without feedback: the worst (paper: 2.5)", "<= 2.5",
-              Measure("ratio", {"mode": "naive", "far": 1}, "max")),
-        Claim("spread-latency.naive-half", "without feedback, 50 % copies: the worst (paper: 1.5)", "<= 1.5",
-              Measure("ratio", {"mode": "naive", "copies": 0.5, "far": 1}, "max")),
+              "<= 1.15", Measure("ratio", ours | {"far": 0}, "max")),
+        Claim("spread-latency.naive", "without feedback, the whole figure: the worst (paper: 2.5)", "<= 2.5",
+              Measure("ratio", {"mode": "naive", "placement": WHOLE}, "max")),
+        Claim("spread-latency.naive-half", "without feedback, the whole figure, 50 % copies: the worst (paper: 1.5)", "<= 1.5",
+              Measure("ratio", {"mode": "naive", "copies": 0.5, "placement": WHOLE}, "max")),
+        Claim("spread-latency.naive-bound", "without feedback, everywhere: the worst, × what the median relay's round trip allows",
+              "<= 2.5", Measure("over_bound", {"mode": "naive"}, "max")),
         Claim("spread-latency.failed", "pages that failed", "== 0", Measure("failed", {}, "sum")),
     ]  # fmt: skip
 
@@ -115,7 +117,8 @@ async def point(
     """A session of its own; what was loaded while it learned its paths does not count."""
     session = await overlay.session("user", stage.target, mode)
     try:
-        loads = spread_lab.learned(await stage.read(LEARN_S + seconds, direct=False))
+        loads = await stage.read(LEARN_S + seconds, direct=False)
+        loads = spread_lab.learned(loads) or loads  # the first page may have taken all the time
         made = row(placement, len(overlay.members) - 1, mode, loads, base)
         extra = session.counts(0, wall()).get("extra", 0.0)
         return made | {"rtt_ms": round(session.rtt_ms(), 1), "extra": round(extra, 3), "used": session.last("used")}
@@ -123,56 +126,37 @@ async def point(
         session.stop()
 
 
-async def measure(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """All placements: directly before and after, and every point between."""
-    matrix, rng = spread_lab.load_matrix(), random.Random(6)
-    names = ["far 1"] if quick else ["far 1", "far 2", "far 3", "near"]
+async def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """All placements: directly, then every point."""
+    matrix, rng = spread_lab.load_matrix(), random.Random(spread_lab.SEED)
+    names = [WHOLE] if quick else [WHOLE, "far 2", "far 3", "near"]
     placements = [spread_lab.draw(matrix, rng, name, near=name == "near") for name in names]
     seconds = 4.0 if quick else 6.0
     rows: list[dict[str, Any]] = []
-    async with Processes(folder) as processes:
-        stage = spread_lab.Stage(folder, processes)
-        try:
-            await stage.begin()
-            for number, placement in enumerate(placements):
-                spread_lab.put(stage.world, placement)
-                base = await stage.read(2 * seconds, direct=True)
-                for count, modes in points(placement.name, quick=quick):
-                    overlay = stage.overlay(count, 100 * number + count)
-                    try:
-                        for mode in modes:
-                            rows.append(await point(stage, overlay, placement, mode, seconds, base))
-                            report.show(rows[-1:])
-                    finally:
-                        overlay.stop()
-        finally:
-            stage.close()
+    async with spread_lab.stage(folder) as stage:
+        for number, placement in enumerate(placements):
+            spread_lab.put(stage.world, placement)
+            base = await stage.read(2 * seconds, direct=True)
+            for count, modes in points(placement.name, quick=quick):
+                with stage.overlay(count, 100 * number + count) as overlay:
+                    for mode in modes:
+                        rows.append(await point(stage, overlay, placement, mode, seconds, base))
+                        report.show(rows[-1:])
     return rows
 
 
-def main() -> int:
-    """Measure, write, print. Exit status 0 without a matrix: there is nothing to measure then, and that is said."""
-    chosen = report.arguments("spread_latency", __doc__, "one placement, one point each").parse_args()
-    try:
-        spread_lab.load_matrix()
-    except latency.NoMatrixError as error:
-        print(f"skipped: {error}; NetLatency-Data has it, under latency/PlanetLabData_1.gz below POLDER_DATA")
-        return 0
-    folder = (Path("build/lab") / f"spread-latency-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+def parameters() -> dict[str, Any]:
+    """Beyond those that all figures share."""
+    return {
+        "readers": spread_lab.READERS, "think_s": spread_lab.THINK_S, "learn_s": LEARN_S, "beside_ms": spread_lab.BESIDE_MS,
+        "near_ms": spread_lab.NEAR_MS, "paper": PAPER,
+    }  # fmt: skip
 
-    def inside() -> int:
-        rows = asyncio.run(measure(folder, quick=chosen.quick))
-        parameters = {
-            "matrix": spread_lab.MATRIX, "topology": "spread", "readers": spread_lab.READERS, "think_s": spread_lab.THINK_S,
-            "seed": 6, "learn_s": LEARN_S, "beside_ms": spread_lab.BESIDE_MS, "near_ms": spread_lab.NEAR_MS,
-            "ends": spread_lab.ENDS, "paper": PAPER,
-            "quick": chosen.quick, "build": BUILD,
-        }  # fmt: skip
-        result = Result("spread-latency", parameters, rows, claims(), "Pages over many paths at once, against the direct way")
-        return report.finish(result, draw, record=not chosen.no_record, rows=False)
 
-    return report.enclosed(inside)
-
+FIGURE = spread_lab.Figure(
+    "spread-latency", "Pages over many paths at once, against the direct way", "one placement, one point each",
+    parameters, measure, claims, draw,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FIGURE.main(__doc__))
