@@ -16,6 +16,7 @@ import itertools
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from polder.bandex.writing import write as write_credential
 from polder.clearing.client import Client
 from polder.clearing.messages import MOST_DEPOSITS, Deposit
 from polder.clearing.tls import Membership
+from polder.keynote import Checker
 from polder.keynote.signing import sign
 from polder.lab.results import Claim, Measure, Result, write
 from polder.pdp.client import PdpClient
@@ -159,6 +161,35 @@ async def at_house(place: Place, pid: int, rng: random.Random, rounds: int) -> l
         return await in_turns("house", pid, {name: (make, wanted, work) for name, (make, wanted) in tried.items()}, rounds)
 
 
+BOMBS = {
+    "(a*)*b": "a" * 60,
+    "(a|a)*b": "a" * 400,
+    "((a*)*|b.?)+c": "ab" * 200,
+    "(x+x+)+y": "x" * 400,
+    "(a{1,50}){1,5}b": "a" * 400,
+    "(a?){60}a{60}": "a" * 60,
+    "(((((((a*)*)*)*)*)*)*)$": "a" * 400,
+    "(.*)(.*)(.*)(.*)(.*)(.*)b": "a" * 300 + "b",
+    ".*.*.*.*.*.*.*.*x": "a" * 4000,
+}
+"""Expressions that explode in other engines, and texts to search."""
+
+
+def at_keynote(rounds: int) -> list[dict[str, Any]]:
+    """A policy decision point without an ISP evaluates what strangers write: a regular expression in one credential, CPU of the thread."""
+    rows = []
+    for bomb, text in BOMBS.items():
+        credential = f'Authorizer: "POLICY"\nLicensees: "me"\nConditions: "{text}" ~= "{bomb}" -> "true";\n'
+        times, value = [], ""
+        for _ in range(rounds):
+            checker, began = Checker(), time.thread_time()
+            value = checker.query([credential], [], ["me"], {}).value
+            times.append((time.thread_time() - began) * 1e6)
+        cost = round(statistics.median(times), 1)
+        rows.append({"where": "keynote", "fraud": f"regex bomb {bomb}", "tried": rounds, "cpu_us": cost, "answer": value})
+    return rows
+
+
 async def in_turns(
     where: str, pid: int, tried: dict[str, tuple[Callable[[], Any], Any, Callable[[Any, Any], Awaitable[str]]]], rounds: int
 ) -> list[dict[str, Any]]:
@@ -188,7 +219,13 @@ async def in_turns(
 
 def claims() -> tuple[Claim, ...]:
     """What must hold."""
-    return tuple(
+    bomb = Claim(
+        "frauds.regex",
+        "µs for the dearest regular expression in one credential",
+        "<= 3000",
+        Measure("cpu_us", {"where": "keynote"}, "max"),
+    )
+    return bomb, *(
         Claim(
             f"frauds.{where}",
             f"the dearest fraud at {who}, over an honest payment",
@@ -221,7 +258,7 @@ def main() -> int:
     rounds, rng = 3 if given.quick else 20, random.Random(given.seed)
     for who in ("alice", "martha", "nick"):
         key(who)  # before the forks, so that all have the same
-    rows = []
+    rows = at_keynote(rounds)
     with tempfile.TemporaryDirectory(prefix="polder-frauds-") as directory:
         place = parties.furnish(Path(directory), None)
         for part, work in (("pdp", at_pdp), ("house", at_house)):
