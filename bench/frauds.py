@@ -89,8 +89,8 @@ def deposits(rng: random.Random) -> dict[str, tuple[Deposited, str]]:
     now = wall()
     alice = Alice(rng.getrandbits(64), now, total=2_000_000_000, nonce=f"{rng.getrandbits(128):032x}")
 
-    def taken(one: Alice = alice, at: float = now) -> Deposit:
-        spent = SpentSet()
+    def taken(one: Alice = alice, at: float | None = None) -> Deposit:
+        spent, at = SpentSet(), wall() if at is None else at
         assert desk(spent).decide(one.ask(at), at).accepted
         (entry,) = spent.entries()
         return Deposit(entry.flow, entry.taken_at, entry.bundle)
@@ -100,14 +100,16 @@ def deposits(rng: random.Random) -> dict[str, tuple[Deposited, str]]:
         return Deposit(msgspec.structs.replace(honest.flow, **changes), honest.taken_at, honest.bundle)
 
     def check_of(ask: Ask) -> Deposit:
-        return Deposit(taken().flow, now, tuple(text.decode() for text in msgspec.msgpack.decode(ask.bundle, type=list[bytes])))
+        return Deposit(
+            taken().flow, wall(), tuple(text.decode() for text in msgspec.msgpack.decode(ask.bundle, type=list[bytes]))
+        )
 
     poor = Alice(rng.getrandbits(64), now, total=600_000, nonce=f"{rng.getrandbits(128):032x}")
     past = Alice(rng.getrandbits(64), now - HOUR, total=2_000_000_000, nonce=f"{rng.getrandbits(128):032x}")
     each = itertools.count(1)
 
     def poorer() -> Deposit:
-        return Deposit(taken().flow, now, tuple(poor.texts(poor.check(now)[1])))
+        return Deposit(taken().flow, wall(), tuple(poor.texts(poor.check(wall())[1])))
 
     flow = Flow("nick", "dublin-nyc", "edge", "lasthop", "s", (), "FF", "guaranteed", 1, 1, 1, FLOWSPEC)
     double = taken()
@@ -124,7 +126,7 @@ def deposits(rng: random.Random) -> dict[str, tuple[Deposited, str]]:
         "garbage amount": (lambda: check_of(edited(alice, "@amount == 440000", "@amount == -1")), "malformed"),
         "chain of 10,000 credentials": (lambda: Deposit(flow, now, ("x",) * 10_000), "malformed"),
         "regex bomb": (lambda: check_of(edited(alice, "@amount == 440000", bomb)), "malformed"),
-        "clock skew": (lambda: taken(at=now + 300), "not-yet-valid"),
+        "clock skew": (lambda: taken(at=wall() + 300), "not-yet-valid"),
     }
 
 

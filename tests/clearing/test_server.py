@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
+from polder.bandex import Flow
 from polder.clearing.client import Client, deposit_all
 from polder.clearing.faces import routes_for_description
 from polder.clearing.messages import MOST_DEPOSITS, Deposit
@@ -26,6 +27,8 @@ from polder.settings.money import ClearingSettings, Tls
 from polder.shell.metrics import known
 from tests.support.certifier import Certifier
 from tests.support.money import NOW, Alice, desk, name_of
+
+FLOW = Flow("nick", "dublin-nyc", "edge", "lasthop", "s", (), "FF", "guaranteed", 1, 1, 1, "00" * 32)
 
 
 @dataclass
@@ -100,6 +103,17 @@ async def test_a_provider_sees_its_users_and_pays_nobody_twice(served: Served, t
         assert (await client.paid("one", 0)) == (await client.paid("one", 0))
         assert (await client.statement()).balances[0].amount == 0
     till.close()
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_made_anew(served: Served) -> None:
+    """Idle connections end after 15 s; every call is safe to repeat."""
+    async with served.nick() as client:
+        await client.house()
+        assert served.shell._server._runner.server is not None
+        for connection in served.shell._server._runner.server.connections:
+            assert connection.transport is not None
+            connection.transport.abort()
+        assert (await client.deposit([Deposit(FLOW, NOW, ("x",))]))[0].verdict == "malformed"
 
 
 async def test_what_waits_for_a_better_clock_stays_in_the_till(served: Served, till: Till) -> None:

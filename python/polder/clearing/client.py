@@ -91,13 +91,10 @@ class Client:
         data = msgspec.json.encode(body) if body is not None else None
         headers = {"Content-Type": "application/json"} if data is not None else {}
         try:
-            async with self._session.request(
-                method, f"{self._base}/v1/{path}", data=data, headers=headers, allow_redirects=False
-            ) as response:
-                length = response.content_length
-                if length is None or length > _MAX_ANSWER:
-                    raise Refused(Verdict.MALFORMED, "the answer is not a clearing house's: no length, or too long")
-                status, answer = response.status, await response.content.readexactly(length)
+            try:
+                status, answer = await self._exchange(self._session, method, path, data, headers)
+            except aiohttp.ServerDisconnectedError:  # it had closed the idle connection; every call is safe to repeat
+                status, answer = await self._exchange(self._session, method, path, data, headers)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise Refused(Verdict.FOREIGN, f"{self._base} is not whom we were told ({_cause(error)})") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
@@ -107,6 +104,16 @@ class Client:
         except TimeoutError as error:
             raise TimeoutError(f"{self._base} does not answer in time") from error
         return _read(kind, status, answer)
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        url = f"{self._base}/v1/{path}"
+        async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+            length = response.content_length
+            if length is None or length > _MAX_ANSWER:
+                raise Refused(Verdict.MALFORMED, "the answer is not a clearing house's: no length, or too long")
+            return response.status, await response.content.readexactly(length)
 
 
 async def deposit_all(client: Client, till: Till, now: float, most: int = MOST_DEPOSITS) -> list[tuple[Entry, Receipt]]:
