@@ -170,14 +170,15 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
                     drop(world);
                     let _pass = pass;
                     let front = door.front.clone();
+                    // Each in a box of its own size: a user's connection need not have room for a node's.
                     match alpn {
-                        Alpn::H2 => front::serve(Corked::new(stream), true, Some(identity), from, opener, front).await,
-                        _ => front::serve(stream, false, Some(identity), from, opener, front).await,
+                        Alpn::H2 => Box::pin(front::serve(Corked::new(stream), true, Some(identity), from, opener, front)).await,
+                        _ => Box::pin(front::serve(stream, false, Some(identity), from, opener, front)).await,
                     }
                 }
                 Kind::Node | Kind::Site | Kind::Admin => {
                     drop(pass);
-                    peer::serve(door.plane.clone(), world, identity, alpn, from, stream).await;
+                    Box::pin(peer::serve(door.plane.clone(), world, identity, alpn, from, stream)).await;
                 }
             }
         }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -135,10 +135,10 @@ impl FrontContext {
     }
 
     /// Runs `work` of somebody whose `effort` is counted: when he has taken more than his share of the thread and is not
-    /// alone, step by step, in turns with others who have.
-    pub(super) async fn fairly<T>(&self, effort: Option<&Effort>, task: Task, work: impl Future<Output = T>) -> T {
+    /// alone, step by step, in turns with others who have. The work comes in a box: by value it would lie in this future twice, for as
+    /// long as a connection or a tunnel lives.
+    pub(super) async fn fairly<T>(&self, effort: Option<&Effort>, task: Task, mut work: Pin<Box<impl Future<Output = T>>>) -> T {
         let Some(effort) = effort else { return work.await };
-        let mut work = pin!(work);
         loop {
             let alone = poll_fn(|cx| {
                 let clock = self.start.elapsed();

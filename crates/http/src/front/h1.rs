@@ -61,7 +61,8 @@ pub(crate) async fn serve_tunnel(near: Tunnel, client: &Client) {
         let next = match connection.next_head(first).await {
             Ok(Some(head)) => {
                 connection.pace().await;
-                connection.answer(&head).await
+                // In a box: what is idle or a tunnel does not keep the room that answering took.
+                Box::pin(connection.answer(&head)).await
             }
             Ok(None) => Next::Close,
             Err(refusal) => connection.refuse(None, refusal).await,

@@ -169,7 +169,7 @@ fn builder(limits: &Limits) -> Builder {
 
 async fn fairly(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
     let client = shared.client.clone();
-    client.ctx.fairly(client.effort.as_deref(), Task::Stream, stream(shared, request, respond)).await
+    client.ctx.fairly(client.effort.as_deref(), Task::Stream, Box::pin(stream(shared, request, respond))).await
 }
 
 async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
@@ -210,7 +210,7 @@ async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond
     };
     let body = Body::Stream((!body.is_end_stream()).then(|| Source::h2(body)));
     let mut out = h2_out(client, respond);
-    let ended = exchange(client, &shared.pool, &request, body, &mut out).await;
+    let ended = Box::pin(exchange(client, &shared.pool, &request, body, &mut out)).await;
     settle(client, &head, out, ended).await
 }
 
@@ -257,7 +257,8 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     let mut source = Source::h2(body);
     let trace = one_trace(head.headers.get_all("traceparent").iter().map(http::HeaderValue::as_bytes));
     let opened = tokio::select! {
-        opened = client.open(target, &mut source, trace) => opened,
+        // In a box, so that a tunnel that stands does not keep the room that opening it took.
+        opened = Box::pin(client.open(target, &mut source, trace)) => opened,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return StreamEnd::Reset,
     };
     let (far, _permit) = match opened {

@@ -43,6 +43,6 @@ where
     ctx.counters.connections.up();
     let effort = ctx.effort(&who);
     let client = Arc::new(Client { who, source, opener, ctx: ctx.clone(), effort: effort.clone(), reverse: None });
-    let served = async { if h2 { h2::serve(io, client).await } else { h1::serve(io, &client).await } };
+    let served = Box::pin(async { if h2 { h2::serve(io, client).await } else { h1::serve(io, &client).await } });
     ctx.fairly(effort.as_deref(), effort::Task::Connection, served).await;
 }
