@@ -2,18 +2,44 @@
 //!
 //! A relay that dies or is flooded loses packets although the ends' own lines are idle, and copies hide most of it; the session
 //! leaves it within two round trips. What all relays have in common is the ends' own access lines. So CUBIC (RFC 9438) hears of
-//! losses only when they are more than a share of what was sent in a round trip: as on a line that is full.
+//! losses only when they are more than a share of what was sent in a round trip, and when the session sees them on all paths alike: as
+//! on a line that is full.
 
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+/// What a session says of its losses, for the controller of its connection: see [`polder_spread::Session::shared_loss`].
+#[derive(Debug)]
+pub(crate) struct SharedLoss(AtomicU32);
+
+impl Default for SharedLoss {
+    fn default() -> Self {
+        SharedLoss(AtomicU32::new(f32::NAN.to_bits()))
+    }
+}
+
+impl SharedLoss {
+    pub(crate) fn set(&self, share: Option<f64>) {
+        self.0.store(share.map_or(f32::NAN, |share| share as f32).to_bits(), Relaxed);
+    }
+
+    /// Nothing known: the worst.
+    fn get(&self) -> f64 {
+        let share = f32::from_bits(self.0.load(Relaxed));
+        if share.is_nan() { 1.0 } else { f64::from(share) }
+    }
+}
 
 /// Makes [`Patient`] controllers.
 #[derive(Clone, Debug)]
-pub struct PatientConfig {
-    /// Share of the bytes of a round trip that may be lost without slowing down, 0 to 1.
+pub(crate) struct PatientConfig {
+    /// Share of the bytes of a round trip that may be lost without slowing down, 0 to 1; and of what all paths alike may lose.
     pub tolerated: f64,
+    /// The session's view.
+    pub shared: Arc<SharedLoss>,
 }
 
 /// Bytes below which a share says nothing. A session's first packets try relays of which nothing is known: one that is late counts
@@ -22,9 +48,9 @@ const FEW: u64 = 32 * 1200;
 
 /// CUBIC that does not mind some loss.
 #[derive(Clone)]
-pub struct Patient {
+struct Patient {
     inner: Box<dyn Cloned>,
-    tolerated: f64,
+    config: Arc<PatientConfig>,
     since: Instant,
     round: Duration,
     acked: u64,
@@ -52,7 +78,7 @@ impl ControllerFactory for PatientConfig {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let inner: Box<dyn Cloned> = Box::new(quinn::congestion::Cubic::new(Arc::new(CubicConfig::default()), now, mtu));
         let round = Duration::from_millis(100);
-        Box::new(Patient { inner, tolerated: self.tolerated, since: now, round, acked: 0, lost: 0, before: (0, 0) })
+        Box::new(Patient { inner, config: self, since: now, round, acked: 0, lost: 0, before: (0, 0) })
     }
 }
 
@@ -67,7 +93,8 @@ impl Patient {
 
     fn too_much(&self) -> bool {
         let (acked, lost) = (self.acked + self.before.0, self.lost + self.before.1);
-        lost as f64 > self.tolerated * (acked + lost).max(FEW) as f64
+        let PatientConfig { tolerated, shared } = &*self.config;
+        lost as f64 > tolerated * (acked + lost).max(FEW) as f64 && shared.get() > *tolerated
     }
 }
 
@@ -122,7 +149,24 @@ mod tests {
     use super::*;
 
     fn made() -> Box<dyn Controller> {
-        Arc::new(PatientConfig { tolerated: 0.1 }).build(Instant::now(), 1200)
+        with(&Arc::default())
+    }
+
+    fn with(shared: &Arc<SharedLoss>) -> Box<dyn Controller> {
+        Arc::new(PatientConfig { tolerated: 0.1, shared: shared.clone() }).build(Instant::now(), 1200)
+    }
+
+    #[test]
+    fn what_single_relays_lose_is_no_congestion_and_what_all_lose_is() {
+        let shared = Arc::default();
+        let (mut controller, now) = (with(&shared), Instant::now());
+        let window = controller.window();
+        shared.set(Some(0.01));
+        controller.on_congestion_event(now, now, false, 100 * 1200);
+        assert_eq!(controller.window(), window);
+        shared.set(Some(0.2));
+        controller.on_congestion_event(now, now, false, 1200);
+        assert!(controller.window() < window);
     }
 
     #[test]

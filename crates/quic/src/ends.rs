@@ -1,7 +1,7 @@
 //! Both ends, ready for streams.
 
 use crate::clock::Clock;
-use crate::congestion::PatientConfig;
+use crate::congestion::{PatientConfig, SharedLoss};
 use crate::seats::{Counters, Full, Seats};
 use crate::socket::SpreadSocket;
 use crate::wire::Wire;
@@ -9,12 +9,12 @@ use polder_spread::{Hosted, Members, Micros, PathReport, Session, SpreadConfig, 
 use polder_tls::SPREAD_NAME;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig,
-    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, ConnectError, Connecting, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming,
+    MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Bounds of a QUIC connection between the ends.
@@ -28,29 +28,33 @@ pub struct Limits {
     pub streams: u32,
     /// Silence after which a session is over.
     pub idle: Duration,
-    /// Share of loss in a round trip that is not taken for congestion.
+    /// Share of loss in a round trip that is not taken for congestion, although all relays have it.
     pub tolerated: f64,
+    /// Round trips after which a packet counts as lost when a later one was acknowledged.
+    pub overtaken: f32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let idle = Duration::from_secs(60);
-        Limits { stream_window: 4 << 20, window: 8 << 20, streams: 256, idle, tolerated: 0.1 }
+        Limits { stream_window: 4 << 20, window: 8 << 20, streams: 256, idle, tolerated: 0.05, overtaken: 1.5 }
     }
 }
 
 impl Limits {
     /// How QUIC is used here.
-    fn transport(&self) -> TransportConfig {
+    pub(crate) fn transport(&self, largest: u16, shared: Arc<SharedLoss>) -> TransportConfig {
         let mut transport = TransportConfig::default();
         let mut probing = MtuDiscoveryConfig::default();
+        let most = usize::from(largest).saturating_sub(polder_spread::OVERHEAD).max(1200);
         // What relays are known to carry grows while a session is young: look again soon.
-        probing.upper_bound(u16::MAX - 1024).interval(Duration::from_secs(5)).minimum_change(64);
+        let most = u16::try_from(most).unwrap_or(u16::MAX);
+        probing.upper_bound(most).interval(Duration::from_secs(5)).minimum_change(64);
         transport
-            // Packets that overtake each other are no loss: one is given up when thousands came after it, or after twice the
-            // round trip (RFC 9002 §6.1 allows both).
+            // Packets that overtake each other are no loss: one is given up when thousands came after it, or after some
+            // time (RFC 9002 §6.1 allows both).
             .packet_threshold(4096)
-            .time_threshold(2.0)
+            .time_threshold(self.overtaken)
             .stream_receive_window(VarInt::from_u32(self.stream_window))
             .receive_window(VarInt::from_u32(self.window))
             .send_window(u64::from(self.window))
@@ -60,7 +64,7 @@ impl Limits {
             .max_idle_timeout(IdleTimeout::try_from(self.idle).ok())
             .keep_alive_interval(Some(self.idle / 4))
             .mtu_discovery_config(Some(probing))
-            .congestion_controller_factory(Arc::new(PatientConfig { tolerated: self.tolerated }));
+            .congestion_controller_factory(Arc::new(PatientConfig { tolerated: self.tolerated, shared }));
         transport
     }
 }
@@ -106,11 +110,8 @@ impl ForwarderEnd {
     pub async fn connect(&self, tls: rustls::ClientConfig, limits: &Limits) -> Result<Connection, Trouble> {
         let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ClientConfig::new(Arc::new(tls));
-        let mut transport = limits.transport();
-        if let Some(probing) = probing(self.largest) {
-            transport.mtu_discovery_config(Some(probing));
-        }
-        config.transport_config(Arc::new(transport));
+        let shared = self.seats.at(self.address).map(|seat| seat.shared.clone()).unwrap_or_default();
+        config.transport_config(Arc::new(limits.transport(self.largest, shared)));
         Ok(self.endpoint.connect_with(config, self.address, SPREAD_NAME)?.await?)
     }
 
@@ -152,20 +153,14 @@ impl Drop for ForwarderEnd {
     }
 }
 
-/// QUIC probes up to what a relay could carry.
-fn probing(largest: u16) -> Option<MtuDiscoveryConfig> {
-    let mut probing = MtuDiscoveryConfig::default();
-    let most = usize::from(largest).saturating_sub(polder_spread::OVERHEAD);
-    probing.upper_bound(u16::try_from(most).ok()?.max(1200)).interval(Duration::from_secs(5)).minimum_change(64);
-    Some(probing)
-}
-
 /// The servlet's end of all sessions of a node.
 #[derive(Debug)]
 pub struct ServletEnd {
     seats: Arc<Seats>,
     endpoint: Endpoint,
     config: SpreadConfig,
+    /// For connections to come.
+    server: Mutex<(ServerConfig, Limits)>,
 }
 
 impl ServletEnd {
@@ -179,14 +174,16 @@ impl ServletEnd {
         most: usize,
     ) -> io::Result<Self> {
         let seats = Seats::new(wire, Clock::system(), counters, most);
-        let server = server(tls, limits, &config)?;
-        let endpoint = endpoint(&seats, Some(server), config.largest)?;
-        Ok(ServletEnd { seats, endpoint, config })
+        let server = server(tls)?;
+        let endpoint = endpoint(&seats, Some(server.clone()), config.largest)?;
+        Ok(ServletEnd { seats, endpoint, config, server: Mutex::new((server, limits.clone())) })
     }
 
     /// Takes other certificates or limits for connections to come.
     pub fn configure(&self, tls: rustls::ServerConfig, limits: &Limits) -> io::Result<()> {
-        self.endpoint.set_server_config(Some(server(tls, limits, &self.config)?));
+        let server = server(tls)?;
+        self.endpoint.set_server_config(Some(server.clone()));
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = (server, limits.clone());
         Ok(())
     }
 
@@ -241,21 +238,29 @@ impl ServletEnd {
         self.endpoint.accept().await
     }
 
+    /// Begins the handshake of what [`ServletEnd::accept`] gave; the connection will know what its session says of losses. The error:
+    /// its session is not here, or its first packet is no good.
+    pub fn welcome(&self, incoming: Incoming) -> Result<Connecting, ConnectionError> {
+        let Some(seat) = self.seats.at(incoming.remote_address()) else {
+            incoming.ignore();
+            return Err(ConnectionError::Reset);
+        };
+        let (mut server, limits) = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        server.transport_config(Arc::new(limits.transport(self.config.largest, seat.shared.clone())));
+        incoming.accept_with(Arc::new(server))
+    }
+
     /// Ends all sessions.
     pub fn close(&self) {
         self.endpoint.close(VarInt::from_u32(0), b"");
     }
 }
 
-fn server(tls: rustls::ServerConfig, limits: &Limits, config: &SpreadConfig) -> io::Result<ServerConfig> {
+pub(crate) fn server(tls: rustls::ServerConfig) -> io::Result<ServerConfig> {
     let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
-    let mut transport = limits.transport();
-    if let Some(probing) = probing(config.largest) {
-        transport.mtu_discovery_config(Some(probing));
-    }
     // Addresses stand for sessions and do not change; what changes lies below QUIC.
-    server.transport_config(Arc::new(transport)).migration(false);
+    server.migration(false);
     Ok(server)
 }
 

@@ -11,12 +11,13 @@ mod clock;
 mod congestion;
 mod ends;
 mod seats;
+#[cfg(test)]
+mod sim;
 pub mod socket;
 mod timer;
 pub mod wire;
 
 pub use clock::Clock;
-pub use congestion::{Patient, PatientConfig};
 pub use ends::{ForwarderEnd, Limits, ServletEnd, Trouble};
 pub use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
 pub use seats::{Counters, Full};

@@ -1,6 +1,7 @@
 //! The sessions of one end, by what packets carry and by the address that stands for them in quinn.
 
 use crate::clock::Clock;
+use crate::congestion::SharedLoss;
 use crate::timer::Timer;
 use crate::wire::Wire;
 use polder_spread::{Inbound, Members, Micros, Outbox, PathReport, Session, SessionId};
@@ -35,6 +36,8 @@ pub struct Full;
 pub(crate) struct Seat {
     /// What quinn takes for the peer's address.
     pub(crate) address: SocketAddr,
+    /// For the connection's congestion control.
+    pub(crate) shared: Arc<SharedLoss>,
     inner: Mutex<Inner>,
 }
 
@@ -83,7 +86,11 @@ impl Seats {
         let ids: Vec<_> = session.sessions().collect();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = ids.first().filter(|_| tables.by_address.len() < self.most) else { return Err(Full) };
-        let seat = Arc::new(Seat { address: stand_in(*first), inner: Mutex::new(Inner { session, out: Outbox::default() }) });
+        let seat = Arc::new(Seat {
+            address: stand_in(*first),
+            shared: Arc::default(),
+            inner: Mutex::new(Inner { session, out: Outbox::default() }),
+        });
         if tables.by_address.contains_key(&seat.address) {
             return Err(Full);
         }
@@ -160,7 +167,7 @@ impl Seats {
         let now = self.clock.now();
         self.counters.datagrams_out.add(datagrams.len().div_ceil(segment.max(1)) as u64);
         session.send(now, datagrams, segment, out);
-        self.flush(seat.address, session, out, now);
+        self.flush(seat, session, out, now);
     }
 
     /// Takes one packet; its datagrams go into `into`.
@@ -175,14 +182,15 @@ impl Seats {
     pub(crate) fn look(&self, seat: &Seat) {
         let mut inner = seat.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { session, out } = &mut *inner;
-        self.flush(seat.address, session, out, self.clock.now());
+        self.flush(seat, session, out, self.clock.now());
     }
 
-    fn flush(&self, address: SocketAddr, session: &mut Session, out: &mut Outbox, now: Micros) {
+    fn flush(&self, seat: &Seat, session: &mut Session, out: &mut Outbox, now: Micros) {
         let due = session.poll(now, out);
         out.runs().for_each(|run| self.wire.send(run));
         out.clear();
-        self.timer.set(address, due);
+        seat.shared.set(session.shared_loss());
+        self.timer.set(seat.address, due);
     }
 
     /// Looks after deadlines for as long as somebody else holds `self`.

@@ -12,16 +12,21 @@ use std::time::Duration;
 /// Runs that are remembered until the other end has told of them.
 const LOG: usize = 512;
 /// Packets after which an old loss counts for 1/e.
-const MEMORY: f64 = 64.0;
+const MEMORY: f64 = 16.0;
+/// Time after which it does, at first and at the longest: a relay that carries next to nothing must be found again. A path that loses
+/// again before [`MEMORY`] packets came in a row is remembered for twice as long.
+const GRUDGE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+/// Loss of a path that is forgiven, and of one that offends.
+const OFFENCE: (f64, f64) = (0.1, 0.3);
 /// Lost in a row, so many packets make a path suspect.
 const SILENT_PACKETS: u32 = 4;
 /// Or so many runs.
 const SILENT_RUNS: u32 = 2;
 /// A path not heard of for so long is suspect after one lost run.
 const STALE: Duration = Duration::from_millis(200);
-/// Trust after a probe came through.
-const CAUTIOUS: f64 = 0.1;
-/// Trust of a path before anything is known.
+/// What all paths lose, when that is less, says nothing about one; and how seldom chance may make a path suspect.
+const CHANCE: f64 = 0.02;
+/// Trust of a path before anything is known, and after a probe came through.
 const UNTRIED: f64 = 0.5;
 /// First and longest wait for the next probe.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -59,6 +64,7 @@ pub(crate) struct Health {
     pub received: u32,
     pub duplicates: u32,
     pub loss: f64,
+    /// How long a packet takes, µs, from a zero that all paths share.
     pub delay: Option<i32>,
     /// Largest packet that came through.
     pub largest: u16,
@@ -66,6 +72,10 @@ pub(crate) struct Health {
     settled: u32,
     log: VecDeque<(Tick, u32)>,
     sums: (f64, f64),
+    faded: Micros,
+    grudge: Duration,
+    /// Packets that came since one was lost.
+    clean: u32,
     silent: (u32, u32),
     heard: Option<Micros>,
     retry: Duration,
@@ -88,6 +98,9 @@ impl Default for Health {
             settled: 0,
             log: VecDeque::new(),
             sums: (0.0, 0.0),
+            faded: Micros(0),
+            grudge: GRUDGE.0,
+            clean: 0,
             silent: (0, 0),
             heard: None,
             retry: RETRY.0,
@@ -113,14 +126,16 @@ impl Health {
         }
     }
 
-    /// The other end's word: what it has of this path (none: nothing new). What was sent until `horizon` has had its time.
-    pub(crate) fn report(&mut self, entry: Option<&Entry>, horizon: Tick, now: Micros) {
+    /// The other end's word: what it has of this path (none: nothing new). What was sent until `horizon` has had its time. How many
+    /// packets' fate is known by it, and how many came.
+    /// `shared`: what all paths lose.
+    pub(crate) fn report(&mut self, entry: Option<&Entry>, horizon: Tick, shared: f64, now: Micros) -> (u32, u32) {
         let mut until = horizon;
         let mut came = 0;
         if let Some(entry) = entry {
             came = entry.received.wrapping_sub(self.received);
             if came > u32::MAX / 2 {
-                return; // an older message that was overtaken
+                return (0, 0); // an older message that was overtaken
             }
             if entry.last.micros_since(horizon) > 0 {
                 until = entry.last;
@@ -135,7 +150,8 @@ impl Health {
             }
         }
         let (went, runs) = self.settle(until);
-        self.judge(went, runs, came, now);
+        self.judge(went, runs, came, shared, now);
+        (went, came)
     }
 
     /// Packets and runs whose fate is known by `until`.
@@ -153,34 +169,56 @@ impl Health {
         (self.settled.wrapping_sub(before), runs)
     }
 
-    fn judge(&mut self, went: u32, runs: u32, came: u32, now: Micros) {
+    fn judge(&mut self, went: u32, runs: u32, came: u32, shared: f64, now: Micros) {
         if went == 0 && came == 0 {
             return;
         }
-        let fade = (-f64::from(went) / MEMORY).exp();
-        self.sums = (self.sums.0 * fade + f64::from(went), self.sums.1 * fade + f64::from(came));
+        self.fade(went, now);
+        let forgiven = self.loss < OFFENCE.0;
+        self.sums = (self.sums.0 + f64::from(went), self.sums.1 + f64::from(came));
         if came > 0 {
             (self.silent, self.heard) = ((0, 0), Some(now));
             if self.state == State::Suspect {
-                (self.trust, self.sums) = (CAUTIOUS, (f64::from(came), f64::from(came)));
+                (self.trust, self.retry) = (UNTRIED, RETRY.0); // and what was lost is not forgotten
             } else if self.state == State::Untried {
                 self.trust = 1.0;
             } else if came >= went {
                 self.trust = (self.trust * 1.5).min(1.0);
             }
             self.state = State::Live;
-            if self.trust >= 1.0 {
-                self.retry = RETRY.0;
-            }
         } else {
             self.silent = (self.silent.0 + went, self.silent.1 + runs);
             let stale = self.heard.is_none_or(|heard| now.since(heard) > STALE);
-            let runs = if stale { 1 } else { SILENT_RUNS };
-            if self.silent.0 >= SILENT_PACKETS || self.silent.1 >= runs || self.state == State::Suspect {
+            let gone = if shared > CHANCE {
+                // so many runs in a row are hardly lost by what everybody loses
+                f64::from(self.silent.1) >= (CHANCE.ln() / shared.min(0.5).ln()).max(2.0)
+            } else {
+                self.silent.0 >= SILENT_PACKETS || self.silent.1 >= if stale { 1 } else { SILENT_RUNS }
+            };
+            if gone || self.state == State::Suspect {
                 self.suspect(now);
             }
         }
-        self.loss = if self.sums.0 > 0.0 { (1.0 - self.sums.1 / self.sums.0).clamp(0.0, 1.0) } else { 0.0 };
+        self.note_loss();
+        if forgiven && self.loss > OFFENCE.1 {
+            let again = f64::from(self.clean) < MEMORY;
+            self.grudge = if again { (self.grudge * 2).min(GRUDGE.1) } else { GRUDGE.0 };
+        }
+        self.clean = if came < went { 0 } else { self.clean.saturating_add(came) };
+    }
+
+    /// Lets old losses count for less: by the packets that went since, and by time.
+    pub(crate) fn fade(&mut self, went: u32, now: Micros) {
+        let passed = now.since(self.faded).as_secs_f64() / self.grudge.as_secs_f64();
+        let fade = (-f64::from(went) / MEMORY - passed).exp();
+        self.sums = (self.sums.0 * fade, self.sums.1 * fade);
+        self.faded = now;
+        self.note_loss();
+    }
+
+    /// One packet more than we know of is taken to have come: of long ago and of few packets nothing bad is assumed.
+    fn note_loss(&mut self) {
+        self.loss = ((self.sums.0 - self.sums.1) / (self.sums.0 + 1.0)).clamp(0.0, 1.0);
     }
 
     fn suspect(&mut self, now: Micros) {
@@ -228,7 +266,9 @@ pub(crate) struct Tally {
     last: Tick,
     delay: Option<i32>,
     largest: u16,
-    told: u32,
+    /// What the last message told, and the one before.
+    told: [u32; 2],
+    told_delay: i32,
 }
 
 impl Tally {
@@ -244,15 +284,16 @@ impl Tally {
         self.largest = self.largest.max(length.min(usize::from(u16::MAX)) as u16);
     }
 
-    /// Whether something came in since the last message.
+    /// Whether something came in since the last message but one: what is told once may be lost, and silence counts as loss.
     pub(crate) fn has_news(&self) -> bool {
-        self.told != self.received
+        self.told[1] != self.received
     }
 
     /// For the next message.
     pub(crate) fn tell(&mut self, relay: u16) -> Entry {
-        self.told = self.received;
-        let delay = self.delay.take().unwrap_or_default();
+        self.told = [self.received, self.told[0]];
+        self.told_delay = self.delay.take().unwrap_or(self.told_delay);
+        let delay = self.told_delay;
         let Tally { received, duplicates, last, largest, .. } = *self;
         Entry { relay, received, duplicates, last, delay, largest }
     }
@@ -275,31 +316,32 @@ mod tests {
         for ms in 0..10 {
             health.sent(at(ms));
         }
-        health.report(Some(&entry(10, at(9), 500)), at(8).tick(), at(20));
+        health.report(Some(&entry(10, at(9), 500)), at(8).tick(), 0.0, at(20));
         assert_eq!((health.state, health.loss), (State::Live, 0.0));
         assert!(health.weight(&BAND) > 0.99);
         for ms in 30..32 {
             health.sent(at(ms));
         }
-        health.report(None, at(30).tick(), at(40));
+        health.report(None, at(30).tick(), 0.0, at(40));
         assert_eq!(health.state, State::Live, "one run may be chance");
-        health.report(None, at(33).tick(), at(43));
+        health.report(None, at(33).tick(), 0.0, at(43));
         assert_eq!((health.state, health.weight(&BAND)), (State::Suspect, 0.0));
         let first = health.probe_at;
         assert_eq!(first.since(at(43)), RETRY.0);
         health.probing(first);
         assert_eq!(health.probe_at.since(first), 2 * RETRY.0, "ever more seldom");
         health.sent(first);
-        health.report(Some(&entry(11, first, 600)), first.tick(), first + Duration::from_millis(10));
+        health.report(Some(&entry(11, first, 600)), first.tick(), 0.0, first + Duration::from_millis(10));
         assert_eq!(health.state, State::Live);
         let weight = health.weight(&BAND);
-        assert!((0.05..0.11).contains(&weight), "{weight}");
-        for n in 1..8 {
-            let then = first + Duration::from_millis(10 * n);
+        assert!((0.1..0.3).contains(&weight), "half of the trust, and what was lost is remembered: {weight}");
+        for n in 1..12 {
+            let then = first + Duration::from_millis(100 * n);
             health.sent(then);
-            health.report(Some(&entry(11 + n as u32, then, 600)), then.tick(), then);
+            health.report(Some(&entry(11 + n as u32, then, 600)), then.tick(), 0.0, then);
         }
-        assert!(health.weight(&BAND) > 0.9);
+        let weight = health.weight(&BAND);
+        assert!(weight > 0.9, "{weight}");
     }
 
     #[test]
@@ -311,8 +353,8 @@ mod tests {
             lossy.sent(now);
             slow.sent(now);
             received += u32::from(n % 4 != 0);
-            lossy.report(Some(&entry(received, now, 500)), now.tick(), now);
-            slow.report(Some(&entry(n as u32 + 1, now, 4500)), now.tick(), now);
+            lossy.report(Some(&entry(received, now, 500)), now.tick(), 0.0, now);
+            slow.report(Some(&entry(n as u32 + 1, now, 4500)), now.tick(), 0.0, now);
         }
         assert!((0.15..0.35).contains(&lossy.loss), "{}", lossy.loss);
         assert!(lossy.weight(&BAND) < 0.4);
@@ -325,8 +367,8 @@ mod tests {
         let mut health = Health::default();
         let now = Micros(5_000_000);
         (0..4).for_each(|_| health.sent(now));
-        health.report(Some(&entry(4, now, 1)), now.tick(), now);
-        health.report(Some(&entry(2, now, 1)), now.tick(), now);
+        health.report(Some(&entry(4, now, 1)), now.tick(), 0.0, now);
+        health.report(Some(&entry(2, now, 1)), now.tick(), 0.0, now);
         assert_eq!((health.received, health.loss, health.state), (4, 0.0, State::Live));
     }
 
@@ -339,6 +381,9 @@ mod tests {
         assert!(tally.has_news());
         let told = tally.tell(7);
         assert_eq!((told.relay, told.received, told.duplicates, told.delay, told.largest), (7, 2, 1, 3000, 1400));
+        assert!(tally.has_news(), "the message may be lost");
+        let again = tally.tell(7);
+        assert_eq!(again, told);
         assert!(!tally.has_news());
     }
 }

@@ -27,6 +27,7 @@ mod place;
 mod receive;
 mod relay;
 mod relay_entry;
+mod rounds;
 mod send;
 mod session;
 mod ticket;

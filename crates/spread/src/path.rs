@@ -4,7 +4,6 @@ use crate::health::{Band, Health, State, Tally};
 use crate::ids::{Members, Micros, NodeId};
 use crate::keys::{Aead, Key32, voucher};
 use crate::packet::{BLOCK, SEALED};
-use crate::session::Generation;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -258,13 +257,4 @@ impl OpenRun {
         self.offset += 1;
         (self.offset <= self.limit).then_some(number)
     }
-}
-
-/// Weights of the candidates for a block, in their order; suspect and unusable ones weigh nothing.
-pub(crate) fn weigh(paths: &Paths, picks: &[Pick], generation: &Generation, band: &Band) -> Vec<f64> {
-    let weight = |&(_, path): &Pick| {
-        let at = usize::from(path);
-        if generation.keys.get(at).is_none_or(Option::is_none) { 0.0 } else { paths.all[at].health.weight(band) }
-    };
-    picks.iter().map(weight).collect()
 }

@@ -1,11 +1,11 @@
 //! The receiving half of a session: proves, drops what came before, hands out datagrams, learns from feedback.
 
-use crate::control::Control;
+use crate::control::{Control, Entry};
 use crate::end::Kind;
 use crate::health::State;
 use crate::ids::{Micros, NodeId, Tick};
 use crate::packet::{Head, Leg};
-use crate::path::PathKeys;
+use crate::path::{Path, PathKeys};
 use crate::relay::Refusal;
 use crate::session::{Role, Session};
 use std::net::SocketAddr;
@@ -151,11 +151,15 @@ impl Session {
                 told[usize::from(path)] = Some(entry);
             }
         }
+        let common = self.common_delay(&told);
         let full = entries.len() >= crate::control::MOST;
         let best = self.band().best;
         let unknown = Duration::from_micros((self.feedback.rtt.unwrap_or(0.0) / 2.0) as u64);
-        for (path, entry) in self.paths.all.iter_mut().zip(told) {
+        self.rounds.turn(now, 2 * unknown);
+        let shared = self.shared_loss.unwrap_or_default();
+        for (at, (path, entry)) in self.paths.all.iter_mut().zip(told).enumerate() {
             if entry.is_none() && full {
+                path.health.fade(0, now);
                 continue; // there was no room for it
             }
             let later = match path.health.delay {
@@ -165,13 +169,32 @@ impl Session {
             let patience = later + JITTER + unknown / 4;
             let ticks = (patience.as_micros() * 2 / 125) as u32;
             let was = path.health.state;
-            path.health.report(entry, Tick(newest.0.wrapping_sub(ticks)), now);
+            let entry = entry.map(|entry| Entry { delay: entry.delay.saturating_sub(common), ..*entry });
+            let (went, came) = path.health.report(entry.as_ref(), Tick(newest.0.wrapping_sub(ticks)), shared, now);
+            self.rounds.note(at, went, came);
+            path.health.fade(0, now);
             if was != State::Suspect && path.health.state == State::Suspect {
                 // perhaps only long packets stopped coming through
                 (path.health.largest, path.probe) = (0, Default::default());
                 self.run = None;
             }
         }
+        self.shared_loss = self.rounds.shared_loss();
+    }
+
+    /// How much later than before everything comes: a queue at the ends' own line fills and empties for all paths, while most of them
+    /// carry nothing. Paths are compared by what is left of their delay.
+    fn common_delay(&self, told: &[Option<&Entry>]) -> i32 {
+        let fresh = |(path, entry): (&Path, &Option<&Entry>)| {
+            let entry = entry.filter(|entry| entry.received != path.health.received)?;
+            Some((entry.delay, path.health.delay))
+        };
+        let fresh: Vec<_> = self.paths.all.iter().zip(told).filter_map(fresh).collect();
+        let mut more: Vec<i32> =
+            fresh.iter().filter_map(|(now, before)| before.map(|before| now.saturating_sub(before))).collect();
+        more.sort_unstable();
+        let least = || fresh.iter().map(|(now, _)| *now).min().unwrap_or_default();
+        more.get(more.len().saturating_sub(1) / 2).copied().unwrap_or_else(least)
     }
 }
 

@@ -8,12 +8,18 @@ use crate::health::State;
 use crate::ids::Micros;
 use crate::outbox::Outbox;
 use crate::packet::{HEAD, Head, Leg, OVERHEAD, SEAL, covered, put_seal};
-use crate::path::{OpenRun, PathKeys, Pick, weigh};
-use crate::session::{Role, Session};
+use crate::path::{OpenRun, PathKeys, Pick};
+use crate::session::{Generation, Role, Session};
 use std::time::Duration;
 
-/// Blocks that are looked at for one with fit relays.
-const TRIES: u64 = 32;
+/// Blocks that are looked at for one with a fit relay: of 80 relays a given one is within reach of one block in ten.
+const TRIES: u64 = 64;
+/// Blocks that are looked at for one with a fit relay for each copy as well.
+const GENEROUS: u64 = 8;
+/// One run leaves out at most this part of the blocks that the pace still allows.
+const THRIFT: u64 = 64;
+/// A path is fit whose weight is this part of the greatest one: a lone packet that takes it is late by little.
+const FIT: f64 = 0.05;
 /// A path that carried nothing for so long gets a copy, to keep its delay and its way back known.
 const TOUCH: Duration = Duration::from_secs(2);
 /// How long a group waits to fill up before its repairs go.
@@ -132,34 +138,50 @@ impl Session {
         limit.min(repairs).max(1)
     }
 
-    /// The next block with a fit relay, and one for each copy, if there is such a block; and the relays for it.
+    /// The next block within whose reach are a fit relay, and one for each copy if so many are fit; and the relays for it.
     fn open(&mut self, now: Micros, limit: u8, length: usize) -> Option<OpenRun> {
         let generation = self.generations.first()?;
         let (first, budget) = (generation.next_block, generation.terms.budget(now));
-        let wanted = 1 + self.config.copies.clamp(0.0, MOST_COPIES).ceil() as usize;
-        let mut best: Option<(usize, u64, Vec<Pick>, Vec<f64>)> = None;
-        for block in first..first.saturating_add(TRIES).min(budget) {
+        let weights = self.weights(now, length);
+        let fit = FIT * weights.iter().copied().fold(0.0, f64::max);
+        let is_fit = |weight: f64| weight > 0.0 && weight >= fit;
+        let known = weights.iter().filter(|&&weight| is_fit(weight)).count();
+        let wanted = (1 + self.extra_at_most()).min(known);
+        // a servlet's relays do not depend on the block; what is left of the pace lasts for many more runs
+        let tries = if self.role == Role::User { (budget.saturating_sub(first) / THRIFT).clamp(1, TRIES) } else { 1 };
+        let mut best: Option<(usize, f64, u64, Vec<Pick>)> = None;
+        for (tried, block) in (first..first.saturating_add(tries).min(budget)).enumerate() {
+            if tried as u64 >= GENEROUS && best.as_ref().is_some_and(|(count, ..)| *count > 0) {
+                break;
+            }
             let candidates = self.candidates(now, block, length);
-            let weights = self.weights(&candidates);
-            let fit = weights.iter().filter(|weight| **weight > 0.0).count().min(wanted);
-            if !candidates.is_empty() && best.as_ref().is_none_or(|(most, ..)| fit > *most) {
-                best = Some((fit, block, candidates, weights));
+            let weight = |pick: &Pick| weights.get(usize::from(pick.1)).copied().unwrap_or_default();
+            let count = candidates.iter().filter(|pick| is_fit(weight(pick))).count().min(wanted);
+            let most = candidates.iter().map(weight).fold(0.0, f64::max);
+            if !candidates.is_empty() && best.as_ref().is_none_or(|(others, than, ..)| (count, most) > (*others, *than)) {
+                best = Some((count, most, block, candidates));
             }
-            if fit == wanted || self.role != Role::User {
-                break; // a servlet's relays do not depend on the block
+            if count == wanted && wanted > 0 {
+                break;
             }
         }
-        let (fit, block, candidates, mut weights) = best?;
-        if fit == 0 {
-            weights.fill(1.0); // nobody is fit: whoever there is
-        }
+        let (_, most, block, candidates) = best?;
+        let weight = |pick: &Pick| weights.get(usize::from(pick.1)).copied().unwrap_or_default();
+        // nobody is fit: whoever there is
+        let weights = candidates.iter().map(|pick| if most > 0.0 { weight(pick) } else { 1.0 }).collect();
         self.tallies.skipped += block - first;
         self.generations.first_mut()?.next_block = block + 1;
         Some(self.start(now, block, limit, &candidates, weights))
     }
 
+    /// Copies beyond the first of the packet that gets most of them.
+    fn extra_at_most(&self) -> usize {
+        self.config.copies.clamp(0.0, MOST_COPIES).ceil() as usize
+    }
+
     fn start(&mut self, now: Micros, block: u64, limit: u8, candidates: &[Pick], mut weights: Vec<f64>) -> OpenRun {
-        let wanted = 2 + self.config.copies.clamp(0.0, MOST_COPIES).ceil() as usize;
+        // feedback goes twice, however many copies there are
+        let wanted = 2 + self.extra_at_most();
         let mut picks = Vec::with_capacity(wanted);
         while picks.len() < wanted.min(candidates.len()) {
             let at = if self.config.naive && self.role == Role::User { picks.len() } else { self.draw(&weights) };
@@ -200,15 +222,17 @@ impl Session {
         candidates.iter().filter(|pick| !picks.contains(pick)).find(due).copied()
     }
 
+    /// Whether a packet of `length` bytes can go over a path now.
+    fn usable(&self, generation: &Generation, path: usize, now: Micros, length: usize) -> bool {
+        let keys = generation.keys.get(path).and_then(Option::as_ref);
+        keys.is_some_and(|keys| keys.usable(now, self.config.return_age))
+            && length <= usize::from(self.paths.all[path].health.largest.max(crate::path::LEAST))
+    }
+
     /// Relays that `block` may take and that we have keys for.
     fn candidates(&self, now: Micros, block: u64, length: usize) -> Vec<Pick> {
         let Some(generation) = self.generations.first() else { return Vec::new() };
-        let usable = |path: u16| {
-            let at = usize::from(path);
-            let keys = generation.keys.get(at).and_then(Option::as_ref);
-            keys.is_some_and(|keys| keys.usable(now, self.config.return_age))
-                && length <= usize::from(self.paths.all[at].health.largest.max(crate::path::LEAST))
-        };
+        let usable = |path: u16| self.usable(generation, usize::from(path), now, length);
         let list = self.paths.current(now);
         if self.role == Role::User {
             let places = generation.choice.places(block, &list.members);
@@ -223,12 +247,18 @@ impl Session {
         live.map(|path| (0, path)).collect()
     }
 
-    fn weights(&self, candidates: &[Pick]) -> Vec<f64> {
+    /// By path: its weight for a packet of `length` bytes; suspect and unusable ones, and relays that left the list, weigh nothing.
+    fn weights(&self, now: Micros, length: usize) -> Vec<f64> {
         let Some(generation) = self.generations.first() else { return Vec::new() };
-        if self.config.naive {
-            return vec![1.0; candidates.len()];
+        let mut weights = vec![0.0; self.paths.all.len()];
+        let band = self.band();
+        for &path in &self.paths.current(now).paths {
+            let at = usize::from(path);
+            if self.usable(generation, at, now, length) {
+                weights[at] = if self.config.naive { 1.0 } else { self.paths.all[at].health.weight(&band) };
+            }
         }
-        weigh(&self.paths, candidates, generation, &self.band())
+        weights
     }
 
     /// Tells what came in since the last time; over two relays, as a lost word costs a round trip.

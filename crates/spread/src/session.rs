@@ -16,6 +16,7 @@ use crate::ids::{Members, Micros, NodeId, SessionId, Tick};
 use crate::keys::{Aead, choice_key};
 use crate::packet::{HEAD, OVERHEAD};
 use crate::path::{Epoch, LEAST, OpenRun, PathKeys, PathReport, Paths};
+use crate::rounds::Rounds;
 use crate::ticket::{Hosted, Terms, Ticket, TicketError};
 use crate::window::Window;
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,8 @@ pub struct Session {
     pub(crate) group_since: Option<Micros>,
     pub(crate) decoder: Decoder,
     pub(crate) feedback: Feedback,
+    pub(crate) rounds: Rounds,
+    pub(crate) shared_loss: Option<f64>,
     /// When longer packets are tried next.
     pub(crate) lengths_at: Micros,
     pub(crate) scratch: Vec<u8>,
@@ -176,6 +179,8 @@ impl Session {
             group_since: None,
             decoder: Decoder::default(),
             feedback: Feedback::default(),
+            rounds: Rounds::default(),
+            shared_loss: None,
             lengths_at: now,
             scratch: Vec::new(),
             tallies: Tallies::default(),
@@ -263,6 +268,12 @@ impl Session {
     /// Round trip as feedback shows it, once there was some.
     pub fn rtt(&self) -> Option<Duration> {
         self.feedback.rtt.map(|micros| Duration::from_micros(micros as u64))
+    }
+
+    /// Share of our packets that all paths alike have lost within the last two round trips: what single relays lose is left out. `None`:
+    /// too little is known.
+    pub fn shared_loss(&self) -> Option<f64> {
+        self.shared_loss
     }
 
     /// Every path, as users see it.

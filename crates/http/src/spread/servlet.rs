@@ -162,7 +162,10 @@ async fn accept(plane: Arc<Plane>, servlet: Arc<Servlet>) {
 async fn enter(plane: Arc<Plane>, leaving: Leaving, expected: Arc<Expected>, incoming: Incoming) {
     let Some(world) = plane.world() else { return };
     let patience = Duration::from_millis(u64::from(world.plan.limits.header_timeout_ms));
-    let Ok(Ok(connection)) = timeout(patience, incoming).await else {
+    let Ok(connecting) = leaving.0.end.welcome(incoming) else {
+        return plane.counters.handshakes_failed.up();
+    };
+    let Ok(Ok(connection)) = timeout(patience, connecting).await else {
         return plane.counters.handshakes_failed.up();
     };
     let chain = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());

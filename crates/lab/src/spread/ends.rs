@@ -84,7 +84,8 @@ pub fn serve(config: &Servlet) -> Result<(), LabError> {
         let site = config.site;
         let accept = async {
             while let Some(incoming) = end.accept().await {
-                let Ok(connection) = incoming.await else { continue };
+                let Ok(connecting) = end.welcome(incoming) else { continue };
+                let Ok(connection) = connecting.await else { continue };
                 tokio::spawn(async move {
                     while let Ok((send, receive)) = connection.accept_bi().await {
                         tokio::spawn(async move {

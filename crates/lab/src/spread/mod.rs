@@ -25,8 +25,8 @@ const EPOCH: u32 = 1;
 /// The one grant of every relay.
 const GRANT: [u8; 8] = [1; 8];
 
-/// Share of loss in a round trip that is no congestion without feedback.
-const NAIVE_LOSS: f64 = 0.3;
+/// Loss that is no congestion without feedback, and round trips after which a packet counts as lost.
+const NAIVE: (f64, f32) = (1.0, 1.25);
 
 /// A member of the overlay.
 #[derive(Clone, Debug, Deserialize)]
@@ -105,15 +105,16 @@ impl Overlay {
         SpreadConfig { copies, fec, run, naive, ..SpreadConfig::default() }
     }
 
-    /// Without feedback nothing leaves dead relays: what copies do not save is lost for good, and is no congestion. The paper's TCP bore
-    /// a tenth; half of the relays dead and 200 % copies lose an eighth.
+    /// Without feedback nothing leaves dead relays: what copies do not save is lost for good, and is no congestion; and packets over
+    /// far relays count as lost, which costs no more than another copy.
     fn limits(&self) -> Limits {
-        let tolerated = if self.mode.naive { NAIVE_LOSS } else { Limits::default().tolerated };
-        Limits { tolerated, ..Limits::default() }
+        let usual = Limits::default();
+        let (tolerated, overtaken) = if self.mode.naive { NAIVE } else { (usual.tolerated, usual.overtaken) };
+        Limits { tolerated, overtaken, ..usual }
     }
 
     fn terms(&self) -> Terms {
-        Terms { starts: self.starts, lasts: self.lasts, pace: 14, rate: 17 }
+        Terms { starts: self.starts, lasts: self.lasts, pace: 17, rate: 17 }
     }
 
     fn relays(&self) -> impl Iterator<Item = &Node> {

@@ -255,6 +255,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 /// Eight bytes ask for so many bytes in return; all else is echoed.
 async fn serve(servlet: Arc<ServletEnd>) {
     while let Some(incoming) = servlet.accept().await {
+        let Ok(incoming) = servlet.welcome(incoming) else { continue };
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             while let Ok((mut send, mut receive)) = connection.accept_bi().await {

@@ -46,6 +46,30 @@ pub enum Host {
     Relay(usize),
 }
 
+/// A line that everything to the user crosses: bits a second, and how much later than at once a packet may leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    pub rate: u64,
+    pub most: Duration,
+    free: Micros,
+}
+
+impl Line {
+    pub fn new(rate: u64, most: Duration) -> Line {
+        Line { rate, most, free: BEGIN }
+    }
+
+    /// When a packet that comes at `at` has crossed it; `None`: it is full.
+    fn cross(&mut self, at: Micros, bytes: usize) -> Option<Micros> {
+        let start = self.free.max(at);
+        if start.since(at) > self.most {
+            return None;
+        }
+        self.free = start + Duration::from_micros(bytes as u64 * 8_000_000 / self.rate);
+        Some(self.free)
+    }
+}
+
 type Flying = Reverse<(Micros, u64, Host, SocketAddr, Vec<u8>)>;
 
 pub struct Net {
@@ -67,6 +91,10 @@ pub struct Net {
     pub at_servlet: Vec<(Micros, Vec<u8>)>,
     pub at_user: Vec<(Micros, Vec<u8>)>,
     pub refused: HashMap<Refusal, usize>,
+    /// An end looks at what came only so often: a busy machine.
+    pub stall: Duration,
+    /// The user's own line.
+    pub line: Option<Line>,
 }
 
 pub fn terms(begin: Micros) -> Terms {
@@ -154,11 +182,15 @@ impl Net {
             at_servlet: Vec::new(),
             at_user: Vec::new(),
             refused: HashMap::new(),
+            stall: Duration::ZERO,
+            line: None,
         }
     }
 
     pub fn post(&mut self, at: Micros, to: Host, from: SocketAddr, packet: Vec<u8>) {
         self.serial += 1;
+        let every = if matches!(to, Host::Relay(_)) { 1 } else { self.stall.as_micros().max(1) as u64 };
+        let at = Micros(at.0.div_ceil(every) * every);
         self.queue.push(Reverse((at, self.serial, to, from, packet)));
     }
 
@@ -173,7 +205,14 @@ impl Net {
         }
         // half of the delay and half of the loss on either side of the relay
         let delay = way.delay.mul_f64(0.5) + way.jitter.mul_f64(self.chance.unit() * 0.5);
-        self.post(self.now + delay, to, from, packet);
+        let at = self.now + delay;
+        let at = match &mut self.line {
+            Some(line) if to == Host::User => line.cross(at, packet.len() + 28),
+            _ => Some(at),
+        };
+        if let Some(at) = at {
+            self.post(at, to, from, packet);
+        }
     }
 
     fn flush(&mut self, from: Host, out: &Outbox) {

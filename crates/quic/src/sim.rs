@@ -1,0 +1,293 @@
+//! Whole sessions in virtual time: QUIC over both ends and relays in memory. No machine is too slow for these tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../spread/tests/net/mod.rs"]
+mod net;
+
+use crate::congestion::SharedLoss;
+use crate::ends::{Limits, server};
+use bytes::BytesMut;
+use net::Net;
+use polder_spread::{Micros, SpreadConfig};
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, Event, StreamId, TransportConfig,
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two looks of the ends.
+const STEP: Duration = Duration::from_micros(250);
+const LARGEST: u16 = 1472;
+
+struct End {
+    endpoint: Endpoint,
+    connection: Option<(ConnectionHandle, Connection)>,
+    shared: Arc<SharedLoss>,
+}
+
+/// A transfer: bytes that are still to be sent; or bytes that came, and when the last did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Transfer {
+    left: usize,
+    pub came: usize,
+    pub done: Option<Micros>,
+}
+
+pub struct Sim {
+    pub net: Net,
+    base: Instant,
+    user: End,
+    servlet: End,
+    /// By stream: what the servlet still owes, and what the user got.
+    owed: HashMap<StreamId, usize>,
+    pub got: HashMap<StreamId, Transfer>,
+    /// Bytes with the time at which the user's application had them.
+    pub read: Vec<(Micros, usize)>,
+}
+
+fn tls() -> (rustls::ClientConfig, rustls::ServerConfig) {
+    let made = rcgen::generate_simple_self_signed(vec!["servlet".into()]).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut roots = rustls::RootCertStore::empty();
+    let chain: Vec<CertificateDer<'static>> = vec![made.cert.der().clone()];
+    roots.add(chain[0].clone()).unwrap();
+    let versions = &[&rustls::version::TLS13];
+    let client = rustls::ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let server = server.with_no_client_auth().with_single_cert(chain, key.into()).unwrap();
+    (client.with_root_certificates(roots).with_no_client_auth(), server)
+}
+
+impl Sim {
+    /// A session over relays with these delays (one way, ms), connected.
+    pub fn new(delays: &[f64], config: &SpreadConfig, limits: &Limits, seed: u64) -> Sim {
+        let mut net = Net::new(delays.len(), config, seed);
+        net.ways.iter_mut().zip(delays).for_each(|(way, ms)| way.delay = Duration::from_secs_f64(ms / 1000.0));
+        let (client, serving) = tls();
+        let base = Instant::now();
+        let transport = |shared: &Arc<SharedLoss>| -> Arc<TransportConfig> {
+            let mut transport = limits.transport(LARGEST, shared.clone());
+            transport.max_idle_timeout(None);
+            Arc::new(transport)
+        };
+        let end = |server| {
+            let mut config = EndpointConfig::default();
+            config.max_udp_payload_size(LARGEST).unwrap();
+            Endpoint::new(Arc::new(config), server, true, Some([seed as u8; 32]))
+        };
+        let shared: [Arc<SharedLoss>; 2] = Default::default();
+        let mut server = server(serving).unwrap();
+        server.transport_config(transport(&shared[1]));
+        let mut user = End { endpoint: end(None), connection: None, shared: shared[0].clone() };
+        let servlet = End { endpoint: end(Some(Arc::new(server))), connection: None, shared: shared[1].clone() };
+        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
+        config.transport_config(transport(&shared[0]));
+        user.connection = Some(user.endpoint.connect(base, config, net::address(60_000), "servlet").unwrap());
+        let (owed, got) = Default::default();
+        let mut sim = Sim { net, base, user, servlet, owed, got, read: Vec::new() };
+        while sim.user.connection.as_ref().unwrap().1.is_handshaking() || sim.servlet.connection.is_none() {
+            sim.step();
+            assert!(sim.net.now.since(net::BEGIN) < Duration::from_secs(20), "no handshake");
+        }
+        sim
+    }
+
+    pub fn run(&mut self, time: Duration) {
+        let until = self.net.now + time;
+        while self.net.now < until {
+            self.step();
+        }
+    }
+
+    /// Asks for so many bytes on a stream of its own.
+    pub fn ask(&mut self, bytes: usize) -> StreamId {
+        let connection = &mut self.user.connection.as_mut().unwrap().1;
+        let id = connection.streams().open(Dir::Bi).unwrap();
+        let mut stream = connection.send_stream(id);
+        assert_eq!(stream.write(&(bytes as u64).to_be_bytes()), Ok(8));
+        stream.finish().unwrap();
+        self.got.insert(id, Transfer { left: bytes, ..Transfer::default() });
+        id
+    }
+
+    /// What the servlet's connection counted.
+    pub fn sender(&self) -> quinn_proto::PathStats {
+        self.servlet.connection.as_ref().unwrap().1.stats().path
+    }
+
+    fn step(&mut self) {
+        self.net.run(self.net.now + STEP);
+        let now = self.base + self.net.now.since(net::BEGIN);
+        let (up, down) = (std::mem::take(&mut self.net.at_servlet), std::mem::take(&mut self.net.at_user));
+        self.servlet.take(now, net::address(1), up);
+        self.user.take(now, net::address(60_000), down);
+        self.serve();
+        self.consume();
+        for (end, of_user) in [(&mut self.user, true), (&mut self.servlet, false)] {
+            let session = if of_user { &self.net.user } else { &self.net.servlet };
+            end.shared.set(session.shared_loss());
+            let largest = session.max_datagram();
+            while let Some((bytes, segment)) = end.transmit(now) {
+                if segment > largest {
+                    continue; // as `Seats::send` does
+                }
+                if of_user {
+                    self.net.user_sends(&bytes, segment);
+                } else {
+                    self.net.servlet_sends(&bytes, segment);
+                }
+            }
+        }
+    }
+
+    /// The servlet answers.
+    fn serve(&mut self) {
+        let Some((_, connection)) = &mut self.servlet.connection else { return };
+        while let Some(event) = connection.poll() {
+            assert!(!matches!(event, Event::ConnectionLost { .. }), "{event:?}");
+        }
+        while let Some(id) = connection.streams().accept(Dir::Bi) {
+            self.owed.insert(id, usize::MAX);
+        }
+        self.owed.retain(|&id, owed| {
+            if *owed == usize::MAX {
+                let mut stream = connection.recv_stream(id);
+                let mut chunks = stream.read(true).unwrap();
+                if let Ok(Some(chunk)) = chunks.next(8) {
+                    *owed = u64::from_be_bytes(chunk.bytes[..].try_into().unwrap()) as usize;
+                }
+                let _ = chunks.finalize();
+            }
+            if *owed == usize::MAX {
+                return true;
+            }
+            let mut stream = connection.send_stream(id);
+            while *owed > 0 {
+                match stream.write(&[0x5A; 4096][..(*owed).min(4096)]) {
+                    Ok(written) => *owed -= written,
+                    Err(_) => return true,
+                }
+            }
+            stream.finish().unwrap();
+            false
+        });
+    }
+
+    /// The user's application reads.
+    fn consume(&mut self) {
+        let now = self.net.now;
+        let connection = &mut self.user.connection.as_mut().unwrap().1;
+        while let Some(event) = connection.poll() {
+            assert!(!matches!(event, Event::ConnectionLost { .. }), "{event:?}");
+        }
+        for (&id, transfer) in self.got.iter_mut().filter(|(_, transfer)| transfer.done.is_none()) {
+            let mut stream = connection.recv_stream(id);
+            let Ok(mut chunks) = stream.read(true) else { continue };
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                transfer.came += chunk.bytes.len();
+                self.read.push((now, chunk.bytes.len()));
+            }
+            let _ = chunks.finalize();
+            if transfer.came >= transfer.left {
+                transfer.done = Some(now);
+            }
+        }
+    }
+}
+
+impl End {
+    fn take(&mut self, now: Instant, from: std::net::SocketAddr, datagrams: Vec<(Micros, Vec<u8>)>) {
+        let mut answer = Vec::new();
+        for (_, datagram) in datagrams {
+            match self.endpoint.handle(now, from, None, None, BytesMut::from(&datagram[..]), &mut answer) {
+                Some(DatagramEvent::ConnectionEvent(_, event)) => {
+                    if let Some((_, connection)) = &mut self.connection {
+                        connection.handle_event(event);
+                    }
+                }
+                Some(DatagramEvent::NewConnection(incoming)) => {
+                    self.connection = self.endpoint.accept(incoming, now, &mut answer, None).ok();
+                }
+                _ => {}
+            }
+        }
+        let Some((handle, connection)) = &mut self.connection else { return };
+        if connection.poll_timeout().is_some_and(|due| due <= now) {
+            connection.handle_timeout(now);
+        }
+        while let Some(event) = connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(*handle, event) {
+                connection.handle_event(event);
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) -> Option<(Vec<u8>, usize)> {
+        let (_, connection) = self.connection.as_mut()?;
+        let mut bytes = Vec::new();
+        let sent = connection.poll_transmit(now, crate::socket::SEGMENTS, &mut bytes)?;
+        bytes.truncate(sent.size);
+        Some((bytes, sent.segment_size.unwrap_or(sent.size)))
+    }
+}
+
+fn far(relays: usize) -> Vec<f64> {
+    // as the detours of a placement of PlanetLab's hosts: 145 to 400 ms there and back
+    (0..relays).map(|n| 73.0 + 35.0 * (n as f64 / relays as f64) * 2.0).collect()
+}
+
+/// A download over `relays` of them for `quiet` and then again as long, behind a line of 12 Mbit/s; what `trouble` does every half second
+/// of the second part. Mbit/s of both parts, and the longest pause of the second.
+fn download(relays: usize, quiet: Duration, mut trouble: impl FnMut(&mut Net, usize)) -> (f64, f64, Duration) {
+    let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
+    let mut sim = Sim::new(&far(relays), &config, &Limits::default(), 3);
+    sim.net.line = Some(net::Line::new(12_000_000, Duration::from_millis(100)));
+    sim.ask(1 << 30);
+    sim.run(Duration::from_secs(4)); // slow start, and what follows it
+    let begin = sim.net.now;
+    sim.run(quiet);
+    let then = sim.net.now;
+    for step in 0..(quiet.as_millis() / 500) as usize {
+        trouble(&mut sim.net, step);
+        sim.run(Duration::from_millis(500));
+    }
+    let rate = |from: Micros, to: Micros| {
+        let some = sim.read.iter().filter(|(at, _)| (from..to).contains(at));
+        some.map(|(_, bytes)| bytes).sum::<usize>() as f64 * 8e-6 / to.since(from).as_secs_f64()
+    };
+    let times: Vec<Micros> = sim.read.iter().map(|(at, _)| *at).filter(|at| *at >= then).collect();
+    let pause = times.windows(2).map(|two| two[1].since(two[0])).max();
+    (rate(begin, then), rate(then, sim.net.now), pause.unwrap_or(Duration::MAX))
+}
+
+#[test]
+fn a_flood_that_moves_over_all_relays_does_not_stop_a_download() {
+    let flood = |net: &mut Net, step: usize| {
+        net.ways.iter_mut().enumerate().for_each(|(n, way)| way.loss = if n % 5 == step % 5 { 0.9 } else { 0.0 });
+    };
+    let (quiet, flooded, pause) = download(40, Duration::from_secs(8), flood);
+    assert!(quiet > 6.0, "of 12 Mbit/s, a third of them copies: {quiet}");
+    assert!(flooded > 0.8 * quiet, "{flooded} of {quiet} Mbit/s");
+    assert!(pause < Duration::from_millis(1500), "{pause:?}");
+}
+
+#[test]
+fn a_line_that_is_full_slows_the_sender() {
+    let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
+    let mut sim = Sim::new(&far(8), &config, &Limits::default(), 3);
+    let line = |rate| Some(net::Line::new(rate, Duration::from_millis(100)));
+    sim.net.line = line(12_000_000);
+    sim.ask(1 << 30);
+    sim.run(Duration::from_secs(4));
+    sim.net.line = line(6_000_000);
+    sim.run(Duration::from_secs(4));
+    let before = sim.sender();
+    sim.run(Duration::from_secs(6));
+    let (sent, lost) = (sim.sender().sent_packets - before.sent_packets, sim.sender().lost_packets - before.lost_packets);
+    assert!(sent > 1500, "{sent} of 3,000 that fit");
+    assert!(lost * 8 < sent, "it overloads the line: {lost} of {sent} lost");
+}
