@@ -43,7 +43,42 @@ const BUFFER: usize = 4 << 20;
 pub struct UdpWire {
     io: UdpSocket,
     state: UdpSocketState,
-    waiting: Mutex<VecDeque<Batch>>,
+    room: Mutex<Room>,
+}
+
+/// What one system call brought, and how many of it were taken.
+struct Room {
+    buffer: Vec<u8>,
+    meta: [RecvMeta; AT_ONCE],
+    next: usize,
+    count: usize,
+}
+
+impl Room {
+    fn new() -> Self {
+        Room { buffer: vec![0; AT_ONCE * LONGEST], meta: [RecvMeta::default(); AT_ONCE], next: 0, count: 0 }
+    }
+
+    /// The next batch, if one waits.
+    fn take(&mut self, batch: &mut Batch) -> bool {
+        let (Some(meta), Some(bytes)) = (self.meta.get(self.next), self.buffer.chunks(LONGEST).nth(self.next)) else {
+            return false;
+        };
+        if self.next >= self.count {
+            return false;
+        }
+        (batch.from, batch.segment) = (Some(meta.addr), meta.stride.max(1));
+        batch.bytes.clear();
+        batch.bytes.extend_from_slice(&bytes[..meta.len.min(LONGEST)]);
+        self.next += 1;
+        true
+    }
+}
+
+impl Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Room({} of {})", self.next, self.count)
+    }
 }
 
 impl UdpWire {
@@ -55,12 +90,13 @@ impl UdpWire {
         // The kernel may grant less; that is no reason to fail.
         let _ = state.set_send_buffer_size((&socket).into(), BUFFER);
         let _ = state.set_recv_buffer_size((&socket).into(), BUFFER);
-        Ok(UdpWire { io: UdpSocket::from_std(socket)?, state, waiting: Mutex::default() })
+        Ok(UdpWire { io: UdpSocket::from_std(socket)?, state, room: Mutex::new(Room::new()) })
     }
 }
 
-/// Batches that one system call takes.
+/// Batches that one system call takes, and most bytes of one.
 const AT_ONCE: usize = 8;
+const LONGEST: usize = 65_536;
 
 impl Wire for UdpWire {
     fn send(&self, run: Run<'_>) {
@@ -73,27 +109,19 @@ impl Wire for UdpWire {
     }
 
     fn poll_receive(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(next) = waiting.pop_front() {
-                *batch = next;
+            if room.take(batch) {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.io.poll_recv_ready(cx))?;
-            let mut buffers = [const { Vec::new() }; AT_ONCE];
-            buffers.iter_mut().for_each(|buffer| *buffer = vec![0; 65_536]);
-            let mut meta = [RecvMeta::default(); AT_ONCE];
+            let Room { buffer, meta, next, count } = &mut *room;
             let received = self.io.try_io(Interest::READABLE, || {
-                let mut slices = buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
-                self.state.recv((&self.io).into(), &mut slices, &mut meta)
+                let mut slices: Vec<_> = buffer.chunks_mut(LONGEST).map(IoSliceMut::new).collect();
+                self.state.recv((&self.io).into(), &mut slices, meta)
             });
             match received {
-                Ok(count) => {
-                    for (mut bytes, meta) in buffers.into_iter().zip(meta).take(count) {
-                        bytes.truncate(meta.len);
-                        waiting.push_back(Batch { from: Some(meta.addr), bytes, segment: meta.stride.max(1) });
-                    }
-                }
+                Ok(received) => (*next, *count) = (0, received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // What ICMP says of an earlier packet (RFC 1122 §4.1.3.3): a relay that is down, which the session notices.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {}
