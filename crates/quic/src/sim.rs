@@ -28,22 +28,14 @@ struct End {
     shared: Arc<SharedLoss>,
 }
 
-/// A transfer: bytes that are still to be sent; or bytes that came, and when the last did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Transfer {
-    left: usize,
-    pub came: usize,
-    pub done: Option<Micros>,
-}
-
 pub struct Sim {
     pub net: Net,
     base: Instant,
     user: End,
     servlet: End,
-    /// By stream: what the servlet still owes, and what the user got.
+    /// By stream: what the servlet still owes, and whether the user has all.
     owed: HashMap<StreamId, usize>,
-    pub got: HashMap<StreamId, Transfer>,
+    pub done: HashMap<StreamId, bool>,
     /// Bytes with the time at which the user's application had them.
     pub read: Vec<(Micros, usize)>,
 }
@@ -87,8 +79,8 @@ impl Sim {
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
         config.transport_config(transport(&shared[0]));
         user.connection = Some(user.endpoint.connect(base, config, net::address(60_000), "servlet").unwrap());
-        let (owed, got) = Default::default();
-        let mut sim = Sim { net, base, user, servlet, owed, got, read: Vec::new() };
+        let (owed, done) = Default::default();
+        let mut sim = Sim { net, base, user, servlet, owed, done, read: Vec::new() };
         while sim.user.connection.as_ref().unwrap().1.is_handshaking() || sim.servlet.connection.is_none() {
             sim.step();
             assert!(sim.net.now.since(net::BEGIN) < Duration::from_secs(20), "no handshake");
@@ -110,7 +102,7 @@ impl Sim {
         let mut stream = connection.send_stream(id);
         assert_eq!(stream.write(&(bytes as u64).to_be_bytes()), Ok(8));
         stream.finish().unwrap();
-        self.got.insert(id, Transfer { left: bytes, ..Transfer::default() });
+        self.done.insert(id, false);
         id
     }
 
@@ -157,13 +149,13 @@ impl Sim {
             if *owed == usize::MAX {
                 let mut stream = connection.recv_stream(id);
                 let mut chunks = stream.read(true).unwrap();
-                if let Ok(Some(chunk)) = chunks.next(8) {
-                    *owed = u64::from_be_bytes(chunk.bytes[..].try_into().unwrap()) as usize;
-                }
+                // the eight bytes are in one packet, with the end
+                let asked = chunks.next(8).ok().flatten();
+                let ended = asked.is_some() && matches!(chunks.next(1), Ok(None));
                 let _ = chunks.finalize();
-            }
-            if *owed == usize::MAX {
-                return true;
+                let Some(asked) = asked else { return true };
+                assert!(ended);
+                *owed = u64::from_be_bytes(asked.bytes[..].try_into().unwrap()) as usize;
             }
             let mut stream = connection.send_stream(id);
             while *owed > 0 {
@@ -184,16 +176,18 @@ impl Sim {
         while let Some(event) = connection.poll() {
             assert!(!matches!(event, Event::ConnectionLost { .. }), "{event:?}");
         }
-        for (&id, transfer) in self.got.iter_mut().filter(|(_, transfer)| transfer.done.is_none()) {
+        for (&id, done) in self.done.iter_mut().filter(|(_, done)| !**done) {
             let mut stream = connection.recv_stream(id);
             let Ok(mut chunks) = stream.read(true) else { continue };
-            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
-                transfer.came += chunk.bytes.len();
-                self.read.push((now, chunk.bytes.len()));
-            }
+            let ended = loop {
+                match chunks.next(usize::MAX) {
+                    Ok(Some(chunk)) => self.read.push((now, chunk.bytes.len())),
+                    other => break other.is_ok(),
+                }
+            };
             let _ = chunks.finalize();
-            if transfer.came >= transfer.left {
-                transfer.done = Some(now);
+            if ended {
+                *done = true;
             }
         }
     }
@@ -290,4 +284,67 @@ fn a_line_that_is_full_slows_the_sender() {
     let (sent, lost) = (sim.sender().sent_packets - before.sent_packets, sim.sender().lost_packets - before.lost_packets);
     assert!(sent > 1500, "{sent} of 3,000 that fit");
     assert!(lost * 8 < sent, "it overloads the line: {lost} of {sent} lost");
+}
+
+/// Time for a page as browsers load it: TLS, the page, then its parts over six connections.
+fn page(sim: &mut Sim, parts: usize, bytes: usize) -> Duration {
+    let begin = sim.net.now;
+    let wait = |sim: &mut Sim, id: StreamId| {
+        while !sim.done[&id] {
+            sim.step();
+            assert!(sim.net.now.since(begin) < Duration::from_secs(120), "a page takes too long");
+        }
+    };
+    for size in [4000, bytes] {
+        let id = sim.ask(size);
+        wait(sim, id);
+    }
+    // the first connection is open; the others shake hands first
+    let mut queue: Vec<usize> = vec![bytes; parts];
+    let mut busy: Vec<Option<StreamId>> = vec![None; 6];
+    for slot in &mut busy[1..] {
+        *slot = Some(sim.ask(4000));
+    }
+    loop {
+        for slot in &mut busy {
+            if slot.is_none_or(|id| sim.done[&id]) {
+                *slot = queue.pop().map(|size| sim.ask(size));
+            }
+        }
+        if busy.iter().all(Option::is_none) {
+            return sim.net.now.since(begin);
+        }
+        sim.step();
+        assert!(sim.net.now.since(begin) < Duration::from_secs(120), "a page takes too long");
+    }
+}
+
+/// Median of eight pages, in round trips over the nearest relay.
+fn pages(sim: &mut Sim, nearest: Duration) -> f64 {
+    let mut times: Vec<f64> = (0..8).map(|_| page(sim, 54, 34_000).as_secs_f64() / (2.0 * nearest.as_secs_f64())).collect();
+    times.sort_by(f64::total_cmp);
+    times[4]
+}
+
+/// A page needs twelve round trips at the least: two for the first bytes of it, one for each of nine parts over each connection.
+#[test]
+fn a_few_near_relays_among_many_far_ones_set_the_pace() {
+    let near = [2.9, 4.3, 7.1, 8.0, 10.5, 11.4];
+    let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
+    let mut sim = Sim::new(&[near.to_vec(), far(34)].concat(), &config, &Limits::default(), 5);
+    page(&mut sim, 54, 34_000);
+    let trips = pages(&mut sim, Duration::from_micros(2900));
+    assert!(trips < 18.0, "{trips}");
+}
+
+#[test]
+fn half_of_the_relays_may_die() {
+    let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
+    let mut sim = Sim::new(&far(40), &config, &Limits::default(), 5);
+    page(&mut sim, 54, 34_000);
+    let nearest = Duration::from_millis(73);
+    let quiet = pages(&mut sim, nearest);
+    sim.net.ways.iter_mut().step_by(2).for_each(|way| way.dead = true);
+    let after = pages(&mut sim, nearest);
+    assert!(after < 1.25 * quiet, "{quiet}, then {after} round trips");
 }

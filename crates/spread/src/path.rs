@@ -174,6 +174,8 @@ pub(crate) struct Paths {
 
 /// Paths that stay in use however much slower than the best they are: one dead relay must not leave a session without.
 const FEW: usize = 3;
+/// Least scale of delays, µs: clocks of relays and ends see no finer.
+const SHARP: f64 = 500.0;
 /// Lists that a packet may name.
 const LISTS: usize = 3;
 /// How long relays have to learn of a new list before we use it: they take the previous one as well.
@@ -227,7 +229,7 @@ impl Paths {
         let best = delays.first().copied().unwrap_or_default();
         let few = delays.get(FEW - 1).or(delays.last()).copied().unwrap_or_default();
         let wide = (rtt / 4.0).max(12_000.0) as i32;
-        Band { best, scale: (rtt * share).max(1000.0), last: few.max(best.saturating_add(wide)) }
+        Band { best, scale: (rtt * share).max(SHARP), last: few.max(best.saturating_add(wide)) }
     }
 }
 

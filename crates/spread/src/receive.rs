@@ -180,6 +180,7 @@ impl Session {
             }
         }
         self.shared_loss = self.rounds.shared_loss();
+        self.measure_lengths(now);
     }
 
     /// How much later than before everything comes: a queue at the ends' own line fills and empties for all paths, while most of them

@@ -248,7 +248,7 @@ impl Session {
     }
 
     /// By path: its weight for a packet of `length` bytes; suspect and unusable ones, and relays that left the list, weigh nothing.
-    fn weights(&self, now: Micros, length: usize) -> Vec<f64> {
+    pub(crate) fn weights(&self, now: Micros, length: usize) -> Vec<f64> {
         let Some(generation) = self.generations.first() else { return Vec::new() };
         let mut weights = vec![0.0; self.paths.all.len()];
         let band = self.band();

@@ -133,6 +133,8 @@ pub struct Session {
     pub(crate) decoder: Decoder,
     pub(crate) feedback: Feedback,
     pub(crate) rounds: Rounds,
+    /// Longest packet, with its head.
+    longest: u16,
     pub(crate) shared_loss: Option<f64>,
     /// When longer packets are tried next.
     pub(crate) lengths_at: Micros,
@@ -180,6 +182,7 @@ impl Session {
             decoder: Decoder::default(),
             feedback: Feedback::default(),
             rounds: Rounds::default(),
+            longest: LEAST,
             shared_loss: None,
             lengths_at: now,
             scratch: Vec::new(),
@@ -252,12 +255,24 @@ impl Session {
         self.generations.first().map(|generation| generation.terms.ends()).unwrap_or_default()
     }
 
-    /// Longest datagram that all relays in use are known to carry, bytes; at least 1,200.
+    /// Longest datagram that relays with at least half of the traffic are known to carry, bytes; at least 1,200. The others get shorter
+    /// ones until they are known to carry more: one that is new must not cut short what all send.
     pub fn max_datagram(&self) -> usize {
-        let used = self.paths.all.iter().filter(|path| path.health.state == State::Live);
-        let least = used.map(|path| path.health.largest.max(LEAST)).min().unwrap_or(LEAST);
         // an even number, as repairs are as long as the longest, and even
-        (usize::from(least) - OVERHEAD - crate::fec::LENGTH) & !1
+        (usize::from(self.longest) - OVERHEAD - crate::fec::LENGTH) & !1
+    }
+
+    /// Finds anew how long packets may be.
+    pub(crate) fn measure_lengths(&mut self, now: Micros) {
+        let live = self.paths.all.iter().zip(self.weights(now, 0)).filter(|(path, _)| path.health.state == State::Live);
+        let mut lengths: Vec<(u16, f64)> = live.map(|(path, weight)| (path.health.largest.max(LEAST), weight)).collect();
+        lengths.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        let mut rest = lengths.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+        let half = lengths.iter().find(|(_, weight)| {
+            rest -= weight;
+            rest <= 0.0
+        });
+        self.longest = half.map_or(LEAST, |(length, _)| *length);
     }
 
     /// What it has done.

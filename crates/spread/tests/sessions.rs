@@ -174,12 +174,26 @@ fn a_relay_that_restarts_is_deaf_for_a_moment_and_then_carries() {
 #[test]
 fn the_longest_packet_that_passes_is_found() {
     let mut net = Net::new(4, &SpreadConfig::default(), 12);
-    net.ways[0].mtu = 1480;
+    net.ways[..3].iter_mut().for_each(|way| way.mtu = 1480);
     assert_eq!(net.user.max_datagram(), 1200);
     net.talk(0, 3000, ms(2), 1100);
     // 1,480 less IP and UDP heads: 1,452 is a step of the ladder; two bytes are kept for repairs
     assert_eq!(net.user.max_datagram(), 1452 - OVERHEAD - 2);
     assert_eq!(net.servlet.max_datagram(), 1452 - OVERHEAD - 2);
+}
+
+#[test]
+fn one_narrow_relay_shortens_nothing_and_carries_what_fits() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 12);
+    net.ways[0].mtu = 1480;
+    net.talk(0, 3000, ms(2), 1100);
+    assert_eq!(net.user.max_datagram(), 1472 - OVERHEAD - 2);
+    let before = net.counters[0].out_packets.get();
+    net.talk(3000, 400, ms(2), 1100);
+    assert!(net.counters[0].out_packets.get() > before + 50, "short ones");
+    net.talk(3400, 400, ms(2), 1340);
+    net.run(net.now + ms(100));
+    assert_eq!(Net::distinct(&net.at_servlet), 3800, "long ones go elsewhere, and none is lost");
 }
 
 /// Rank and version of the list are read by relays only.
