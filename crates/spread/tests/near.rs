@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Datagrams that came more than 50 ms after they were sent: their first eight bytes say when that was.
 fn late(log: &[(Micros, Vec<u8>)]) -> usize {
     let settled = log.iter().filter(|(at, _)| *at > BEGIN + ms(1500));
-    settled.filter(|(at, one)| at.0 - u64::from_be_bytes(one[..8].try_into().unwrap()) > 50_000).count()
+    settled.filter(|(at, one)| at.0 - u64::from_be_bytes(one[..8].try_into().expect("eight bytes")) > 50_000).count()
 }
 
 /// Nine members, of which eight are within reach of a block: every ninth block is without the near one.
