@@ -112,7 +112,9 @@ def ring() -> str:
 def signed() -> str:
     """Signed statements, and what else the calls carry."""
     carried = [*_defined_in(records), overlay_messages.Withdrawal, overlay_messages.Delivery, overlay_messages.Held]
-    return _structs([*carried, overlay_messages.EpochSecret, spread_messages.IssuedRelay])
+    spread = spread_messages
+    inside = [spread.Terms, spread.Redundancy, spread.Ticket, spread.TicketRelay, spread.MemberList, spread.RelayMember]
+    return _structs([*carried, overlay_messages.EpochSecret, *inside])
 
 
 def _defined_in(module: Any) -> list[type[msgspec.Struct]]:

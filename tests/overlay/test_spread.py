@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from polder.model import Kind, Member, Refused, Verdict
 from polder.model.overlay_messages import Caller
-from polder.model.spread_messages import GrantQuery, Issue, node_number
+from polder.model.spread_messages import GrantQuery, Issue, Redundancy, node_number
 from polder.overlay.spread import IN_FLIGHT, SETTLE, SpreadRole, relay_list
 from polder.overlay.spread_keys import RelayKeys, epoch_key, grant_key, peer_key
 
 HOUR, GRACE, LIFE = 3600, 660, 600
+HALF = Redundancy(0.5)
 NOW = 1_000_000 * HOUR + 100.0
 MEMBERS = tuple(Member(f"n{i}", bytes([i]) * 16, f"192.0.2.{i}:443") for i in range(1, 7))
-ASKED = Issue("wiki", "spiffe://o.test/user/ann", b"k" * 32, int(NOW) + 86_400, None, 0.5)
+ASKED = Issue("wiki", "spiffe://o.test/user/ann", b"k" * 32, int(NOW) + 86_400, None, HALF)
 
 
 def caller(member: Member) -> Caller:
@@ -69,7 +70,7 @@ def test_tickets_use_keys_of_a_new_epoch_when_servlets_know_them_too() -> None:
     assert exchange(roles, MEMBERS[0], turn) == len(MEMBERS)
 
     def epochs(now: float) -> set[int]:
-        return {relay.epoch for relay in roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS, now)[2].relays}
+        return {relay.epoch for relay in roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS, now)[2].ticket.relays}
 
     assert epochs(turn) == epochs(turn + SETTLE - 0.1) == {int(NOW) // HOUR}
     assert epochs(turn + SETTLE) == {int(NOW) // HOUR + 1}
@@ -89,20 +90,20 @@ def test_a_relay_that_is_silent_is_asked_again() -> None:
 def test_a_ticket_names_no_servlet_and_every_relay_can_open_its_own_part_only() -> None:
     roles = nodes()
     servlet, expect, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), (MEMBERS[4],), NOW)
-    assert servlet == MEMBERS[4] and (expect.session, expect.key) == (issued.session, issued.key)
-    assert expect.user_key == ASKED.key and expect.copies == 0.5 and not issued.renewed
+    assert servlet == MEMBERS[4] and (expect.session, expect.key) == (issued.ticket.session, issued.ticket.key)
+    assert expect.user_key == ASKED.key and expect.redundancy == HALF and not issued.renewed
     told = repr(issued) + repr(expect)
-    assert issued.key.hex() not in told and repr(issued.key) not in told
+    assert issued.ticket.key.hex() not in told and repr(issued.ticket.key) not in told
     number = node_number(servlet).to_bytes(8, "big")
     epoch = int(NOW) // HOUR
-    for relay, member in zip(issued.relays, MEMBERS, strict=True):
+    for relay, member in zip(issued.ticket.relays, MEMBERS, strict=True):
         assert relay.id == node_number(member) and number not in relay.destination
         key = grant_key(epoch_key(member.ring_id * 2, epoch), relay.grant)
         opened = 0
-        for other in issued.relays:
+        for other in issued.ticket.relays:
             try:
-                plain = AESGCM(_half(key, b"polder destination", issued.session)).decrypt(
-                    bytes(12), other.destination, issued.session
+                plain = AESGCM(_half(key, b"polder destination", issued.ticket.session)).decrypt(
+                    bytes(12), other.destination, issued.ticket.session
                 )
             except InvalidTag:  # any other relay's part stays shut
                 continue
@@ -119,10 +120,15 @@ def test_a_session_is_carried_on_with_the_same_servlet_by_the_same_user() -> Non
     roles = nodes()
     servlets = MEMBERS[2:6]
     first, _, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), servlets, NOW)
-    again = Issue(ASKED.site, ASKED.user, ASKED.key, ASKED.not_after, issued.session, 0.5)
+    again = Issue(ASKED.site, ASKED.user, ASKED.key, ASKED.not_after, issued.ticket.session, HALF)
     second, expect, renewed = roles["n1"].issue(again, caller(MEMBERS[1]), servlets, NOW + 300)
-    assert second == first and expect.renews == issued.session and renewed.renewed and renewed.session != issued.session
-    thief = Issue(ASKED.site, "spiffe://o.test/user/eve", ASKED.key, ASKED.not_after, issued.session, 0.5)
+    assert (
+        second == first
+        and expect.renews == issued.ticket.session
+        and renewed.renewed
+        and renewed.ticket.session != issued.ticket.session
+    )
+    thief = Issue(ASKED.site, "spiffe://o.test/user/eve", ASKED.key, ASKED.not_after, issued.ticket.session, HALF)
     for asked, verdict in ((thief, Verdict.DENIED), (again, Verdict.UNKNOWN)):
         known = servlets if asked is thief else tuple(member for member in servlets if member != first)
         with pytest.raises(Refused) as refused:
@@ -141,9 +147,9 @@ def test_only_nodes_get_keys_and_tickets() -> None:
 
 def test_a_ticket_ends_with_the_users_certificate() -> None:
     roles = nodes()
-    asked = Issue(ASKED.site, ASKED.user, ASKED.key, int(NOW) + 60, None, 0.5)
+    asked = Issue(ASKED.site, ASKED.user, ASKED.key, int(NOW) + 60, None, HALF)
     _, expect, _ = roles["n1"].issue(asked, caller(MEMBERS[1]), MEMBERS, NOW)
-    assert expect.starts + expect.lasts <= int(NOW) + 62
+    assert expect.terms.starts + expect.terms.lasts <= int(NOW) + 62
 
 
 def test_without_servlets_lists_or_keys_there_is_no_ticket() -> None:

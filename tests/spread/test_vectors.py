@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from polder.model import Member
-from polder.model.spread_messages import Granted
+from polder.model.spread_messages import Granted, Terms
 from polder.overlay import spread_keys
 
 VECTORS = Path(__file__).parents[2] / "docs" / "design" / "spread-vectors.json"
@@ -49,7 +49,7 @@ def test_issuers_and_relays_make_the_same() -> None:
         spread_keys.peer_key(epoch_key, number["node"]),
     )
     assert (epoch_key, granted.grant_key, granted.peer_key) == (v["epoch_key"], v["grant_key"], v["peer_key"])
-    terms = spread_keys.Terms(*(number[name] for name in ("starts", "lasts", "pace", "rate")))
+    terms = Terms(*(number[name] for name in ("starts", "lasts", "pace", "rate")))
     relay = Member("n1", bytes(16), "192.0.2.1:8443")
     (issued,) = spread_keys.issue(v["session"], v["session_key"], number["node"], terms, [(relay, granted)])
     assert (issued.mac, issued.destination) == (v["mac_key"], v["destination"])

@@ -170,7 +170,7 @@ pub(crate) async fn ticket(plane: &Plane, who: &Identity, source: IpAddr, body: 
         key: ByteBuf::from(who.key_hash.to_vec()),
         not_after: who.not_after,
         renews: asked.renews,
-        copies: asked.copies,
+        redundancy: asked.redundancy,
     };
     drop(world);
     hand(plane, who, source, "ticket".into(), polder_types::encode(&wanted)).await

@@ -30,6 +30,9 @@ _OPTIONS = [
     click.option(
         "--plane", type=click.Choice(["spread", "tunnel", "auto"]), help="How tunnels go; default: plane in client.toml."
     ),
+    click.option(
+        "--redundancy", metavar="COPIES|K+R", help="Over relays: copies per packet (0.5), or datagrams+repairs (20+10)."
+    ),
     click.option("--log-level", type=LEVELS, help="Instead of log_level in client.toml."),
 ]
 
@@ -43,9 +46,7 @@ def _options(command: Any) -> Any:
 @click.command()
 @_options
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON line.")
-def connect(
-    state: str | None, user: str | None, listen: str | None, plane: str | None, log_level: str | None, as_json: bool
-) -> int:
+def connect(state: str | None, user: str | None, as_json: bool, **given: str | None) -> int:
     """Run the forwarder until it is interrupted."""
 
     def ready(shell: Closeable) -> None:
@@ -57,7 +58,7 @@ def connect(
             click.echo(f"Proxy {shell.proxy} · automatic configuration {shell.pac_url}")
             click.echo(f"Sites: {', '.join(shell.hosts) or 'none yet'}. Next: set the PAC in a browser, or `polder browse SITE`.")
 
-    path, load_settings = _settings(state, user, listen, plane, log_level)
+    path, load_settings = _settings(state, user, given)
     return run(load_settings, lambda life: start(path, life), ready)
 
 
@@ -65,17 +66,9 @@ def connect(
 @click.argument("site")
 @_options
 @click.option("--browser", help="Which browser to start; default: the first Chromium that is found.")
-def browse(
-    site: str,
-    state: str | None,
-    user: str | None,
-    listen: str | None,
-    plane: str | None,
-    log_level: str | None,
-    browser: str | None,
-) -> int:
+def browse(site: str, state: str | None, user: str | None, browser: str | None, **given: str | None) -> int:
     """Open SITE (a host name, or the first label of one) in a browser of its own that reads it through the overlay."""
-    path, load_settings = _settings(state, user, listen or "127.0.0.1:0", plane, log_level)
+    path, load_settings = _settings(state, user, {**given, "listen": given["listen"] or "127.0.0.1:0"})
     program = browser or next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if program is None:
         raise click.UsageError("no Chromium found: name one with --browser, or run `polder connect` and set its PAC in yours")
@@ -109,10 +102,9 @@ def _host(site: str, hosts: tuple[str, ...]) -> str:
             raise ValueError(f"{site!r} may be {', '.join(several)}: give the whole name")
 
 
-def _settings(
-    state: str | None, user: str | None, listen: str | None, plane: str | None, log_level: str | None
-) -> tuple[Path, Callable[[], ClientSettings]]:
+def _settings(state: str | None, user: str | None, given: dict[str, str | None]) -> tuple[Path, Callable[[], ClientSettings]]:
     directory = StateDir.find(state, os.environ, os.getuid())
     path = directory.only("user", user)
-    given = ({"listen": listen} if listen else {}) | ({"plane": plane} if plane else {}) | running.log_level(log_level)
-    return path, lambda: load(ClientSettings, path / "client.toml", os.environ, given)
+    log_level = given.pop("log_level")
+    wished = {name: value for name, value in given.items() if value} | running.log_level(log_level)
+    return path, lambda: load(ClientSettings, path / "client.toml", os.environ, wished)

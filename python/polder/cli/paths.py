@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from polder.api.asking import ask_now
+from polder.settings.quantities import parse_redundancy
 from polder.settings.state import StateDir
 
 
@@ -32,7 +33,7 @@ def paths(state: str | None, user: str | None, as_json: bool) -> int:
 
 
 def _print(found: dict[str, Any]) -> None:
-    click.echo(f"Plane {found['plane']} · {found['copies']:g} extra copies per packet")
+    click.echo(f"Plane {found['plane']} · redundancy {_redundancy(found['redundancy'])}")
     for session in found["sessions"]:
         click.echo(f"\n{session['site']}: {_state(session)}")
         click.echo(
@@ -50,6 +51,13 @@ def _print(found: dict[str, Any]) -> None:
         click.echo("No session yet: one begins when a page is read. Next: open a site, then polder paths again.")
     else:
         click.echo("\nDelay is what a relay takes more than the quickest. Next: polder watch")
+
+
+def _redundancy(text: str) -> str:
+    redundancy = parse_redundancy(text)
+    if redundancy.fec is None:
+        return f"{redundancy.copies:g} extra copies per packet"
+    return "{1} repairs to {0} datagrams".format(*redundancy.fec)
 
 
 def _state(session: dict[str, Any]) -> str:

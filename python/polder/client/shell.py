@@ -16,6 +16,7 @@ from polder.client.spread import Sessions
 from polder.model import Member, Refused, Signed
 from polder.settings.client import ClientSettings
 from polder.settings.identity import IdentityDir
+from polder.settings.quantities import parse_redundancy
 from polder.shell.clock import wall
 from polder.shell.health import Check
 from polder.shell.linked import Linked
@@ -36,7 +37,7 @@ _REFRESH = 60.0
 class Client(Linked):
     """A running forwarder."""
 
-    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "plane", "copies", "limits", "traces"})
+    LIVE = frozenset({"listen", "access_points", "warm", "hosts", "early_answer", "plane", "redundancy", "limits", "traces"})
 
     def __init__(self, path: Path, settings: ClientSettings, life: Life[ClientSettings] | None = None) -> None:
         self._path = path
@@ -48,7 +49,7 @@ class Client(Linked):
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
         self.sessions = Sessions(lambda: self.engine, self.tasks, self._nearest, self.raw_call)
-        self.sessions.configure(settings.plane, settings.copies)
+        self.sessions.configure(settings.plane, parse_redundancy(settings.redundancy))
         routes = {"paths": self._paths, "status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(path / "admin.sock", routes)
         self.traces = Traces(settings.traces, "forwarder", self._identity.id.name)
@@ -84,7 +85,7 @@ class Client(Linked):
         """Put another choice of access points, hosts or listener in force; connections stay."""
         self.engine.listen((settings.listen,))
         self._settings = settings
-        self.sessions.configure(settings.plane, settings.copies)
+        self.sessions.configure(settings.plane, parse_redundancy(settings.redundancy))
         super().configure(settings)
         self.apply()
 
@@ -133,7 +134,7 @@ class Client(Linked):
         return tuple(sorted(self._access_points(), key=lambda point: rtt.get(point.name) or float("inf")))
 
     def _paths(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return {"plane": self._settings.plane, "copies": self._settings.copies, "sessions": self.sessions.describe()}
+        return {"plane": self._settings.plane, "redundancy": self._settings.redundancy, "sessions": self.sessions.describe()}
 
     def _access_points(self) -> tuple[Member, ...]:
         """The wished ones in the wished order, or all; none that is revoked."""

@@ -11,20 +11,11 @@ import msgspec
 
 from polder.engine import CallFailed, Engine
 from polder.model import Member, decode
-from polder.model.spread_messages import Issued
+from polder.model.spread_messages import Issued, Redundancy
 from polder.overlay.planes import Ask, Planes, Seen, Use
 from polder.shell.clock import monotonic
 from polder.shell.tasks import Tasks
-from polder.snapshot.spread import (
-    MemberList,
-    Prefer,
-    Redundancy,
-    RelayMember,
-    Terms,
-    Ticket,
-    TicketRelay,
-    UserTicket,
-)
+from polder.snapshot.spread import Prefer, UserTicket
 
 log = logging.getLogger("polder.spread")
 
@@ -42,14 +33,14 @@ class Sessions:
     ) -> None:
         self._engine, self._tasks, self._points, self._call = engine, tasks, points, call
         self._planes = Planes(auto=True)
-        self._plane, self._copies = "tunnel", 0.5
+        self._plane, self._redundancy = "tunnel", Redundancy(0.5)
         self.tickets = self.refused = 0
 
-    def configure(self, plane: str, copies: float) -> None:
+    def configure(self, plane: str, redundancy: Redundancy) -> None:
         """Another choice of plane or redundancy; sessions take the latter with their next ticket."""
         if plane != self._plane:
             self._planes = Planes(auto=plane == "auto")
-        self._plane, self._copies = plane, copies
+        self._plane, self._redundancy = plane, redundancy
 
     def wanted(self, host: str, port: int) -> None:
         """Tunnels go to a target without a session."""
@@ -88,7 +79,7 @@ class Sessions:
                 self._tasks.once("ticket", self._ask(out))
 
     async def _ask(self, ask: Ask) -> None:
-        body = {"host": ask.host, "port": ask.port, "renews": ask.renews, "copies": self._copies}
+        body = {"host": ask.host, "port": ask.port, "renews": ask.renews, "redundancy": self._redundancy}
         for point in self._points()[:3]:
             try:
                 answer = await self._call(point, "ticket", msgspec.msgpack.encode(body))
@@ -103,14 +94,12 @@ class Sessions:
         self._pump()
 
     def _use(self, ask: Ask, issued: Issued) -> bool:
-        prefer = self._planes.issued(ask, issued.site, issued.session, issued.lasts, renewed=issued.renewed, now=monotonic())
-        terms = Terms(issued.starts, issued.lasts, issued.pace, issued.rate)
-        relays = tuple(TicketRelay(r.id, r.address, r.epoch, r.grant, r.mac, r.destination) for r in issued.relays)
-        members = MemberList(issued.version, tuple(RelayMember(*member) for member in issued.members))
-        ticket = Ticket(issued.session, issued.key, terms, issued.version, relays)
+        ticket = issued.ticket
+        life = ticket.terms.lasts
+        prefer = self._planes.issued(ask, issued.site, ticket.session, life, renewed=issued.renewed, now=monotonic())
         order = UserTicket(
-            issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, members,
-            Redundancy(self._copies), issued.renewed, prefer,
+            issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, issued.members,
+            self._redundancy, issued.renewed, prefer,
         )  # fmt: skip
         try:
             self._engine().spread(order)

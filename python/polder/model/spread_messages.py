@@ -25,11 +25,32 @@ class Granted(Frozen, frozen=True):
         return f"Granted(epoch {self.epoch}, keys withheld)"
 
 
+class Terms(Frozen, frozen=True):
+    """What relays enforce: begin (Unix seconds), life (seconds), 2^``pace`` blocks a second, 2^``rate`` KiB/s over one relay."""
+
+    starts: int
+    lasts: int
+    pace: int
+    rate: int
+
+
+class Redundancy(Frozen, frozen=True):
+    """Extra copies per packet (0 to 4); or ``fec``: (datagrams, repairs) of a group of forward error correction, 1 to 64 each."""
+
+    copies: float
+    fec: tuple[int, int] | None = None
+
+    def bounded(self) -> Redundancy:
+        """The nearest that may be: what came from elsewhere decides what a node sends."""
+        fec = tuple(max(1, min(64, part)) for part in self.fec) if self.fec else None
+        return Redundancy(max(0.0, min(4.0, self.copies)), (fec[0], fec[1]) if fec else None)
+
+
 class Issue(Frozen, frozen=True):
     """Access point → beacon, method ``issue``: a ticket for a user whom the site's rules admit.
 
     ``key``: SHA-256 of the user's SubjectPublicKeyInfo; ``not_after``: end of his certificate, Unix seconds; ``renews``: the session
-    that is to be carried on; ``copies``: extra copies per packet towards the user.
+    that is to be carried on; ``redundancy``: of packets towards the user.
     """
 
     site: str
@@ -37,11 +58,11 @@ class Issue(Frozen, frozen=True):
     key: bytes
     not_after: int
     renews: bytes | None
-    copies: float
+    redundancy: Redundancy
 
 
-class IssuedRelay(Frozen, frozen=True):
-    """What a user needs for one relay; see ``crates/spread/src/ticket.rs``."""
+class TicketRelay(Frozen, frozen=True):
+    """What a user needs for one relay (``crates/spread/src/ticket.rs``): ``grant`` 8, ``mac`` 16, ``destination`` 48 bytes."""
 
     id: int
     address: str
@@ -51,34 +72,51 @@ class IssuedRelay(Frozen, frozen=True):
     destination: bytes
 
     def __repr__(self) -> str:
-        return f"IssuedRelay({self.address}, keys withheld)"
+        return f"TicketRelay({self.address}, keys withheld)"
+
+
+class Ticket(Frozen, frozen=True):
+    """The user's half: session name (16 bytes), session key (32), the member list's version, relays."""
+
+    session: bytes
+    key: bytes
+    terms: Terms
+    members: int
+    relays: tuple[TicketRelay, ...]
+
+    def __repr__(self) -> str:
+        return f"Ticket({len(self.relays)} relays, keys withheld)"
+
+
+class RelayMember(Frozen, frozen=True):
+    """A relay: the first eight bytes of its ring id, and ``ip:port`` for datagrams."""
+
+    id: int
+    address: str
+
+
+class MemberList(Frozen, frozen=True):
+    """The relays of one version."""
+
+    version: int
+    list: tuple[RelayMember, ...]
 
 
 class Issued(Frozen, frozen=True):
     """Answer to ``issue`` and to a user's ``ticket``: the user's half. It names no servlet.
 
-    ``pin``: SHA-256 of the servlet's public key; ``renewed``: an older session goes on under this one; ``members``: all relays by
-    (first eight bytes of the ring id, address), of which ``version`` is that of the list; ``now``: the overlay's time, Unix µs.
+    ``pin``: SHA-256 of the servlet's public key; ``renewed``: an older session goes on under this one; ``members``: all relays;
+    ``now``: the overlay's time, Unix µs.
     """
 
     site: str
     hosts: tuple[str, ...]
     ports: tuple[int, ...]
-    session: bytes
-    key: bytes
-    starts: int
-    lasts: int
-    pace: int
-    rate: int
     pin: bytes
     renewed: bool
     now: int
-    version: int
-    members: tuple[tuple[int, str], ...]
-    relays: tuple[IssuedRelay, ...]
-
-    def __repr__(self) -> str:
-        return f"Issued({self.site}, {len(self.relays)} relays, keys withheld)"
+    ticket: Ticket
+    members: MemberList
 
 
 class Expect(Frozen, frozen=True):
@@ -87,14 +125,11 @@ class Expect(Frozen, frozen=True):
     site: str
     session: bytes
     key: bytes
-    starts: int
-    lasts: int
-    pace: int
-    rate: int
+    terms: Terms
     user: str
     user_key: bytes
     renews: bytes | None
-    copies: float
+    redundancy: Redundancy
 
     def __repr__(self) -> str:
         return f"Expect({self.site}, keys withheld)"

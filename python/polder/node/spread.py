@@ -23,7 +23,7 @@ from polder.settings.state import write_atomic
 from polder.shell.clock import chance, wall
 from polder.shell.linked import Handler, typed
 from polder.snapshot.schema import Spread, SpreadEpoch, SpreadMembers
-from polder.snapshot.spread import Guest, Hosted, PeerKey, Redundancy, Terms, WantTicket
+from polder.snapshot.spread import Guest, Hosted, PeerKey
 
 if TYPE_CHECKING:
     from polder.node.shell import Node
@@ -109,27 +109,25 @@ class Spreading:
             raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: beacons announce sessions")
         if body.site not in self._node.roles.servlet.deliveries():
             raise Refused(Verdict.WRONG_PLACE, "this node does not carry to that site", retry=True)
-        terms = Terms(body.starts, body.lasts, body.pace, body.rate)
         relays = tuple(PeerKey(*known) for known in self.role.peer_keys())
-        hosted = Hosted(body.session, body.key, terms, node_number(self._node.me), relays)
-        guest = Guest(hosted, body.renews, body.user, body.user_key, body.site, Redundancy(body.copies))
+        hosted = Hosted(body.session, body.key, body.terms, node_number(self._node.me), relays)
+        guest = Guest(hosted, body.renews, body.user, body.user_key, body.site, body.redundancy.bounded())
         try:
             self._node.engine.spread(guest)
         except ValueError as error:
             raise Refused(Verdict.BUSY, f"the session cannot end here: {error}", retry=True) from error
         return Expected(self._pin)
 
-    async def _ticket_for(self, wanted: WantTicket) -> bytes:
+    async def _ticket_for(self, wanted: Issue) -> bytes:
         now = wall()
         ways = self._node.roles.access.ways(now).get(wanted.site)
         record = self._node.roles.directory.site(wanted.site)
         if ways is None or record is None:
             raise Refused(Verdict.UNKNOWN, "no such site is known here", retry=True)
-        body = Issue(wanted.site, wanted.user, wanted.key, wanted.not_after, wanted.renews, wanted.copies)
         why = "no beacon of the site answered; try again shortly"
         for beacon in dict.fromkeys((*ways.beacons, *ways.heirs)[:_BEACONS]):
             try:
-                issued: Issued = await self._node.role_call(beacon, "issue", body)
+                issued: Issued = await self._node.role_call(beacon, "issue", wanted)
             except CallFailed:
                 continue  # why, would tell who knows what (trap 10)
             return encode(msgspec.structs.replace(issued, hosts=record.hosts, ports=record.ports))
@@ -140,7 +138,7 @@ class Spreading:
         self._check_on()
         if caller.kind is not Kind.USER:
             raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: users get tickets")
-        return self._ticket_for(msgspec.msgpack.decode(body, type=WantTicket))
+        return self._ticket_for(msgspec.msgpack.decode(body, type=Issue))
 
     def _check_on(self) -> None:
         if not self.on:

@@ -18,9 +18,20 @@ import msgspec
 
 from polder.model import Kind, Member, Refused, Verdict
 from polder.model.overlay_messages import Caller
-from polder.model.spread_messages import Expect, Granted, GrantQuery, Issue, Issued, node_number
+from polder.model.spread_messages import (
+    Expect,
+    Granted,
+    GrantQuery,
+    Issue,
+    Issued,
+    MemberList,
+    RelayMember,
+    Terms,
+    Ticket,
+    node_number,
+)
 from polder.overlay.calls import CallOut
-from polder.overlay.spread_keys import RelayKeys, Terms, issue
+from polder.overlay.spread_keys import RelayKeys, issue
 
 RETRY = 5.0
 IN_FLIGHT = 32
@@ -149,12 +160,13 @@ class SpreadRole:
             raise Refused(Verdict.BUSY, "no relay has answered this node yet; try again shortly", retry=True)
         relays = issue(session, key, node_number(servlet), terms, granted)
         self._remember(session, _Sent(servlet, body.user, body.key, body.site, starts + lasts), now)
-        copies = max(0.0, min(4.0, body.copies))
-        expect = Expect(body.site, session, key, *terms, body.user, body.key, body.renews if before else None, copies)
-        members = tuple((node_number(member), member.address) for member in current.relays)
-        issued = Issued(
-            body.site, (), (), session, key, *terms, b"", before is not None, int(now * 1e6), current.version, members, relays
+        renews, redundancy = body.renews if before else None, body.redundancy.bounded()
+        expect = Expect(body.site, session, key, terms, body.user, body.key, renews, redundancy)
+        members = MemberList(
+            current.version, tuple(RelayMember(node_number(member), member.address) for member in current.relays)
         )
+        ticket = Ticket(session, key, terms, current.version, relays)
+        issued = Issued(body.site, (), (), b"", before is not None, int(now * 1e6), ticket, members)
         return servlet, expect, issued
 
     def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:

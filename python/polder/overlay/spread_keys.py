@@ -10,12 +10,11 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from polder.model import Member
-from polder.model.spread_messages import Granted, IssuedRelay, node_number
+from polder.model.spread_messages import Granted, Terms, TicketRelay, node_number
 
 
 def _derive(key: bytes, label: str, part: bytes) -> bytes:
@@ -37,27 +36,18 @@ def peer_key(epoch: bytes, node: int) -> bytes:
     return _derive(epoch, "polder peer", struct.pack(">Q", node))
 
 
-class Terms(NamedTuple):
-    """What relays enforce: begin (Unix seconds), life (seconds), blocks a second and KiB/s over one relay as powers of two."""
-
-    starts: int
-    lasts: int
-    pace: int
-    rate: int
-
-
 def issue(
     session: bytes, key: bytes, servlet: int, terms: Terms, granted: Iterable[tuple[Member, Granted]]
-) -> tuple[IssuedRelay, ...]:
+) -> tuple[TicketRelay, ...]:
     """The relays' part of a ticket for ``session`` (16 bytes, never used before) under ``key`` (32 bytes)."""
     choice = _derive(key, "polder choice", session)[:16]
-    plain = struct.pack(">Q16sIHBB", servlet, choice, *terms)
+    plain = struct.pack(">Q16sIHBB", servlet, choice, terms.starts, terms.lasts, terms.pace, terms.rate)
     relays = []
     for member, grant in granted:
         mac = _derive(grant.grant_key, "polder mac", session)[:16]
         seal = AESGCM(_derive(grant.grant_key, "polder destination", session)[:16])
         destination = seal.encrypt(bytes(12), plain, session)
-        relays.append(IssuedRelay(node_number(member), member.address, grant.epoch, grant.grant, mac, destination))
+        relays.append(TicketRelay(node_number(member), member.address, grant.epoch, grant.grant, mac, destination))
     return tuple(relays)
 
 

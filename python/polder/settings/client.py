@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from polder.settings.base import Name, Names
 from polder.settings.limits import Limits
 from polder.settings.process import ProcessSettings
-from polder.settings.quantities import Address, Hosts, parse_address
+from polder.settings.quantities import Address, Hosts, RedundancyText, parse_address
 from polder.settings.traces import TraceSettings
 
 
@@ -36,17 +36,17 @@ class ClientSettings(ProcessSettings):
         "Costs nothing.",
     )
     plane: Literal["tunnel", "spread", "auto"] = Field(
-        "tunnel",
+        "auto",
         description="How tunnels go: through an access point (tunnel); over many relays by datagrams, or not at all (spread); over relays "
-        "where that works and helps, else through an access point (auto). Relays survive the death of half of them; they cost extra "
-        "packets, and need UDP.",
+        "where that works and helps, else through an access point, also for what is open (auto). Relays survive the death of half of "
+        "them; they cost extra packets, and need UDP.",
     )
-    copies: float = Field(
-        0.5,
-        ge=0,
-        le=4,
-        description="Redundancy of the spread plane: extra copies per packet, both ways. 0.5 sends every second packet twice, over "
-        "different relays; 2 is the paper's 200 %. It costs so much of both access lines.",
+    redundancy: RedundancyText = Field(
+        "0.5",
+        description="Redundancy of the spread plane, both ways: extra copies per packet, 0 to 4, or groups of forward error correction as "
+        "datagrams+repairs, 1 to 64 each. 0.5 sends every second packet twice, over different relays; 2 is the paper's 200 %; 20+10 adds "
+        "ten repairs to twenty datagrams, any twenty of which suffice. Copies are best for pages, repairs for steady streams. It "
+        "costs so much of both access lines.",
     )
     traces: TraceSettings = Field(
         default_factory=TraceSettings, description="Which openings of tunnels are traced, and where to."

@@ -8,11 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from polder.model.spread_messages import Redundancy
+
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)\Z")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)\Z")
+_COPIES = re.compile(r"\d(?:\.\d{1,3})?\Z", re.ASCII)
+_GROUP = re.compile(r"(\d{1,2})\+(\d{1,2})\Z", re.ASCII)
+_MOST_COPIES, _MOST_SHARDS = 4, 64
 _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z")
 
 
@@ -63,6 +68,25 @@ def parse_rate(value: Any) -> float:
     return float(match[1]) / _SECONDS[match[2]]
 
 
+def parse_redundancy(value: Any) -> Redundancy:
+    """Of ``"0.5"`` (copies per packet, 0 to 4) or ``"20+10"`` (datagrams and repairs, 1 to 64 each); raises ``ValueError``."""
+    text = str(value)
+    copies, group = _COPIES.match(text), _GROUP.match(text)
+    if copies is not None and float(text) <= _MOST_COPIES:
+        return Redundancy(float(text))
+    if group is not None and all(1 <= int(part) <= _MOST_SHARDS for part in group.groups()):
+        return Redundancy(0.0, (int(group[1]), int(group[2])))
+    raise ValueError(
+        f"{text!r} is no redundancy: write extra copies per packet from 0 to {_MOST_COPIES}, such as 0.5, or datagrams+repairs "
+        f"from 1 to {_MOST_SHARDS} each, such as 20+10"
+    )
+
+
+def format_redundancy(redundancy: Redundancy) -> str:
+    """As it is written in configuration."""
+    return f"{redundancy.copies:g}" if redundancy.fec is None else "{}+{}".format(*redundancy.fec)
+
+
 def parse_address(value: Any) -> str:
     """``ip:port`` or ``[ip]:port`` in canonical form; ``localhost`` means 127.0.0.1; raises ``ValueError``.
 
@@ -107,6 +131,11 @@ Size = Annotated[int, BeforeValidator(parse_size), _schema("size; a bare number 
 Rate = Annotated[float, BeforeValidator(parse_rate), _schema("rate; a bare number is per second", "30/m")]
 Address = Annotated[
     str, BeforeValidator(parse_address), WithJsonSchema({"type": "string", "examples": ["192.0.2.7:7443", "[2001:db8::7]:7443"]})
+]
+RedundancyText = Annotated[
+    str,
+    BeforeValidator(lambda value: format_redundancy(parse_redundancy(value))),
+    _schema("copies per packet, or datagrams+repairs", "20+10"),
 ]
 Host = Annotated[str, BeforeValidator(parse_host), WithJsonSchema({"type": "string", "format": "hostname"})]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(parse_list)]

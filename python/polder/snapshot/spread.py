@@ -9,43 +9,8 @@ from typing import Any
 
 import msgspec
 
+from polder.model.spread_messages import MemberList, Redundancy, Terms, Ticket
 from polder.snapshot.schema import Frozen
-
-
-class Terms(Frozen, frozen=True):
-    """What relays enforce: begin (Unix seconds), life (seconds), 2^``pace`` blocks a second, 2^``rate`` KiB/s over one relay."""
-
-    starts: int
-    lasts: int
-    pace: int
-    rate: int
-
-
-class TicketRelay(Frozen, frozen=True):
-    """What a user needs for one relay: ``grant`` 8, ``mac`` 16, ``destination`` 48 bytes."""
-
-    id: int
-    address: str
-    epoch: int
-    grant: bytes
-    mac: bytes
-    destination: bytes
-
-    def __repr__(self) -> str:
-        return f"TicketRelay({self.address}, keys withheld)"
-
-
-class Ticket(Frozen, frozen=True):
-    """The user's half: session name (16 bytes), session key (32), the member list's version, relays."""
-
-    session: bytes
-    key: bytes
-    terms: Terms
-    members: int
-    relays: tuple[TicketRelay, ...]
-
-    def __repr__(self) -> str:
-        return f"Ticket({len(self.relays)} relays, keys withheld)"
 
 
 class PeerKey(Frozen, frozen=True):
@@ -70,27 +35,6 @@ class Hosted(Frozen, frozen=True):
 
     def __repr__(self) -> str:
         return f"Hosted({len(self.relays)} relays, keys withheld)"
-
-
-class Redundancy(Frozen, frozen=True):
-    """Extra copies per packet (0 to 4), or (datagrams, repairs) of a group of forward error correction."""
-
-    copies: float
-    fec: tuple[int, int] | None = None
-
-
-class RelayMember(Frozen, frozen=True):
-    """A relay: the first eight bytes of its ring id, and ``ip:port`` for datagrams."""
-
-    id: int
-    address: str
-
-
-class MemberList(Frozen, frozen=True):
-    """The relays of one version."""
-
-    version: int
-    list: tuple[RelayMember, ...]
 
 
 class Guest(Frozen, frozen=True):
@@ -178,14 +122,3 @@ class SessionNow(msgspec.Struct, frozen=True):
     failed: int
     ends_in: float
     paths: tuple[PathNow, ...]
-
-
-class WantTicket(msgspec.Struct, frozen=True):
-    """Access point: a user whom the site's rules admit asks for a ticket. ``not_after``: the end of his certificate."""
-
-    site: str
-    user: str
-    key: bytes
-    not_after: int
-    renews: bytes | None
-    copies: float

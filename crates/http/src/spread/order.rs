@@ -44,8 +44,8 @@ pub struct AskTicket {
     pub port: u16,
     /// Session that is to be carried on.
     pub renews: Option<ByteBuf>,
-    /// Extra copies per packet towards the user, 0 to 4.
-    pub copies: f64,
+    /// Of packets towards the user.
+    pub redundancy: Redundancy,
 }
 
 /// The same, as the access point's control plane gets it: with what the user's certificate proved, and rules have allowed.
@@ -62,7 +62,7 @@ pub struct WantTicket {
     /// As asked.
     pub renews: Option<ByteBuf>,
     /// As asked.
-    pub copies: f64,
+    pub redundancy: Redundancy,
 }
 
 /// A user's session with a site.
