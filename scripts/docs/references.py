@@ -113,7 +113,7 @@ def signed() -> str:
     """Signed statements, and what else the calls carry."""
     carried = [*_defined_in(records), overlay_messages.Withdrawal, overlay_messages.Delivery, overlay_messages.Held]
     spread = spread_messages
-    inside = [spread.Terms, spread.Redundancy, spread.Ticket, spread.TicketRelay, spread.MemberList, spread.RelayMember]
+    inside = [spread.Terms, spread.Redundancy, spread.Ticket, spread.TicketRelay, spread.RelayList]
     return _structs([*carried, overlay_messages.EpochSecret, *inside])
 
 

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polder.model import Kind, Member, Refused, Verdict
+from polder.model import Kind, Member, Refused, Signed, Verdict
 from polder.model.overlay_messages import Caller
-from polder.model.spread_messages import GrantQuery, Issue, Redundancy, node_number
-from polder.overlay.spread import IN_FLIGHT, SETTLE, SpreadRole, relay_list
+from polder.model.spread_messages import GrantQuery, Issue, Redundancy, RelayList, node_number
+from polder.overlay.spread import IN_FLIGHT, SETTLE, Listed, SpreadRole
 from polder.overlay.spread_keys import RelayKeys, epoch_key, grant_key, peer_key
 
 HOUR, GRACE, LIFE = 3600, 660, 600
@@ -23,6 +23,10 @@ HALF = Redundancy(0.5)
 NOW = 1_000_000 * HOUR + 100.0
 MEMBERS = tuple(Member(f"n{i}", bytes([i]) * 16, f"192.0.2.{i}:443") for i in range(1, 7))
 ASKED = Issue("wiki", "spiffe://o.test/user/ann", b"k" * 32, int(NOW) + 86_400, None, HALF)
+
+
+def listed(members: tuple[Member, ...], now: float = NOW) -> Listed:
+    return Listed(RelayList.of(members, now), Signed(b"", b"", ()))
 
 
 def caller(member: Member) -> Caller:
@@ -36,7 +40,7 @@ def nodes() -> dict[str, SpreadRole]:
         for i, member in enumerate(MEMBERS)
     }
     for role in roles.values():
-        role.set_relays(MEMBERS, NOW)
+        role.set_relays(listed(MEMBERS), NOW)
     for member in MEMBERS:
         exchange(roles, member, NOW)
     return roles
@@ -78,7 +82,7 @@ def test_tickets_use_keys_of_a_new_epoch_when_servlets_know_them_too() -> None:
 
 def test_a_relay_that_is_silent_is_asked_again() -> None:
     role = SpreadRole(MEMBERS[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
-    role.set_relays(MEMBERS, NOW)
+    role.set_relays(listed(MEMBERS), NOW)
     role.handle_timeout(NOW)
     call = role.poll_call()
     assert call is not None
@@ -158,25 +162,28 @@ def test_without_servlets_lists_or_keys_there_is_no_ticket() -> None:
         roles["n1"].issue(ASKED, caller(MEMBERS[1]), (), NOW)
     fresh = SpreadRole(MEMBERS[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
     for members in ((), MEMBERS):
-        fresh.set_relays(members, NOW)
+        fresh.set_relays(listed(members), NOW)
         with pytest.raises(Refused):
             fresh.issue(ASKED, caller(MEMBERS[1]), MEMBERS[:1], NOW)
 
 
 def test_equal_lists_have_equal_versions_wherever_they_come_from() -> None:
-    assert relay_list(MEMBERS).version == relay_list(reversed(MEMBERS)).version
-    assert relay_list(MEMBERS).version != relay_list(MEMBERS[1:]).version
+    whole = RelayList.of(MEMBERS, NOW)
+    assert whole == RelayList.of(reversed(MEMBERS), NOW) and whole.is_whole()
+    assert whole.version != RelayList.of(MEMBERS[1:], NOW).version
+    for odd in (RelayList(whole.version, 1, MEMBERS[1:]), RelayList(whole.version, 1, MEMBERS[::-1])):
+        assert not odd.is_whole()
 
 
-def test_the_list_before_stays_known() -> None:
+def test_the_list_before_stays_known_and_an_older_one_is_not_taken() -> None:
     roles = nodes()
     role = roles["n1"]
     role.take_change()
-    role.set_relays(MEMBERS, NOW)
-    assert not role.take_change()
-    role.set_relays(MEMBERS[1:], NOW)
-    assert role.take_change()
-    assert [len(known.relays) for known in role.lists] == [5, 6]
+    assert role.set_relays(listed(MEMBERS, NOW + 1), NOW) and not role.take_change()
+    assert role.set_relays(listed(MEMBERS[1:], NOW + 2), NOW) and role.take_change()
+    assert not role.set_relays(listed(MEMBERS[2:], NOW + 1), NOW) and not role.take_change()
+    assert [len(known.list.relays) for known in role.lists] == [5, 6]
+    assert roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS[4:5], NOW)[2].ticket.members == role.lists[0].list.version
 
 
 @given(st.floats(0, 4e9), st.integers(60, 86_400), st.integers(0, 4000))
@@ -194,7 +201,7 @@ def test_a_key_that_is_handed_out_is_in_force_for_as_long_as_a_ticket(now: float
 def test_calls_under_way_are_bounded() -> None:
     many = tuple(Member(f"m{i}", i.to_bytes(16, "big"), "192.0.2.1:1") for i in range(1, 200))
     role = SpreadRole(many[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
-    role.set_relays(many, NOW)
+    role.set_relays(listed(many), NOW)
     role.handle_timeout(NOW)
     count = 0
     while role.poll_call() is not None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from polder.api.messages import Enrolled, EnrolRequest, Members, Nonce, Problem, RenewRequest
 from polder.api.tls import blind_tls, client_tls, set_identity
-from polder.model import Member, Refused, Signed, SpiffeId, Verdict
+from polder.model import Refused, Signed, SpiffeId, Verdict
 from polder.settings.identity import IdentityDir
 from polder.trust.authority import domain_of
 from polder.trust.keys import certificates_from_pem, certificates_to_pem, check_pin, key_from_der, key_to_der
@@ -86,9 +86,9 @@ async def fetch_members(identity: IdentityDir, scratch: Path) -> Members:
     return await _as_member(identity, scratch, Members, "members")
 
 
-async def fetch_relays(identity: IdentityDir, scratch: Path) -> tuple[Member, ...]:
-    """Every node: the relays of the spread plane; ``scratch`` as in ``fetch_revocations``."""
-    return (await _as_member(identity, scratch, Members, "relays")).members
+async def fetch_relays(identity: IdentityDir, scratch: Path) -> Signed:
+    """Every node: the signed relays of the spread plane; ``scratch`` as in ``fetch_revocations``."""
+    return await _as_member(identity, scratch, Signed, "relays")
 
 
 async def _as_member(identity: IdentityDir, scratch: Path, kind: type[T], name: str) -> T:

@@ -33,7 +33,9 @@ ROUTES = (
     _Route("get", "/v1/nonce", "A nonce to sign for a renewal; good for a minute.", None, Nonce),
     _Route("post", "/v1/renew", "A new certificate for the same key, also after expiry.", RenewRequest, Enrolled),
     _Route("get", "/v1/members", "Some nodes, and the names of protected sites.", None, Members, members_only=True),
-    _Route("get", "/v1/relays", "Every node: the relays of the spread plane.", None, Members, members_only=True),
+    _Route(
+        "get", "/v1/relays", "Every node: the relays of the spread plane, signed by the issuer.", None, Signed, members_only=True
+    ),
     _Route("get", "/v1/revocations", "The signed revocation list (payload: MessagePack).", None, Signed, members_only=True),
 )
 

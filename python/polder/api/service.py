@@ -17,6 +17,7 @@ from polder.api.issuers import Issuers
 from polder.api.limits import source_of
 from polder.api.messages import Enrolled, EnrolRequest, Members, RenewRequest
 from polder.model import Kind, Member, Refused, Signed, SpiffeId, Verdict
+from polder.model.spread_messages import RelayList
 from polder.settings import AuthoritySettings
 from polder.settings.quantities import parse_address
 from polder.store import Entry, Issued, Ledger
@@ -168,9 +169,9 @@ class AuthorityService:
             browser_root=self._browser_root if who.kind is Kind.USER else "",
         )
 
-    def relays(self) -> Members:
-        """Every node: the relays of the spread plane."""
-        return Members(self._ledger.members(), ())
+    def relays(self) -> Signed:
+        """Every node: the relays of the spread plane, signed."""
+        return self._issuers.signer.sign_relays(RelayList.of(self._ledger.members(), self._clock()))
 
     def _some_members(self) -> tuple[Member, ...]:
         known = self._ledger.members()

@@ -48,7 +48,7 @@ class Client(Linked):
         self._proxy = ""
         self._keeper = Keeper(path, self._identity, self._on_renewed)
         super().__init__(EngineConfig(role="forwarder", listen=(settings.listen,)), life)
-        self.sessions = Sessions(lambda: self.engine, self.tasks, self._nearest, self.raw_call)
+        self.sessions = Sessions(lambda: self.engine, self.tasks, self._nearest, self.raw_call, self._revoked.open_relays)
         self.sessions.configure(settings.plane, parse_redundancy(settings.redundancy))
         routes = {"paths": self._paths, "status": self._status, "counters": self._counters, "links": self._links}
         self.serve_admin(path / "admin.sock", routes)

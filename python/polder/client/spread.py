@@ -10,28 +10,33 @@ from typing import Any
 import msgspec
 
 from polder.engine import CallFailed, Engine
-from polder.model import Member, decode
-from polder.model.spread_messages import Issued, Redundancy
+from polder.model import Member, Refused, Signed, decode
+from polder.model.spread_messages import Issued, Redundancy, RelayList, node_number
 from polder.overlay.planes import Ask, Planes, Seen, Use
-from polder.shell.clock import monotonic
+from polder.shell.clock import monotonic, wall
 from polder.shell.tasks import Tasks
-from polder.snapshot.spread import Prefer, UserTicket
+from polder.snapshot.spread import MemberList, Prefer, RelayMember, UserTicket
 
 log = logging.getLogger("polder.spread")
 
 _LOOK = 1.0
 """Seconds between looks at what sessions are like."""
 
+_LAG = 8 * 3600
+"""Seconds by which a ticket's list of relays may be older than another that was seen: nodes ask the authority at different times."""
+
+Opens = Callable[[Signed, float], RelayList]
 RawCall = Callable[[Member, str, bytes], Awaitable[bytes]]
 
 
 class Sessions:
-    """``points``: access points, the best first; ``call``: a control call, raw."""
+    """``points``: access points, the best first; ``call``: a control call, raw; ``opens``: verifies a list of relays."""
 
     def __init__(
-        self, engine: Callable[[], Engine], tasks: Tasks, points: Callable[[], tuple[Member, ...]], call: RawCall
+        self, engine: Callable[[], Engine], tasks: Tasks, points: Callable[[], tuple[Member, ...]], call: RawCall, opens: Opens
     ) -> None:
-        self._engine, self._tasks, self._points, self._call = engine, tasks, points, call
+        self._engine, self._tasks, self._points, self._call, self._open = engine, tasks, points, call, opens
+        self._issued_at = 0
         self._planes = Planes(auto=True)
         self._plane, self._redundancy = "tunnel", Redundancy(0.5)
         self.tickets = self.refused = 0
@@ -60,8 +65,9 @@ class Sessions:
         """One look: judge sessions, renew tickets."""
         now = monotonic()
         for seen in self._engine().sessions():
-            through = seen.tunnel_open_us / 1e6
-            self._planes.measured(Seen(seen.site, seen.open_us / 1e6, through, seen.failed), now)
+            # While a tunnel carries the session its round trip says nothing of relays.
+            over = seen.rtt_us / 1e6 if seen.carrier == "relays" else 0.0
+            self._planes.measured(Seen(seen.site, over, seen.tunnel_rtt_us / 1e6, seen.failed), now)
         self._planes.handle_timeout(now)
         self._pump()
         await asyncio.sleep(_LOOK)
@@ -93,12 +99,28 @@ class Sessions:
         self._planes.refused(ask, monotonic())
         self._pump()
 
+    def _relays(self, signed: Signed) -> RelayList | None:
+        """What a ticket brought, if the authority signed it and it is not much older than what was seen before."""
+        try:
+            listed = self._open(signed, wall())
+        except Refused as refused:
+            log.warning("a ticket's list of relays was refused", extra={"why": str(refused), "verdict": str(refused.verdict)})
+            return None
+        if listed.issued_at < self._issued_at - _LAG:
+            log.warning("a ticket came with an old list of relays", extra={"older_by_s": self._issued_at - listed.issued_at})
+            return None
+        self._issued_at = max(self._issued_at, listed.issued_at)
+        return listed
+
     def _use(self, ask: Ask, issued: Issued) -> bool:
-        ticket = issued.ticket
+        ticket, listed = issued.ticket, self._relays(issued.relays)
+        if listed is None or listed.version != ticket.members:
+            return False
+        members = MemberList(listed.version, tuple(RelayMember(node_number(m), m.address) for m in listed.relays))
         life = ticket.terms.lasts
         prefer = self._planes.issued(ask, issued.site, ticket.session, life, renewed=issued.renewed, now=monotonic())
         order = UserTicket(
-            issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, issued.members,
+            issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, members,
             self._redundancy, issued.renewed, prefer,
         )  # fmt: skip
         try:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from polder.model.records import Frozen, Member
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from polder.model.records import Frozen, Member, Signed
 
 
 class GrantQuery(Frozen, frozen=True):
@@ -23,6 +28,31 @@ class Granted(Frozen, frozen=True):
 
     def __repr__(self) -> str:
         return f"Granted(epoch {self.epoch}, keys withheld)"
+
+
+class RelayList(Frozen, frozen=True, tag="relays"):
+    """Who relays, signed by the issuer: every node, in the order of the ring. Of two lists the one issued later counts.
+
+    ``version`` follows from ``relays``, so that equal lists have equal versions at every node, without anybody to count them.
+    """
+
+    version: int
+    issued_at: int
+    relays: tuple[Member, ...]
+
+    @classmethod
+    def of(cls, members: Iterable[Member], now: float) -> RelayList:
+        """The list of these."""
+        relays = tuple(sorted(set(members), key=lambda member: member.ring_id))
+        return cls(_version(relays), int(now), relays)
+
+    def is_whole(self) -> bool:
+        """Whether the version is that of the relays."""
+        return self == RelayList.of(self.relays, self.issued_at)
+
+
+def _version(relays: tuple[Member, ...]) -> int:
+    return int.from_bytes(hashlib.sha256(msgspec.msgpack.encode(relays)).digest()[:4], "big")
 
 
 class Terms(Frozen, frozen=True):
@@ -88,25 +118,11 @@ class Ticket(Frozen, frozen=True):
         return f"Ticket({len(self.relays)} relays, keys withheld)"
 
 
-class RelayMember(Frozen, frozen=True):
-    """A relay: the first eight bytes of its ring id, and ``ip:port`` for datagrams."""
-
-    id: int
-    address: str
-
-
-class MemberList(Frozen, frozen=True):
-    """The relays of one version."""
-
-    version: int
-    list: tuple[RelayMember, ...]
-
-
 class Issued(Frozen, frozen=True):
     """Answer to ``issue`` and to a user's ``ticket``: the user's half. It names no servlet.
 
-    ``pin``: SHA-256 of the servlet's public key; ``renewed``: an older session goes on under this one; ``members``: all relays;
-    ``now``: the overlay's time, Unix µs.
+    ``pin``: SHA-256 of the servlet's public key; ``renewed``: an older session goes on under this one; ``relays``: the ``RelayList``
+    for which the ticket is, as the authority signed it; ``now``: the overlay's time, Unix µs.
     """
 
     site: str
@@ -116,7 +132,7 @@ class Issued(Frozen, frozen=True):
     renewed: bool
     now: int
     ticket: Ticket
-    members: MemberList
+    relays: Signed
 
 
 class Expect(Frozen, frozen=True):

@@ -102,6 +102,7 @@ class Node(Linked):
         """Serve, join the ring, begin the background work."""
         mine = (self._identity.revocations,) if self._identity.revocations else ()
         self.roles.remember((*mine, *self._memory.records), wall())
+        self.spreading.recall(wall())
         member = self._resume()
         self.apply()
         await self.start_admin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Awaitable
 from pathlib import Path
@@ -13,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from polder.engine import CallFailed
-from polder.model import Kind, Member, Refused, Verdict, encode
+from polder.model import Kind, Refused, Signed, Verdict, encode
 from polder.model.overlay_messages import Caller
 from polder.model.spread_messages import Expect, Expected, Granted, GrantQuery, Issue, Issued, node_number
-from polder.overlay.spread import SpreadRole
+from polder.overlay.spread import Listed, SpreadRole
 from polder.overlay.spread_keys import RelayKeys
 from polder.settings.spread import SpreadSettings
 from polder.settings.state import write_atomic
@@ -28,6 +29,8 @@ from polder.snapshot.spread import Guest, Hosted, PeerKey
 if TYPE_CHECKING:
     from polder.node.shell import Node
 
+log = logging.getLogger("polder.spread")
+
 _BEACONS = 4
 """Beacons that an access point asks for one ticket."""
 
@@ -38,6 +41,7 @@ class Spreading:
     def __init__(self, node: Node, path: Path, settings: SpreadSettings) -> None:
         self._node = node
         self._settings = settings
+        self._listed = path / "relays.list"
         keys = RelayKeys(_secret(path / "relay.key"), int(settings.epoch), int(settings.ticket_life) + 60)
         self._keys = keys
         self.role = SpreadRole(node.me, keys, chance(), life=int(settings.ticket_life), rate=settings.rate)
@@ -65,7 +69,7 @@ class Spreading:
         if not self.on or not self.role.lists:
             return None
         lists = (
-            SpreadMembers(known.version, tuple((node_number(member), member.address) for member in known.relays))
+            SpreadMembers(known.list.version, tuple((node_number(member), member.address) for member in known.list.relays))
             for known in self.role.lists
         )
         return Spread(
@@ -78,10 +82,33 @@ class Spreading:
             end_key=self._end_key,
         )
 
-    def learn(self, members: tuple[Member, ...], now: float) -> None:
-        """The authority named all nodes."""
-        if self.on:
-            self.role.set_relays(members, now)
+    def learn(self, signed: Signed, now: float) -> None:
+        """The authority named all nodes. A list that it did not sign is logged and left out; what counts is written down."""
+        if self._take(signed, now):
+            lists = tuple(known.signed for known in self.role.lists)
+            write_atomic(self._listed, msgspec.msgpack.encode(lists), 0o600)
+
+    def _take(self, signed: Signed, now: float) -> bool:
+        try:
+            listed = self._node.roles.verifier.open_relays(signed, now)
+        except Refused as refused:
+            log.warning("a list of relays was refused", extra={"why": str(refused), "verdict": str(refused.verdict)})
+            return False
+        return self.role.set_relays(Listed(listed, signed), now)
+
+    def recall(self, now: float) -> None:
+        """The lists known before a restart: relays work though the authority is away."""
+        if not self.on:
+            return
+        try:
+            lists = msgspec.msgpack.decode(self._listed.read_bytes(), type=tuple[Signed, ...])
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("the list of relays cannot be read; the authority has it", extra={"error": str(error)})
+            return
+        for signed in reversed(lists):
+            self._take(signed, now)
 
     def next_change(self, now: float) -> float:
         """When the epochs in force change."""

@@ -7,16 +7,14 @@ not the one that works (trap 9 of the papers' notes). A grant's number is drawn 
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 import msgspec
 
-from polder.model import Kind, Member, Refused, Verdict
+from polder.model import Kind, Member, Refused, Signed, Verdict
 from polder.model.overlay_messages import Caller
 from polder.model.spread_messages import (
     Expect,
@@ -24,8 +22,7 @@ from polder.model.spread_messages import (
     GrantQuery,
     Issue,
     Issued,
-    MemberList,
-    RelayMember,
+    RelayList,
     Terms,
     Ticket,
     node_number,
@@ -44,18 +41,11 @@ SKEW = 2
 """Seconds by which a ticket begins earlier: clocks of relays differ."""
 
 
-class RelayList(NamedTuple):
-    """The relays of one version."""
+class Listed(NamedTuple):
+    """A list of relays, and the authority's word for it."""
 
-    version: int
-    relays: tuple[Member, ...]
-
-
-def relay_list(members: Iterable[Member]) -> RelayList:
-    """Who relays, and the version of that list: equal lists have equal versions at every node, without anybody to count them."""
-    relays = tuple(sorted(set(members), key=lambda member: member.ring_id))
-    digest = hashlib.sha256(msgspec.msgpack.encode(relays)).digest()
-    return RelayList(int.from_bytes(digest[:4], "big"), relays)
+    list: RelayList
+    signed: Signed
 
 
 @dataclass(slots=True)
@@ -87,7 +77,7 @@ class SpreadRole:
         self._keys = keys
         self._rng = rng
         self._life, self._pace, self._rate = life, pace, rate
-        self._lists: tuple[RelayList, ...] = ()
+        self._lists: tuple[Listed, ...] = ()
         self._held: dict[bytes, _Key] = {}
         self._running: dict[int, bytes] = {}
         self._calls: deque[CallOut] = deque()
@@ -98,7 +88,7 @@ class SpreadRole:
     # What is known
 
     @property
-    def lists(self) -> tuple[RelayList, ...]:
+    def lists(self) -> tuple[Listed, ...]:
         """The current list of relays, then the previous one."""
         return self._lists
 
@@ -107,15 +97,18 @@ class SpreadRole:
         """Relays whose keys of this epoch are here."""
         return sum(1 for key in self._held.values() if key.granted is not None)
 
-    def set_relays(self, members: Iterable[Member], now: float) -> None:
-        """Who relays now."""
-        fresh = relay_list(members)
-        if self._lists and fresh.version == self._lists[0].version:
-            return
+    def set_relays(self, fresh: Listed, now: float) -> bool:
+        """Who relays now, by a list that was verified; whether it was taken: one that was issued before what is known is not."""
+        if self._lists and fresh.list.issued_at < self._lists[0].list.issued_at:
+            return False
+        if self._lists and fresh.list.version == self._lists[0].list.version:
+            self._lists = (fresh, *self._lists[1:])
+            return True
         self._lists = (fresh, *self._lists[:1])
-        wanted = {member.ring_id for member in fresh.relays}
+        wanted = {member.ring_id for member in fresh.list.relays}
         self._held = {ring_id: self._held.get(ring_id) or _Key(now) for ring_id in wanted}
         self._changed = True
+        return True
 
     def take_change(self) -> bool:
         """Whether lists or epochs changed since the last call."""
@@ -153,7 +146,7 @@ class SpreadRole:
         current = self._lists[0]
         granted = [
             (member, keys)
-            for member in current.relays
+            for member in current.list.relays
             if (held := self._held.get(member.ring_id)) is not None and (keys := held.settled(now)) is not None
         ]
         if not granted:
@@ -162,16 +155,13 @@ class SpreadRole:
         self._remember(session, _Sent(servlet, body.user, body.key, body.site, starts + lasts), now)
         renews, redundancy = body.renews if before else None, body.redundancy.bounded()
         expect = Expect(body.site, session, key, terms, body.user, body.key, renews, redundancy)
-        members = MemberList(
-            current.version, tuple(RelayMember(node_number(member), member.address) for member in current.relays)
-        )
-        ticket = Ticket(session, key, terms, current.version, relays)
-        issued = Issued(body.site, (), (), b"", before is not None, int(now * 1e6), ticket, members)
+        ticket = Ticket(session, key, terms, current.list.version, relays)
+        issued = Issued(body.site, (), (), b"", before is not None, int(now * 1e6), ticket, current.signed)
         return servlet, expect, issued
 
     def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:
         """As a servlet: (relay, epoch, key) of every relay, of this epoch and the one before."""
-        numbers = {member.ring_id: node_number(member) for known in self._lists for member in known.relays}
+        numbers = {member.ring_id: node_number(member) for known in self._lists for member in known.list.relays}
         return tuple(
             (numbers[ring_id], granted.epoch, granted.peer_key)
             for ring_id, held in self._held.items()
@@ -183,7 +173,7 @@ class SpreadRole:
 
     def handle_timeout(self, now: float) -> None:
         """Ask the relays whose keys are due."""
-        for member in self._lists[0].relays if self._lists else ():
+        for member in self._lists[0].list.relays if self._lists else ():
             held = self._held[member.ring_id]
             if held.due <= now and not held.running and len(self._running) < IN_FLIGHT:
                 held.running = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from polder.model import Kind, Member, Refused, RevocationList, Signed, SpiffeId
+from polder.model.spread_messages import RelayList
 from polder.settings.identity import IdentityDir
 from polder.trust import ChainVerifier, Revoked, is_newer, is_retired
 
@@ -34,6 +35,10 @@ class RevokedList:
         if news:
             self._verifier.revoked = Revoked.of(listed)
         return news
+
+    def open_relays(self, signed: Signed, now: float) -> RelayList:
+        """A list of relays that the authority signed; raises ``Refused``."""
+        return self._verifier.open_relays(signed, now)
 
     def has_retired(self, identity: IdentityDir) -> bool:
         """Whether the issuer of ``identity`` is believed no more."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from polder.model.spread_messages import MemberList, Redundancy, Terms, Ticket
+from polder.model.spread_messages import Redundancy, Terms, Ticket
 from polder.snapshot.schema import Frozen
 
 
@@ -35,6 +35,20 @@ class Hosted(Frozen, frozen=True):
 
     def __repr__(self) -> str:
         return f"Hosted({len(self.relays)} relays, keys withheld)"
+
+
+class RelayMember(Frozen, frozen=True):
+    """A relay: the first eight bytes of its ring id, and ``ip:port`` for datagrams."""
+
+    id: int
+    address: str
+
+
+class MemberList(Frozen, frozen=True):
+    """The relays of one version."""
+
+    version: int
+    list: tuple[RelayMember, ...]
 
 
 class Guest(Frozen, frozen=True):
@@ -110,7 +124,11 @@ class PathNow(msgspec.Struct, frozen=True):
 
 
 class SessionNow(msgspec.Struct, frozen=True):
-    """A forwarder's session: times in microseconds (0: not known), ``ends_in`` in seconds, tunnels opened and failed over it."""
+    """A forwarder's session: times in microseconds (0: not known), ``ends_in`` in seconds, tunnels opened and failed over it.
+
+    ``tunnel_rtt_us``: round trip to the same servlet through an access point. ``carrier``: ``relays``, or ``tunnel`` while no relay
+    answers; ``detours``: how often that happened. ``recovered``: datagrams regained by repairs.
+    """
 
     site: str
     up: bool
@@ -118,7 +136,11 @@ class SessionNow(msgspec.Struct, frozen=True):
     rtt_us: int
     open_us: int
     tunnel_open_us: int
+    tunnel_rtt_us: int
     tunnels: int
     failed: int
+    carrier: str
+    detours: int
+    recovered: int
     ends_in: float
     paths: tuple[PathNow, ...]

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polder.model import RevocationList, Signed
+from polder.model.spread_messages import RelayList
 from polder.trust.envelope import sign
 from polder.trust.profiles import Profile, authority_extensions, key_hash, key_usage
 
@@ -65,6 +66,10 @@ class Issuer:
 
     def sign_revocations(self, listed: RevocationList) -> Signed:
         """The list, signed by the issuer itself: it stays believable while the issuer is."""
+        return sign(listed, self.key, self.chain())
+
+    def sign_relays(self, listed: RelayList) -> Signed:
+        """Who relays, signed as revocations are."""
         return sign(listed, self.key, self.chain())
 
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from polder.model import Kind, Refused, RevocationList, Signed, SpiffeId, Verdict, decode, encode
+from polder.model.spread_messages import RelayList
 from polder.trust.chain import Vouched, check_validity, verify_chain
 from polder.trust.profiles import AUTHORITY, Identity
 from polder.trust.revocation import Revoked
@@ -90,6 +91,15 @@ class ChainVerifier:
         who, listed = self.open(signed, RevocationList, now)
         if (who.kind, who.name) != (Kind.ADMIN, AUTHORITY):
             raise Refused(Verdict.WRONG_HOLDER, f"a revocation list signed by {who}; only the authority may")
+        return listed
+
+    def open_relays(self, signed: Signed, now: float) -> RelayList:
+        """The list of relays, if the authority signed it; raises ``Refused``."""
+        who, listed = self.open(signed, RelayList, now)
+        if (who.kind, who.name) != (Kind.ADMIN, AUTHORITY):
+            raise Refused(Verdict.WRONG_HOLDER, f"a list of relays signed by {who}; only the authority may")
+        if not listed.is_whole():
+            raise Refused(Verdict.MALFORMED, "a list of relays whose version is another list's")
         return listed
 
     def _chain(self, chain: tuple[bytes, ...], now: float) -> Vouched:
