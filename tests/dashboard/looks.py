@@ -52,7 +52,43 @@ def site(at: float = 0.0, counters: dict[str, float] | None = None, **changes: A
     return Round(at, {"site/wiki": Sample(at, facts, counters or {"tunnels": 5 * at}, links)})
 
 
-def user(at: float = 0.0, counters: dict[str, float] | None = None, links: tuple[dict[str, Any], ...] | None = None) -> Round:
+def session(**changes: Any) -> dict[str, Any]:
+    """A session over two relays."""
+    path = {
+        "state": "live",
+        "weight": 0.75,
+        "loss": 0.0,
+        "delay_us": 0,
+        "sent": 1200,
+        "received": 900,
+        "duplicates": 12,
+        "mtu": 1472,
+    }
+    slow = path | {"relay": "192.0.2.2:443", "state": "suspect", "weight": 0.25, "loss": 0.4, "delay_us": 18_500}
+    return {
+        "site": "wiki",
+        "up": True,
+        "prefer": True,
+        "carrier": "relays",
+        "detours": 0,
+        "recovered": 0,
+        "rtt_us": 20_000,
+        "open_us": 21_000,
+        "tunnel_open_us": 25_000,
+        "tunnel_rtt_us": 24_000,
+        "tunnels": 7,
+        "failed": 0,
+        "ends_in": 300.0,
+        "paths": [slow, path | {"relay": "192.0.2.1:443"}],
+    } | changes
+
+
+def user(
+    at: float = 0.0,
+    counters: dict[str, float] | None = None,
+    links: tuple[dict[str, Any], ...] | None = None,
+    sessions: tuple[dict[str, Any], ...] = (),
+) -> Round:
     """A forwarder with two access points."""
     facts = {
         "user": "ann",
@@ -60,6 +96,7 @@ def user(at: float = 0.0, counters: dict[str, float] | None = None, links: tuple
         "sites": ["wiki.test"],
         "access_points": ["n1", "n2", "n3"],
         "certificate_valid_for_s": 2_000_000,
+        "relays": {"plane": "auto", "redundancy": "0.5", "sessions": list(sessions)},
     }
     up = ({"name": "n1", "lane": "bulk", "up": True, "rtt_us": 900}, {"name": "n2", "lane": "bulk", "up": True, "rtt_us": 400})
     return Round(at, {"user/ann": Sample(at, facts, counters or {"front_requests": 3 * at}, links if links is not None else up)})

@@ -109,6 +109,25 @@ def test_a_user_sees_the_quickest_access_point_in_use_and_that_none_answers() ->
     assert model.view().level is Level.BAD and tile(model.view(), "point") == ("none", Level.BAD)
 
 
+def test_a_user_sees_the_plane_in_use_and_every_relay_the_most_used_first() -> None:
+    model = User("ann")
+    model.take(looks.user(1.0))
+    assert tile(model.view(), "plane") == ("tunnel", Level.PLAIN) and len(model.view().tables) == 2
+    model.take(looks.user(2.0, sessions=(looks.session(),)))
+    view = model.view()
+    relays = view.tables[1]
+    assert tile(view, "plane") == ("relays", Level.GOOD) and relays.title == "Relays to wiki"
+    assert [row[0].text for row in relays.rows] == ["192.0.2.1:443", "192.0.2.2:443"]
+    assert [cell.text for cell in relays.rows[1]] == ["192.0.2.2:443", "suspect", "25%", "40.0%", "18.5 ms", "12", "1 200", "900"]
+    assert relays.rows[1][1].level is relays.rows[1][3].level is Level.WARN and view.level is Level.GOOD
+    model.take(looks.user(3.0, sessions=(looks.session(carrier="tunnel"),)))
+    view = model.view()
+    assert tile(view, "plane") == ("tunnel", Level.WARN) and "wiki" in view.headline and "UDP" in view.next
+    assert view.tables[1].title.endswith("an access point carries")
+    model.take(looks.user(4.0, sessions=(looks.session(prefer=False),)))
+    assert tile(model.view(), "plane")[0] == "tunnel"
+
+
 FACTS = st.dictionaries(st.sampled_from(["tunnels", "handshakes_failed", "tunnels_open", "bytes_up"]), st.integers(0, 1 << 40))
 
 

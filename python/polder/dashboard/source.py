@@ -170,6 +170,8 @@ async def _ask_here(part: str, directory: Path) -> Sample | str:
             facts = await ask(socket, "status")
             if part == "authority":
                 return Sample(wall(), facts, {k: v for k, v in facts.items() if type(v) is int})
+            if part.startswith("user/"):
+                facts["relays"] = await ask(socket, "paths")
             counters, links = await asyncio.gather(ask(socket, "counters"), ask(socket, "links"))
     except (OSError, ValueError, TimeoutError) as error:
         return str(error) or "it did not answer in time"

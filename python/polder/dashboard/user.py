@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polder.dashboard import signs, words
+from polder.dashboard import relays, signs, words
 from polder.dashboard.rates import Track
 from polder.dashboard.values import Cell, Level, Line, Plot, Round, Sample, Sign, Table, Tile, View, headline, worst
 
@@ -47,7 +47,7 @@ class User:
             headline=headline(found, "All is well."),
             tiles=self._tiles(self._sample),
             plots=self._plots(),
-            tables=(_points(self._sample), _sites(self._sample)),
+            tables=(_points(self._sample), *relays.tables(self._sample.facts["relays"]), _sites(self._sample)),
             signs=tuple(found),
             next=found[0].advice if found else f"set {self._sample.facts['pac']} in a browser, or `polder browse SITE`",
         )
@@ -61,6 +61,7 @@ class User:
         left = int(facts["certificate_valid_for_s"])
         return (
             Tile("point", "Access point", used or "none", f"of {len(facts['access_points'])}", Level.GOOD if used else Level.BAD),
+            relays.tile(facts["relays"]),
             Tile("rtt", "Latency", words.millis(_rtt(sample)), "to it and back", series=track.gauge("rtt_us"), unit="µs"),
             Tile("requests", "Requests/s", words.rate(track.rate(requests)), f"{words.count(track.last('front_tunnels_open'))} open",
                  series=track.rates(requests), unit="per second"),
@@ -70,7 +71,6 @@ class User:
                  series=track.rates("failovers"), unit="per second"),
             Tile("failed", "Failed", words.count(sum(track.last(name) for name in failed)), "requests since the start",
                  Level.BAD if track.rate(failed) > 0 else Level.PLAIN, track.rates(failed), "per second"),
-            Tile("sites", "Sites", str(len(facts["sites"])), "that you may ask for"),
             Tile("certificate", "Certificate", words.duration(left), "renewed by itself", Level.WARN if left < 3600 else Level.GOOD),
         )  # fmt: skip
 
@@ -90,6 +90,7 @@ class User:
         if not _in_use(sample):
             text = "No access point answers: nothing can be read"
             found.append(Sign(Level.BAD, text, "Look whether this machine has a network; others are tried without end."))
+        found += relays.signs(sample.facts["relays"])
         if self._track.rate(("front_failed", "front_internal")) > 0:
             found.append(Sign(Level.WARN, "Requests fail", "The site itself may be down: ask its owner."))
         if self._track.rate("front_refused_denied") > 0:
