@@ -18,7 +18,7 @@ use polder_wire::word::{SealedWord, UserWord};
 pub type Target = fn(&[u8]);
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("http1-request", http1::request),
     ("http1-response", http1::response),
     ("body", http1::body),
@@ -36,6 +36,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("front-h2", front::h2),
     ("spread", spread::packet),
     ("opening", spread::opening),
+    ("detour", spread::detour),
 ];
 
 /// Whatever a Proxy-Status field or an Accept field holds, reading it ends, and what we write ourselves is read back.

@@ -82,3 +82,38 @@ pub(crate) fn opening(data: &[u8]) {
     }
     let _ = polder_types::decode::<polder_http::spread::order::AskTicket>(data);
 }
+
+/// A claim has one spelling; a stream's frames are the same however it is cut, and what was read can be said again.
+pub(crate) fn detour(data: &[u8]) {
+    use polder_wire::detour::{Claim, Frame, Frames, LONGEST, put_datagrams, word};
+    if let Some(claim) = Claim::parse(data) {
+        assert_eq!(claim.encode().as_bytes(), data);
+    }
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut frames, mut heard) = (Frames::default(), Vec::new());
+        for piece in pieces {
+            frames.push(piece);
+            loop {
+                match frames.next() {
+                    Ok(Some(frame)) => heard.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return heard,
+                }
+            }
+        }
+        heard
+    };
+    let whole = read(&mut std::iter::once(data));
+    assert_eq!(whole, read(&mut data.chunks(7)));
+    let mut said = bytes::BytesMut::new();
+    for frame in &whole {
+        match frame {
+            Frame::Datagram(datagram) => {
+                assert!((1..=LONGEST).contains(&datagram.len()));
+                put_datagrams(datagram, datagram.len(), &mut said);
+            }
+            Frame::Word(spoken) => said.extend_from_slice(&word(*spoken)),
+        }
+    }
+    assert!(data.starts_with(&said));
+}

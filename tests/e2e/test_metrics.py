@@ -82,4 +82,5 @@ def test_no_page_names_anybody_or_tells_a_role_per_site(world: World) -> None:
 def test_what_tells_a_role_is_for_the_owner_alone() -> None:
     assert {name for name, _, _ in meanings() if tells_role(name)} >= {
         "dialouts_open", "gre_sent_packets", "spread_sessions", "spread_tunnels", "spread_here_packets", "spread_end_datagrams_in",
+        "spread_over_window", "spread_silent", "spread_detours_refused", "spread_end_detoured_in",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polder.overlay.planes import ASIDE, BLOCKED, MOST, RETRY, Ask, Planes, Seen, Use
+from polder.overlay.planes import ASIDE, BLOCKED, MOST, RETRY, WINDOW, Ask, Planes, Seen, Use
 
 LIFE = 600.0
 
@@ -71,17 +71,53 @@ def test_what_cannot_be_carried_on_is_begun_anew() -> None:
     assert planes.poll() == Ask("wiki.test", 443, None)
 
 
-def test_slow_or_failing_sessions_are_left_aside_and_tried_again() -> None:
-    for seen in (Seen("wiki", 0.2, 0.05, 0), Seen("wiki", 0.05, 0.05, 1)):
-        planes = up()
-        planes.measured(Seen("wiki", 0.06, 0.05, 0), 1.0)
-        assert planes.poll() is None, "a little slower is no reason"
-        planes.measured(seen, 2.0)
-        assert planes.poll() == Use("wiki", on=False)
-        planes.measured(seen, 3.0)
-        assert planes.poll() is None
-        planes.measured(seen, 2.0 + ASIDE)
-        assert planes.poll() == Use("wiki", on=True)
+def judged(planes: Planes, since: float, seconds: float, over: float, through: float, failed: int = 0) -> list[Use]:
+    """What is said while so much is measured every second."""
+    said = []
+    for second in range(int(seconds)):
+        planes.measured(Seen("wiki", over, through, failed), since + second)
+        while (out := planes.poll()) is not None:
+            assert isinstance(out, Use)
+            said.append(out)
+    return said
+
+
+def test_a_failing_session_is_left_aside_at_once_and_used_again_later() -> None:
+    planes = up()
+    assert judged(planes, 1.0, 20, 0.05, 0.05) == []
+    assert judged(planes, 21.0, 1, 0.05, 0.05, failed=1) == [Use("wiki", on=False)]
+    assert judged(planes, 22.0, ASIDE - 2, 0.05, 0.05, failed=1) == []
+    assert judged(planes, 20.0 + ASIDE, 2 * WINDOW, 0.05, 0.05, failed=1) == [Use("wiki", on=True)]
+
+
+def test_a_session_that_takes_far_round_is_left_aside_until_it_does_no_more() -> None:
+    planes = up()
+    assert judged(planes, 1.0, 300, 0.09, 0.05) == [], "a little slower is no reason"
+    assert judged(planes, 301.0, 2 * WINDOW, 0.2, 0.05) == [Use("wiki", on=False)]
+    assert judged(planes, 400.0, 600, 0.09, 0.05) == [], "between the bounds nothing changes"
+    assert judged(planes, 1000.0, 2 * WINDOW, 0.07, 0.05) == [Use("wiki", on=True)]
+
+
+def test_a_full_line_is_no_reason() -> None:
+    planes = up()
+    for second in range(200):
+        planes.measured(Seen("wiki", 0.05 if second % 20 == 0 else 0.9, 0.05, 0), float(second))
+    assert planes.poll() is None
+
+
+def test_where_nothing_was_measured_through_access_points_relays_stay() -> None:
+    assert judged(up(), 0.0, 300, 0.5, 0.0) == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 3)), max_size=200))
+def test_planes_change_at_most_once_in_a_window(seen: list[tuple[float, float, int]]) -> None:
+    planes, changes, failed = up(), list[float](), 0
+    for second, (over, through, more) in enumerate(seen):
+        failed += more == 3
+        planes.measured(Seen("wiki", over, through, failed), float(second))
+        while planes.poll() is not None:
+            changes.append(float(second))
+    assert all(later - earlier >= min(WINDOW, ASIDE) for earlier, later in zip(changes[::2], changes[1::2], strict=False))
 
 
 def test_where_only_relays_may_be_used_nothing_is_judged() -> None:

@@ -71,7 +71,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Ends {
     /// Puts a snapshot's key and list in force; inside the runtime. The servlet's end begins with the first key.
-    pub(crate) fn apply(&self, plane: &Arc<Plane>, relay: &RelayThread, tls: &Settings, spread: &Spread) -> Result<(), String> {
+    pub(crate) fn apply(
+        &self,
+        plane: &Arc<Plane>,
+        relay: &RelayThread,
+        tls: &Settings,
+        spread: &Spread,
+        limits: &Limits,
+    ) -> Result<(), String> {
         let members = match spread.members.first() {
             None => None,
             Some(list) => {
@@ -84,8 +91,8 @@ impl Ends {
         if !spread.end_key.is_empty() {
             let config = tls.spread_server(&spread.end_key).map_err(|e| e.to_string())?;
             match &*servlet {
-                Some(servlet) => servlet.end().configure(config, &Limits::default()).map_err(|e| e.to_string())?,
-                None => *servlet = Some(self.begin(plane, relay, config, spread).map_err(|e| e.to_string())?),
+                Some(servlet) => servlet.end().configure(config, limits).map_err(|e| e.to_string())?,
+                None => *servlet = Some(self.begin(plane, relay, config, spread, limits).map_err(|e| e.to_string())?),
             }
         }
         let mut known = lock(&self.members);
@@ -104,13 +111,14 @@ impl Ends {
         relay: &RelayThread,
         tls: polder_http::spread::ServerConfig,
         spread: &Spread,
+        limits: &Limits,
     ) -> io::Result<Arc<Servlet>> {
         let six = |socket: &Arc<UdpSocket>| Ok((socket.clone(), socket.local_addr()?.is_ipv6()));
         let sockets = relay.sockets().iter().map(six).collect::<io::Result<_>>()?;
         let inlet = Inlet::new(Arc::new(Sockets { sockets, outbox: Mutex::default() }), WAITING);
         relay.host(Arc::new(Into(inlet.clone())));
         let (most, config) = (spread.sessions as usize, SpreadConfig::default());
-        let end = ServletEnd::new(inlet, tls, &Limits::default(), config, self.counters.clone(), most)?;
+        let end = ServletEnd::new(inlet, tls, limits, config, self.counters.clone(), most)?;
         Ok(Servlet::start(plane.clone(), end, RandomState::new().build_hasher().finish()))
     }
 

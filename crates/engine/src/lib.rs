@@ -24,6 +24,7 @@ use polder_http::front::{self, FrontContext, Report};
 use polder_http::overlay::Overlay;
 use polder_http::plane::{Plane, PlaneConfig, World, unix_now};
 use polder_http::spread::order::Order;
+use polder_http::spread::quic_limits;
 use polder_http::tunnel::Opener;
 use polder_meter::Meaning;
 use polder_plan::Plan;
@@ -204,7 +205,8 @@ impl Engine {
         self.plane.apply(World { plan, tls });
         if let Some(relay) = &self.relay {
             if let (Some(spread), Some(world)) = (&snapshot.spread, self.plane.world()) {
-                self.ends.apply(&self.plane, relay, &world.tls, spread).map_err(invalid)?;
+                let limits = quic_limits(&world.plan.limits);
+                self.ends.apply(&self.plane, relay, &world.tls, spread, &limits).map_err(invalid)?;
             }
             relay.configure(relays);
         }

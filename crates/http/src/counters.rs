@@ -117,6 +117,18 @@ polder_meter::counts! {
     spread_tunnels,
     /// Spread plane: tunnels that went through an access point because their session did not carry them.
     spread_fallbacks,
+    /// Spread plane: times that a sender waited for its session's windows; told when the session ends.
+    spread_over_window,
+    /// Spread plane, at a user's end: tunnels that waited because their session had as many as it may.
+    spread_over_streams,
+    /// Spread plane: sessions that ended because the other end was silent.
+    spread_silent,
+    /// Spread plane, at a user's end: times that a session went on over a tunnel because no relay answered.
+    spread_detours,
+    /// Spread plane, at a user's end: sessions that are carried by a tunnel now.
+    spread_detours_open,
+    /// Spread plane, at a servlet: claims for detours of sessions that are not here, or that were not proved.
+    spread_detours_refused,
     /// Spans of traces told to the control plane.
     spans,
     /// Spans that were dropped because the control plane was busy.

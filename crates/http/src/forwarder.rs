@@ -3,6 +3,7 @@
 //! The access point by which paths open fastest is asked first; another is asked when it does not answer in time or cannot. What the
 //! client says meanwhile is kept and said again, so that the browser notices nothing.
 
+use crate::hop::detour_value;
 use crate::path;
 use crate::plane::{Plane, World};
 use crate::race::Guide;
@@ -12,6 +13,7 @@ use crate::way::Way;
 use http::{HeaderMap, Method, Request, Uri};
 use polder_plan::Stage;
 use polder_types::{PlaneChoice, SiteName};
+use polder_wire::detour::{self, Claim};
 use polder_wire::{ProxyError, Refusal, parse_proxy_status};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +99,7 @@ impl Forwarder {
     ) -> Result<Tunnel, Refusal> {
         // Longer than an access point tries for the longest path: the first may be dead without saying so.
         let within = Duration::from_millis(u64::from(world.plan.limits.open_timeout_ms)) * 8;
-        let entry = Entry { host: target.host.clone(), target: target.clone(), within, trace };
+        let entry = Entry { host: target.host.clone(), target: target.clone(), within, trace, detour: None };
         let opened = path::open(&self.plane, Arc::new(entry), client).await;
         opened.map_err(|error| {
             if !is_final(error) && error != ProxyError::Terminated {
@@ -114,6 +116,15 @@ struct Entry {
     target: Target,
     within: Duration,
     trace: Option<Context>,
+    detour: Option<Claim>,
+}
+
+/// A stream through an access point to the end of a session of the spread plane, for which `claim` was made.
+pub(crate) async fn detour(plane: &Arc<Plane>, target: Target, claim: Claim) -> Result<Tunnel, ProxyError> {
+    let world = plane.world().ok_or(ProxyError::Unavailable)?;
+    let within = Duration::from_millis(u64::from(world.plan.limits.open_timeout_ms)) * 2;
+    let entry = Entry { host: target.host.clone(), target, within, trace: None, detour: Some(claim) };
+    path::open(plane, Arc::new(entry), &mut Source::silent()).await
 }
 
 impl Guide for Entry {
@@ -128,7 +139,7 @@ impl Guide for Entry {
     }
 
     fn request(&self, _way: &Way, _within: Duration, trace: Option<Context>) -> Result<Request<()>, http::Error> {
-        connect(&self.target, trace)
+        connect(&self.target, trace, self.detour.as_ref())
     }
 
     fn trace(&self) -> Option<Context> {
@@ -150,6 +161,10 @@ impl Guide for Entry {
     /// Access points do.
     fn persists(&self) -> bool {
         false
+    }
+
+    fn detour(&self) -> Option<Claim> {
+        self.detour
     }
 
     fn site(&self) -> &SiteName {
@@ -207,11 +222,14 @@ fn matches(pattern: &str, host: &str) -> bool {
     }
 }
 
-fn connect(target: &Target, trace: Option<Context>) -> Result<Request<()>, http::Error> {
+fn connect(target: &Target, trace: Option<Context>, detour: Option<&Claim>) -> Result<Request<()>, http::Error> {
     let authority = polder_wire::http1::Authority { host: target.host.clone(), port: Some(target.port) };
     let mut request = Request::builder().method(Method::CONNECT).uri(authority.to_string().parse::<Uri>()?);
     if let Some(trace) = trace {
         request = request.header("traceparent", trace.traceparent());
+    }
+    if let Some(claim) = detour {
+        request = request.header(detour::FIELD, detour_value(claim)?);
     }
     request.body(())
 }

@@ -6,6 +6,7 @@
 //! polder-hops: 31          polder-within: 1800       (milliseconds that the asker will wait)
 //! polder-trace: …          only in a sampled trace: trace and parent span
 //! polder-user: …           only to a site that asks who its users are: the access point's word, sealed to the site
+//! polder-detour: …         not to the site, but to the end of a session of the spread plane: the user's claim to it
 //! ```
 //!
 //! The answer is 200, or an error whose only content is the token in `proxy-status`: it is the same whatever role the node
@@ -21,10 +22,11 @@ use crate::word;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use polder_plan::Stage;
 use polder_types::Identity;
 use polder_wire::ProxyError;
+use polder_wire::detour::{self, Claim};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ pub(crate) struct HopRequest {
     pub(crate) within: Duration,
     pub(crate) word: Option<Arc<str>>,
     pub(crate) trace: Option<Context>,
+    pub(crate) detour: Option<Claim>,
 }
 
 impl HopRequest {
@@ -58,6 +61,9 @@ impl HopRequest {
         if let Some(trace) = &self.trace {
             request = request.header(trace::FIELD, trace.to_string());
         }
+        if let Some(claim) = &self.detour {
+            request = request.header(detour::FIELD, detour_value(claim)?);
+        }
         request.body(())
     }
 
@@ -73,6 +79,7 @@ impl HopRequest {
             hops: one(headers, "polder-hops")?.parse().ok()?,
             within: Duration::from_millis(within),
             word: read_word(headers)?,
+            detour: read_detour(headers)?,
             // A bad one costs the trace, not the tunnel.
             trace: one(headers, trace::FIELD).and_then(|text| Context::parse(text.as_bytes())),
         })
@@ -91,6 +98,21 @@ pub(crate) fn read_word(headers: &HeaderMap) -> Option<Option<Arc<str>>> {
         return Some(None);
     }
     one(headers, word::FIELD).filter(|text| word::is_word(text)).map(|text| Some(text.into()))
+}
+
+/// A claim as a field's value; marked, so that header compression neither keeps nor compares it.
+pub(crate) fn detour_value(claim: &Claim) -> Result<HeaderValue, http::Error> {
+    let mut value = HeaderValue::from_str(&claim.encode())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The claim to a session in a request; `None` when the field is repeated or is none.
+pub(crate) fn read_detour(headers: &HeaderMap) -> Option<Option<Claim>> {
+    if !headers.contains_key(detour::FIELD) {
+        return Some(None);
+    }
+    one(headers, detour::FIELD).and_then(|text| Claim::parse(text.as_bytes())).map(Some)
 }
 
 /// The error in an answer between nodes; anything unknown counts as unavailable.
@@ -193,6 +215,7 @@ async fn onward(
         within: asked.within.min(site.patience(asked.stage, limits)),
         word: asked.word.into(),
         trace: span.as_ref().map(Span::context).or(asked.trace),
+        detour: asked.detour,
     };
     let opened = path::open(plane, Arc::new(ask), client).await;
     if let Some(span) = span {
@@ -204,7 +227,6 @@ async fn onward(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn good() -> HopRequest {
@@ -217,6 +239,7 @@ mod tests {
             within: Duration::from_millis(1800),
             word: None,
             trace: None,
+            detour: None,
         }
     }
 
@@ -274,6 +297,16 @@ mod tests {
         let mut twice = told.request().unwrap();
         twice.headers_mut().append(word::FIELD, HeaderValue::from_static("AQID.BAU"));
         assert_eq!(read(&twice), None, "two words");
+        let claim = Claim { session: [1; 16], at: 7, proof: [2; 16] };
+        let around = HopRequest { detour: Some(claim), ..good() };
+        let request = around.request().unwrap();
+        assert_eq!(read(&request), Some(around));
+        let mut twice = request.clone();
+        twice.headers_mut().append(detour::FIELD, request.headers()[detour::FIELD].clone());
+        assert_eq!(read(&twice), None, "two claims");
+        let mut odd = request.clone();
+        odd.headers_mut().insert(detour::FIELD, HeaderValue::from_static("abc"));
+        assert_eq!(read(&odd), None, "no claim");
         let portless = Request::builder().method(Method::CONNECT).uri("wiki.test").body(()).unwrap();
         assert_eq!(HopRequest::read(portless.uri(), request.headers()), None);
     }
@@ -296,11 +329,12 @@ mod tests {
         fn any_request_survives_the_wire(
             site in "[a-z0-9._-]{1,63}", host in "[a-z0-9-]{1,20}(\\.[a-z0-9]{1,10}){0,3}",
             port in 1u16.., key: u8, hops: u8, within in 0u64..u64::MAX / 2, word in proptest::option::of("[A-Za-z0-9_-]{1,99}\\.[A-Za-z0-9_-]{1,99}"),
-            ids in proptest::option::of((1u128.., 1u64..)),
+            ids in proptest::option::of((1u128.., 1u64..)), claim in proptest::option::of(any::<([u8; 16], u64, [u8; 16])>()),
         ) {
             let (within, word) = (Duration::from_millis(within), word.map(Into::into));
+            let detour = claim.map(|(session, at, proof)| Claim { session, at, proof });
             let trace = ids.map(|(trace, span)| Context { trace, span });
-            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within, word, trace };
+            let asked = HopRequest { site, host, port, stage: Stage::Ring(key), hops, within, word, trace, detour };
             prop_assert_eq!(read(&asked.request().unwrap()), Some(asked));
         }
 

@@ -121,6 +121,7 @@ impl Opener for Overlay {
                 within: site.patience(Stage::Entry, limits),
                 word,
                 trace: span.as_ref().map(Span::context),
+                detour: client.detour.take(),
             };
             let opened = path::open(&self.plane, Arc::new(ask), client).await;
             if let Some(span) = span {

@@ -14,6 +14,7 @@ use http::{HeaderMap, Request};
 use polder_plan::{Hop, Stage};
 use polder_types::{Delivery, PeerName, SiteName};
 use polder_wire::ProxyError;
+use polder_wire::detour::Claim;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Ask {
     pub(crate) within: Duration,
     pub(crate) word: Word,
     pub(crate) trace: Option<Context>,
+    /// Not the site is meant, but the end of a session of the spread plane.
+    pub(crate) detour: Option<Claim>,
 }
 
 /// Opens the next step. Ends when a candidate has accepted, all have failed, or the client has gone. Until the site's first byte
@@ -64,6 +67,7 @@ impl Guide for Ask {
         let ways = hops.into_iter().filter_map(|hop| match hop {
             Hop::Next(..) if self.hops <= 1 => None,
             Hop::Next(peer, stage) => Some(Way::Node(peer, stage)),
+            Hop::Deliver if self.detour.is_some() => Some(Way::Session),
             Hop::Deliver => site.delivery.as_ref().map(|delivery| match delivery {
                 Delivery::Tcp { .. } => Way::Tcp(delivery.clone()),
                 Delivery::DialOut => Way::DialOut,
@@ -85,6 +89,7 @@ impl Guide for Ask {
             within,
             word: self.word.say(),
             trace,
+            detour: self.detour,
         };
         asked.request()
     }
@@ -106,7 +111,11 @@ impl Guide for Ask {
     }
 
     fn persists(&self) -> bool {
-        self.stage == Stage::Entry
+        self.stage == Stage::Entry && self.detour.is_none()
+    }
+
+    fn detour(&self) -> Option<Claim> {
+        self.detour
     }
 
     fn site(&self) -> &SiteName {

@@ -10,7 +10,7 @@ use crate::memory::Paths;
 use crate::pressure::Pressure;
 use crate::pump::Meter;
 use crate::registry::Registry;
-use crate::spread::Users;
+use crate::spread::{Servlet, Users};
 use crate::tell::Sealers;
 use crate::told::Hearing;
 use arc_swap::ArcSwapOption;
@@ -19,7 +19,7 @@ use polder_plan::Plan;
 use polder_tls::Settings;
 use polder_types::{Event, Identity, Kind, Role, SiteName};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -79,6 +79,8 @@ pub struct Plane {
     pub(crate) dialouts: DialOuts,
     /// Forwarder: its sessions on the spread plane.
     pub users: Users,
+    /// Servlet: sessions of the spread plane that end here; set when its end begins.
+    pub(crate) servlet: OnceLock<Weak<Servlet>>,
     /// Site role: streams by servlet.
     pub carried: Carried,
     pub(crate) sealers: Sealers,
@@ -121,6 +123,7 @@ impl Plane {
             pressure: Arc::default(),
             dialouts: DialOuts::default(),
             users: Users::default(),
+            servlet: OnceLock::new(),
             carried: Carried::default(),
             sealers: Sealers::default(),
             hearing: Hearing::default(),

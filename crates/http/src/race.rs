@@ -22,8 +22,10 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode};
 use polder_types::{Limits, SiteName};
 use polder_wire::ProxyError;
+use polder_wire::detour::Claim;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -53,6 +55,10 @@ pub(crate) trait Guide: Send + Sync {
 
     /// Whether those who had no path are asked again for a while. One place on a path does: where it begins.
     fn persists(&self) -> bool;
+
+    /// Where the end of one session of the spread plane is meant, the claim to it. Only one servlet has it: that others have not
+    /// says nothing of them.
+    fn detour(&self) -> Option<Claim>;
 
     /// Whose budget pays.
     fn site(&self) -> &SiteName;
@@ -128,6 +134,17 @@ impl<'a> Attempt<'a> {
                 Step::Linking(Box::pin(async move {
                     let (response, stream) = plane.dialouts.open(&plane, &site, request).await?;
                     Ok((response, stream, None))
+                }))
+            }
+            Way::Session => {
+                let (claim, site) = (guide.detour(), guide.site().clone());
+                Step::Connecting(Box::pin(async move {
+                    let servlet = plane.servlet.get().and_then(Weak::upgrade);
+                    let found = servlet.zip(claim).and_then(|(servlet, claim)| servlet.detour(&claim, &site));
+                    found.ok_or_else(|| {
+                        plane.counters.spread_detours_refused.up();
+                        io::ErrorKind::NotFound.into()
+                    })
                 }))
             }
             Way::Tcp(delivery) => {
@@ -369,7 +386,7 @@ impl<'a> Race<'a> {
                 return Err(*error);
             }
             pathless = matches!(error, ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated);
-            if let Way::Node(peer, _) = &attempt.way {
+            if let (Way::Node(peer, _), None) = (&attempt.way, self.guide.detour()) {
                 self.plane.paths.shun(self.guide.site(), &peer.name, self.plane.now());
             }
         }
@@ -378,7 +395,7 @@ impl<'a> Race<'a> {
         if !self.running.is_empty() || self.next_way().is_none() {
             return Ok(false);
         }
-        if !link && !self.may_repeat() {
+        if !link && self.guide.detour().is_none() && !self.may_repeat() {
             return Err(self.last);
         }
         self.plane.counters.failovers.up();
@@ -402,7 +419,9 @@ impl<'a> Race<'a> {
     ) -> Result<Accepted, ProxyError> {
         let mut won = self.running.swap_remove(index);
         won.span.take().into_iter().for_each(|span| span.end(None));
-        won.way.measure_open(self.plane, won.began.elapsed());
+        if self.guide.detour().is_none() {
+            won.way.measure_open(self.plane, won.began.elapsed());
+        }
         self.plane.measures.tunnel_open_seconds.took(self.began.elapsed());
         // Who lost the race took at least so long; who was given up for another is a failover.
         for lost in self.running.iter().filter(|lost| lost.late) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use polder_types::Identity;
 use polder_wire::Refusal;
+use polder_wire::detour::Claim;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Source {
     /// Where a user's tunnel comes from, for sites that ask.
     pub(crate) peer: Option<IpAddr>,
+    /// Where it is for the end of a session of the spread plane, and not for the site: the claim to it.
+    pub(crate) detour: Option<Claim>,
     /// Asked when the first chunk has come: whether it may pass.
     gate: Option<Box<dyn FnOnce() -> bool + Send>>,
     front: VecDeque<Bytes>,
@@ -45,27 +48,32 @@ enum Rest {
 impl Source {
     /// Bytes of a stream.
     pub fn io(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
+        Source { peer: None, detour: None, gate: None, front: VecDeque::new(), rest: Rest::Io(Box::new(reader)) }
     }
 
     /// DATA frames of an HTTP/2 stream. Flow-control capacity is released as chunks are taken.
     pub fn h2(stream: RecvStream) -> Self {
-        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::H2(stream) }
+        Source { peer: None, detour: None, gate: None, front: VecDeque::new(), rest: Rest::H2(stream) }
     }
 
     /// A path that may yet be replaced.
     pub(crate) fn mending(mend: Arc<Mend>) -> Self {
-        Source { peer: None, gate: None, front: VecDeque::new(), rest: Rest::Mending(mend) }
+        Source { peer: None, detour: None, gate: None, front: VecDeque::new(), rest: Rest::Mending(mend) }
     }
 
     /// Fixed bytes, then the end.
     pub fn bytes(chunk: Bytes) -> Self {
-        Source { peer: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Ended }
+        Source { peer: None, detour: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Ended }
     }
 
     /// Fixed bytes that may travel with an open, then silence: more will be sent by other means.
     pub fn held(chunk: Bytes) -> Self {
-        Source { peer: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Held }
+        Source { peer: None, detour: None, gate: None, front: VecDeque::from([chunk]), rest: Rest::Held }
+    }
+
+    /// Silence: what is to be said will be said by other means.
+    pub(crate) fn silent() -> Self {
+        Source { peer: None, detour: None, gate: None, front: VecDeque::new(), rest: Rest::Held }
     }
 
     /// The first chunk that comes passes only if `gate` says so then; else the stream breaks.

@@ -19,6 +19,8 @@ pub(crate) enum Way {
     Tcp(Delivery),
     /// To the site over its agent's own connection.
     DialOut,
+    /// Nowhere: to the end of a session of the spread plane in this process.
+    Session,
     /// To a node, for this stage.
     Node(Arc<Peer>, Stage),
 }
@@ -32,7 +34,7 @@ impl PartialEq for Way {
     fn eq(&self, other: &Way) -> bool {
         match (self, other) {
             (Way::Node(a, x), Way::Node(b, y)) => a.name == b.name && x == y,
-            (Way::Tcp(..), Way::Tcp(..)) | (Way::DialOut, Way::DialOut) => true,
+            (Way::Tcp(..), Way::Tcp(..)) | (Way::DialOut, Way::DialOut) | (Way::Session, Way::Session) => true,
             _ => false,
         }
     }
@@ -43,13 +45,13 @@ impl Way {
     pub(crate) fn is_up(&self, plane: &Plane) -> bool {
         match self {
             Way::Node(peer, _) => plane.links.is_up(peer),
-            Way::Tcp(..) | Way::DialOut => true,
+            Way::Tcp(..) | Way::DialOut | Way::Session => true,
         }
     }
 
     /// Whether it leads out of the overlay.
     pub(crate) fn ends_here(&self) -> bool {
-        matches!(self, Way::Tcp(..) | Way::DialOut)
+        matches!(self, Way::Tcp(..) | Way::DialOut | Way::Session)
     }
 
     /// After how long an answer is late.
@@ -70,7 +72,7 @@ impl Way {
         let (peer, leg) = match self {
             Way::Node(peer, Stage::Servlet) => (peer, Leg::Servlet),
             Way::Node(peer, Stage::Beacon) => (peer, Leg::Beacon),
-            Way::Node(_, Stage::Entry | Stage::Ring(_)) | Way::Tcp(..) | Way::DialOut => return 0,
+            Way::Node(_, Stage::Entry | Stage::Ring(_)) | Way::Tcp(..) | Way::DialOut | Way::Session => return 0,
         };
         let least = plane.links.rtt(peer).unwrap_or(UNMEASURED);
         let opened = plane.links.measured(peer).and_then(|measured| measured.opened_lately(leg, plane.now()));
@@ -88,7 +90,7 @@ impl Way {
 
     fn role(&self) -> u8 {
         match self {
-            Way::Tcp(..) | Way::DialOut => 0,
+            Way::Tcp(..) | Way::DialOut | Way::Session => 0,
             Way::Node(_, Stage::Servlet) => 1,
             Way::Node(_, Stage::Beacon) => 2,
             Way::Node(_, Stage::Entry | Stage::Ring(_)) => 3,

@@ -9,19 +9,22 @@ use bytes::Bytes;
 use common::*;
 use polder_http::forwarder::Forwarder;
 use polder_http::front::{FrontContext, Report};
+use polder_http::link::Lane;
 use polder_http::spread::Servlet;
-use polder_http::spread::order::{Guest, MemberList, Redundancy, UserTicket};
-use polder_http::tunnel::{Opener, Source, Target};
+use polder_http::spread::order::{Guest, MemberList, Redundancy, SessionNow, UserTicket};
+use polder_http::tunnel::{Opener, Source, Target, Tunnel};
 use polder_quic::{Clock, Limits, ServletEnd};
-use polder_spread::SpreadConfig;
+use polder_spread::{SessionId, SpreadConfig, detour_proof};
 use polder_tls::spread_pin;
 use polder_types::*;
+use polder_wire::detour::{Claim, FIELD};
 use polder_wire::{ProxyError, Refusal};
 use rcgen::KeyPair;
 use relays::World;
 use serde_bytes::ByteBuf;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const REDUNDANCY: Redundancy = Redundancy { copies: 0.5, fec: None };
@@ -40,9 +43,14 @@ struct Stage {
     servlet: Arc<Servlet>,
     end_key: Vec<u8>,
     ann: Node,
+    redundancy: Redundancy,
 }
 
 async fn stage(choice: PlaneChoice) -> Stage {
+    bounded(choice, &Limits::default()).await
+}
+
+async fn bounded(choice: PlaneChoice, limits: &Limits) -> Stage {
     let pki = Pki::new();
     let node = Node::node(&pki, "ap1").await;
     let origin = origin(echo).await;
@@ -56,10 +64,10 @@ async fn stage(choice: PlaneChoice) -> Stage {
     let end_key = KeyPair::generate().unwrap().serialize_der();
     let tls = node.plane.world().unwrap().tls.spread_server(&end_key).unwrap();
     let counters = Arc::new(polder_quic::Counters::default());
-    let end = ServletEnd::new(relays.inlet.clone(), tls, &Limits::default(), SpreadConfig::default(), counters, 10).unwrap();
+    let end = ServletEnd::new(relays.inlet.clone(), tls, limits, SpreadConfig::default(), counters, 10).unwrap();
     let servlet = Servlet::start(node.plane.clone(), end, 1);
     let ann = forwarder(&pki, "ann", &node, choice).await;
-    Stage { pki, relays, node, servlet, end_key, ann }
+    Stage { pki, relays, node, servlet, end_key, ann, redundancy: REDUNDANCY }
 }
 
 async fn forwarder(pki: &Pki, name: &str, node: &Node, choice: PlaneChoice) -> Node {
@@ -88,7 +96,7 @@ impl Stage {
             user: me.uri.clone(),
             key: ByteBuf::from(me.key_hash.to_vec()),
             site: "wiki".into(),
-            redundancy: REDUNDANCY,
+            redundancy: self.redundancy,
         };
         let list = self.relays.members.list().to_vec();
         let order = UserTicket {
@@ -99,22 +107,43 @@ impl Stage {
             now: Clock::system().now().0,
             ticket,
             members: MemberList { version: self.relays.members.version(), list },
-            redundancy: REDUNDANCY,
+            redundancy: self.redundancy,
             renews: renews.is_some(),
             prefer: true,
         };
         (order, guest)
     }
 
+    /// All relays fall silent, or are there again.
+    fn silence(&self, dead: bool) {
+        self.relays.nodes.iter().for_each(|node| node.dead.store(dead, Relaxed));
+    }
+
+    /// What ann's forwarder tells of her session.
+    fn now(&self) -> SessionNow {
+        self.ann.plane.users.now().remove(0)
+    }
+
+    /// A tunnel of ann's.
+    async fn tunnel(&self) -> Tunnel {
+        let target = Target { host: "wiki.test".into(), port: 443 };
+        Forwarder::new(self.ann.plane.clone()).open(&None, &target, &mut says("")).await.unwrap()
+    }
+
     /// Ann has a session.
     async fn session(&mut self) -> [u8; 16] {
+        self.ticket().await.ticket.session.0
+    }
+
+    /// The same; all of her ticket.
+    async fn ticket(&mut self) -> UserTicket {
         let ann = std::mem::replace(&mut self.ann, forwarder(&self.pki, "nobody", &self.node, PlaneChoice::Tunnel).await);
         let (order, guest) = self.issue(&ann, None);
         self.ann = ann;
         self.servlet.expect(&guest, self.relays.members.clone()).unwrap();
         self.ann.plane.users.ticket(&self.ann.plane, &order).unwrap();
         assert!(session(&self.ann).await.0);
-        order.ticket.session.0
+        order
     }
 }
 
@@ -279,4 +308,138 @@ async fn a_servlet_that_was_dismissed_is_left_for_access_points() {
     assert_eq!(ask(&stage.ann, "hello").await.unwrap(), "hello");
     assert_eq!(stage.ann.plane.counters.spread_fallbacks.get(), 1);
     tokio::time::timeout(Duration::from_secs(5), async { ask(&stage.ann, "hello").await.unwrap() }).await.unwrap();
+}
+
+/// Says something and hears the echo, as often as it takes until `done`.
+async fn talk(stage: &Stage, tunnel: &mut Tunnel, done: impl Fn(&SessionNow) -> bool) {
+    let talk = async {
+        loop {
+            tunnel.sink.send(Bytes::from_static(b"still there?")).await.unwrap();
+            let mut heard = 0;
+            while heard < 12 {
+                heard += tunnel.source.next().await.unwrap().unwrap().len();
+            }
+            if done(&stage.now()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), talk).await.expect("the tunnel goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_tunnel_goes_on_while_no_relay_answers_and_when_they_are_back() {
+    let mut stage = stage(PlaneChoice::Auto).await;
+    stage.session().await;
+    let mut tunnel = stage.tunnel().await;
+    talk(&stage, &mut tunnel, |now| now.carrier == "relays" && now.detours == 0).await;
+    for round in 1..=2 {
+        stage.silence(true);
+        talk(&stage, &mut tunnel, |now| now.carrier == "tunnel").await;
+        assert_eq!(stage.ann.plane.counters.spread_detours_open.get(), 1);
+        assert_eq!(ask(&stage.ann, "new ones go through access points").await.unwrap().len(), 33);
+        assert_eq!(stage.ann.plane.counters.spread_tunnels.get(), 1);
+        stage.silence(false);
+        talk(&stage, &mut tunnel, |now| now.carrier == "relays").await;
+        assert_eq!((stage.now().detours, stage.ann.plane.counters.spread_detours.get()), (round, round));
+        assert_eq!(stage.ann.plane.counters.spread_detours_open.get(), 0);
+    }
+    assert_eq!(stage.node.plane.counters.spread_sessions.get(), 1, "QUIC's connection was the same all the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_begins_where_datagrams_are_blocked() {
+    let mut stage = stage(PlaneChoice::Spread).await;
+    stage.silence(true);
+    stage.session().await;
+    assert_eq!(ask(&stage.ann, "hello").await.unwrap(), "hello");
+    assert_eq!(stage.now().carrier, "tunnel");
+    assert!(stage.now().paths.iter().all(|path| path.received == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detour_is_for_who_holds_the_sessions_key_and_once() {
+    let mut stage = stage(PlaneChoice::Auto).await;
+    let ticket = stage.ticket().await.ticket;
+    let (node, ann) = (&stage.node, &stage.ann);
+    let claim = |at: u64, key: &[u8; 32], session: SessionId| {
+        Claim { session: session.0, at, proof: detour_proof(key, session, at) }.encode()
+    };
+    let ask = async |value: String| {
+        let request = http::Request::connect("wiki.test:443").header(FIELD, value).body(()).unwrap();
+        let (answer, stream) = ann.plane.links.open_stream(&ann.plane, &node.peer, Lane::Bulk, request, false).await.unwrap();
+        let answer = answer.await.unwrap();
+        drop(stream);
+        answer.status().as_u16()
+    };
+    let (now, hour) = (Clock::system().now().0 + 1_000_000, 3_600_000_000);
+    let (good, known) = (claim(now, &ticket.key, ticket.session), ticket.session);
+    for (value, status) in [
+        (claim(now, &[7; 32], known), 502),
+        (claim(now, &ticket.key, SessionId([9; 16])), 502),
+        (claim(now + hour, &ticket.key, known), 502),
+        (claim(now - hour, &ticket.key, known), 502),
+        ("00".repeat(39), 400),
+        (good.clone(), 200),
+        (good, 502),
+        (claim(now - 1, &ticket.key, known), 502),
+        (claim(now + 1, &ticket.key, known), 200),
+    ] {
+        assert_eq!(ask(value).await, status);
+    }
+    assert_eq!(node.plane.counters.spread_detours_refused.get(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_repairs_regains_what_relays_lose() {
+    let mut stage = stage(PlaneChoice::Spread).await;
+    stage.redundancy = Redundancy { copies: 0.0, fec: Some((10, 5)) };
+    stage.session().await;
+    stage.relays.nodes.iter().for_each(|node| node.loses.store(10, Relaxed));
+    let mut tunnel = stage.tunnel().await;
+    let mut sink = tunnel.sink;
+    let saying = tokio::spawn(async move {
+        for _ in 0..50 {
+            sink.send(Bytes::from(vec![7; 20_000])).await.unwrap();
+        }
+        sink.finish().await.unwrap();
+    });
+    let heard = tokio::time::timeout(Duration::from_secs(60), drain(&mut tunnel.source)).await.unwrap().unwrap();
+    saying.await.unwrap();
+    assert!(heard.len() == 1_000_000 && heard.iter().all(|byte| *byte == 7));
+    assert!(stage.now().recovered > 0, "{:?}", stage.now());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_keeps_to_its_bounds() {
+    let limits = Limits { streams: 2, stream_window: 1 << 16, window: 1 << 16, ..Limits::default() };
+    let mut stage = bounded(PlaneChoice::Spread, &limits).await;
+    stage.session().await;
+    let (first, second) = (stage.tunnel().await, stage.tunnel().await);
+    let counters = &stage.ann.plane.counters;
+    assert_eq!((counters.spread_over_streams.get(), counters.spread_over_window.get()), (0, 0));
+    let third = async {
+        let third = stage.tunnel().await;
+        assert!(counters.spread_over_streams.get() >= 1);
+        third
+    };
+    let leaves = async {
+        while counters.spread_over_streams.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(first);
+    };
+    let (mut third, ()) = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(third, leaves) }).await.unwrap();
+    // More than the window holds: it goes, and waits on the way.
+    let mut bulk = second.sink;
+    for _ in 0..16 {
+        bulk.send(Bytes::from(vec![7; 65_536])).await.unwrap();
+    }
+    drop((bulk, second.source));
+    third.sink.send(Bytes::from_static(b"hello")).await.unwrap();
+    assert_eq!(third.source.next().await.unwrap().unwrap(), "hello");
+    stage.ann.plane.users.drop_session("wiki");
+    over(&stage.ann).await;
+    assert!(counters.spread_over_window.get() > 0);
 }

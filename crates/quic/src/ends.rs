@@ -2,10 +2,11 @@
 
 use crate::clock::Clock;
 use crate::congestion::{PatientConfig, SharedLoss};
+use crate::detour::Attached;
 use crate::seats::{Counters, Full, Seats};
 use crate::socket::SpreadSocket;
 use crate::wire::Wire;
-use polder_spread::{Hosted, Members, Micros, PathReport, Session, SpreadConfig, Tallies, Ticket, TicketError};
+use polder_spread::{Hosted, Members, Micros, PathReport, Seen, Session, SpreadConfig, Tallies, Ticket, TicketError};
 use polder_tls::SPREAD_NAME;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
@@ -145,6 +146,21 @@ impl ForwarderEnd {
     pub fn paths(&self) -> Vec<PathReport> {
         self.seats.paths(self.address)
     }
+
+    /// What is known of relays and detour, for [`polder_spread::Carriage`], and the time by the session's clock.
+    pub fn seen(&self) -> (Micros, Seen) {
+        (self.seats.clock.now(), self.seats.seen(self.address))
+    }
+
+    /// Asks the relays whether they are there.
+    pub fn ask_relays(&self) {
+        self.seats.ask_relays(self.address);
+    }
+
+    /// Begins a detour; `None`: the session is over.
+    pub fn attach(&self) -> Option<Attached> {
+        self.seats.attach(self.address)
+    }
 }
 
 impl Drop for ForwarderEnd {
@@ -231,6 +247,11 @@ impl ServletEnd {
     /// Forgets a session.
     pub fn forget(&self, address: SocketAddr) {
         self.seats.remove(address);
+    }
+
+    /// Begins a detour of a session; `None`: it is not here.
+    pub fn attach(&self, address: SocketAddr) -> Option<Attached> {
+        self.seats.attach(address)
     }
 
     /// The next connection that begins; its remote address is the session's.

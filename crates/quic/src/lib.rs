@@ -9,6 +9,7 @@
 
 mod clock;
 mod congestion;
+mod detour;
 mod ends;
 mod seats;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod timer;
 pub mod wire;
 
 pub use clock::Clock;
+pub use detour::{Attached, Datagrams, DetourInlet};
 pub use ends::{ForwarderEnd, Limits, ServletEnd, Trouble};
 pub use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
 pub use seats::{Counters, Full};

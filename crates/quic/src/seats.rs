@@ -2,12 +2,13 @@
 
 use crate::clock::Clock;
 use crate::congestion::SharedLoss;
+use crate::detour::{Arrivals, Attached, Lane};
 use crate::timer::Timer;
 use crate::wire::Wire;
-use polder_spread::{Inbound, Members, Micros, Outbox, PathReport, Session, SessionId};
+use polder_spread::{Inbound, Members, Micros, Outbox, PathReport, Seen, Session, SessionId};
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::time::sleep_until;
 
 polder_meter::counts! {
@@ -25,6 +26,12 @@ polder_meter::counts! {
     datagrams_out,
     /// Datagrams dropped: longer than the relays in use are known to carry.
     dropped_long,
+    /// Datagrams that went over a detour.
+    detoured_out,
+    /// Datagrams that came over a detour.
+    detoured_in,
+    /// Datagrams lost at a detour: its stream, or QUIC, did not take them in time.
+    detoured_lost,
 }
 
 /// No room for another session. A retry helps when others have ended.
@@ -44,6 +51,11 @@ pub(crate) struct Seat {
 struct Inner {
     session: Session,
     out: Outbox,
+    /// Since when something has been sent over relays and no feedback has come.
+    unheard: Option<Micros>,
+    /// The newest datagram, to ask relays with, and to begin on another carrier with.
+    last: Vec<u8>,
+    lane: Option<Lane>,
 }
 
 impl std::fmt::Debug for Seat {
@@ -52,12 +64,42 @@ impl std::fmt::Debug for Seat {
     }
 }
 
+impl Seat {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the detour numbered `lane` carries what is sent; on a change the newest datagram goes at once, so that the peer's
+    /// answer shows QUIC what was lost.
+    pub(crate) fn carry(&self, lane: u64, carries: bool, counters: &Counters) {
+        let inner = &mut *self.lock();
+        let Some(now) = inner.lane.as_mut().filter(|now| now.number == lane && now.carries != carries) else { return };
+        now.carries = carries;
+        if carries && !inner.last.is_empty() {
+            now.send(&inner.last, inner.last.len(), counters);
+        }
+    }
+
+    /// Takes the detour numbered `lane` away, unless another has taken its place.
+    pub(crate) fn detach(&self, lane: u64) {
+        let mut inner = self.lock();
+        if inner.lane.as_ref().is_some_and(|now| now.number == lane) {
+            inner.lane = None;
+        }
+    }
+}
+
+/// Times that relays are asked at once: each goes over another relay.
+const ASKED: usize = 3;
+
 /// All of one end.
 #[derive(Debug)]
 pub(crate) struct Seats {
     pub(crate) clock: Clock,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) counters: Arc<Counters>,
+    /// What came over detours.
+    pub(crate) arrivals: Arrivals,
     most: usize,
     tables: RwLock<Tables>,
     timer: Timer,
@@ -78,7 +120,8 @@ fn stand_in(session: SessionId) -> SocketAddr {
 
 impl Seats {
     pub(crate) fn new(wire: Arc<dyn Wire>, clock: Clock, counters: Arc<Counters>, most: usize) -> Arc<Self> {
-        Arc::new(Seats { clock, wire, counters, most, tables: RwLock::default(), timer: Timer::default() })
+        let (arrivals, tables, timer) = (Arrivals::default(), RwLock::default(), Timer::default());
+        Arc::new(Seats { clock, wire, counters, arrivals, most, tables, timer })
     }
 
     /// Adds a session; its stand-in address. What it has to say at once is said.
@@ -86,11 +129,8 @@ impl Seats {
         let ids: Vec<_> = session.sessions().collect();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = ids.first().filter(|_| tables.by_address.len() < self.most) else { return Err(Full) };
-        let seat = Arc::new(Seat {
-            address: stand_in(*first),
-            shared: Arc::default(),
-            inner: Mutex::new(Inner { session, out: Outbox::default() }),
-        });
+        let inner = Inner { session, out: Outbox::default(), unheard: None, last: Vec::new(), lane: None };
+        let seat = Arc::new(Seat { address: stand_in(*first), shared: Arc::default(), inner: Mutex::new(inner) });
         if tables.by_address.contains_key(&seat.address) {
             return Err(Full);
         }
@@ -117,7 +157,7 @@ impl Seats {
     pub(crate) fn with<T>(&self, address: SocketAddr, change: impl FnOnce(&mut Session, Micros) -> T) -> Option<T> {
         let seat = self.at(address)?;
         let (told, ids) = {
-            let mut inner = seat.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inner = seat.lock();
             let told = change(&mut inner.session, self.clock.now());
             (told, inner.session.sessions().collect::<Vec<_>>())
         };
@@ -133,14 +173,14 @@ impl Seats {
     pub(crate) fn set_members(&self, members: &Arc<Members>) {
         let now = self.clock.now();
         for seat in self.all() {
-            seat.inner.lock().unwrap_or_else(PoisonError::into_inner).session.set_members(members.clone(), now);
+            seat.lock().session.set_members(members.clone(), now);
         }
     }
 
     /// Paths of a session, as users see them.
     pub(crate) fn paths(&self, address: SocketAddr) -> Vec<PathReport> {
         let now = self.clock.now();
-        let report = |seat: Arc<Seat>| seat.inner.lock().unwrap_or_else(PoisonError::into_inner).session.paths(now);
+        let report = |seat: Arc<Seat>| seat.lock().session.paths(now);
         self.at(address).map(report).unwrap_or_default()
     }
 
@@ -159,33 +199,76 @@ impl Seats {
     /// Sends datagrams of `segment` bytes, the last may be shorter; what relays are not known to carry is dropped, which is
     /// how QUIC's own probing of the path's MTU finds what they do.
     pub(crate) fn send(&self, seat: &Seat, datagrams: &[u8], segment: usize) {
-        let mut inner = seat.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { session, out } = &mut *inner;
-        if segment > session.max_datagram() {
+        let mut inner = seat.lock();
+        if segment > inner.session.max_datagram() {
             return self.counters.dropped_long.up();
         }
+        let count = datagrams.len().div_ceil(segment.max(1)) as u64;
+        self.counters.datagrams_out.add(count);
+        if let Some(last) = datagrams.chunks(segment.max(1)).next_back() {
+            inner.last.clear();
+            inner.last.extend_from_slice(last);
+        }
+        match inner.lane.as_ref().filter(|lane| lane.carries) {
+            Some(lane) => lane.send(datagrams, segment, &self.counters),
+            None => self.over_relays(seat, &mut inner, datagrams, segment),
+        }
+    }
+
+    fn over_relays(&self, seat: &Seat, inner: &mut Inner, datagrams: &[u8], segment: usize) {
         let now = self.clock.now();
-        self.counters.datagrams_out.add(datagrams.len().div_ceil(segment.max(1)) as u64);
-        session.send(now, datagrams, segment, out);
-        self.flush(seat, session, out, now);
+        inner.unheard.get_or_insert(now);
+        inner.session.send(now, datagrams, segment, &mut inner.out);
+        self.flush(seat, inner, now);
+    }
+
+    /// Asks the relays whether they are there, by the newest datagram: QUIC knows it when it comes twice.
+    pub(crate) fn ask_relays(&self, address: SocketAddr) {
+        let Some(seat) = self.at(address) else { return };
+        let mut inner = seat.lock();
+        let last = inner.last.clone();
+        if last.is_empty() {
+            return;
+        }
+        // Each call takes other relays.
+        (0..ASKED).for_each(|_| self.over_relays(&seat, &mut inner, &last, last.len()));
     }
 
     /// Takes one packet; its datagrams go into `into`.
     pub(crate) fn receive(&self, seat: &Seat, from: SocketAddr, packet: &mut [u8], into: &mut Inbound) {
-        let mut inner = seat.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = seat.lock();
         if inner.session.receive(self.clock.now(), from, packet, into).is_err() {
             self.counters.refused_packets.up();
         }
+        if inner.session.heard() > inner.unheard {
+            inner.unheard = None;
+        }
+    }
+
+    /// What a user's end knows of its relays, and whether a detour stands.
+    pub(crate) fn seen(&self, address: SocketAddr) -> Seen {
+        let Some(seat) = self.at(address) else { return Seen::default() };
+        let inner = seat.lock();
+        let (heard, rtt) = (inner.session.heard(), inner.session.rtt());
+        Seen { unheard: inner.unheard, heard, rtt, attached: inner.lane.as_ref().is_some_and(Lane::stands) }
+    }
+
+    /// A detour for a session; it takes the place of an older one.
+    pub(crate) fn attach(self: &Arc<Self>, address: SocketAddr) -> Option<Attached> {
+        let seat = self.at(address)?;
+        let (lane, attached) = crate::detour::pair(self.clone(), seat.clone());
+        seat.lock().lane = Some(lane);
+        Some(attached)
     }
 
     /// Does what is due.
     pub(crate) fn look(&self, seat: &Seat) {
-        let mut inner = seat.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { session, out } = &mut *inner;
-        self.flush(seat, session, out, self.clock.now());
+        let mut inner = seat.lock();
+        self.flush(seat, &mut inner, self.clock.now());
     }
 
-    fn flush(&self, seat: &Seat, session: &mut Session, out: &mut Outbox, now: Micros) {
+    fn flush(&self, seat: &Seat, inner: &mut Inner, now: Micros) {
+        let Inner { session, out, .. } = inner;
         let due = session.poll(now, out);
         out.runs().for_each(|run| self.wire.send(run));
         out.clear();

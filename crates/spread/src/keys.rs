@@ -97,6 +97,16 @@ pub(crate) fn return_key(peer_key: &Key32, session: SessionId) -> Key16 {
     Deriver::new(peer_key).half("polder return", &[&session.0])
 }
 
+/// That whoever asks for a detour of a session at `at` (Unix µs) holds its key.
+pub fn detour_proof(session_key: &Key32, session: SessionId, at: u64) -> [u8; 16] {
+    Deriver::new(session_key).half("polder detour", &[&session.0, &at.to_be_bytes()])
+}
+
+/// Whether `proof` is [`detour_proof`]; takes the same time for every wrong one.
+pub fn proves_detour(session_key: &Key32, session: SessionId, at: u64, proof: &[u8; 16]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(&detour_proof(session_key, session, at), proof).is_ok()
+}
+
 /// A relay's word to a servlet that a return address is its own.
 pub(crate) fn voucher(peer_key: &Key32, session: SessionId, relay: NodeId, address: &[u8; 48]) -> Key16 {
     let key = Deriver::new(peer_key).whole("polder voucher", &[&session.0]);

@@ -9,6 +9,7 @@
 //!
 //! Nothing here reads a clock or a socket: every call takes `now`, chance comes from a seed.
 
+mod carrier;
 pub mod chance;
 mod choice;
 mod config;
@@ -33,12 +34,13 @@ mod session;
 mod ticket;
 mod window;
 
+pub use carrier::{Carriage, Carrier, Orders, Seen};
 pub use choice::{Choice, Places, REACH, order};
 pub use config::{Fec, RunLength, SpreadConfig};
 pub use health::State;
 pub use here::Here;
 pub use ids::{Member, Members, MembersError, Micros, NodeId, SessionId, Tick};
-pub use keys::{epoch_key, grant_key, peer_key};
+pub use keys::{detour_proof, epoch_key, grant_key, peer_key, proves_detour};
 pub use outbox::{Outbox, RUN_BYTES, RUN_PACKETS, Run};
 pub use packet::{BLOCK, HEAD, INNER, Leg, OVERHEAD, peek};
 pub use path::PathReport;

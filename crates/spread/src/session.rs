@@ -250,6 +250,11 @@ impl Session {
         self.generations.iter().map(|generation| generation.session)
     }
 
+    /// When the other end was last heard to tell what came.
+    pub fn heard(&self) -> Option<Micros> {
+        self.feedback.heard
+    }
+
     /// When the newest ticket ends: have another one before.
     pub fn ends(&self) -> Micros {
         self.generations.first().map(|generation| generation.terms.ends()).unwrap_or_default()

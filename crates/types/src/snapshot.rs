@@ -370,6 +370,21 @@ pub struct Limits {
     /// Percent of a thread that one user identity may use before its steps wait for their turns; 100: no bound.
     #[serde(default = "work_percent_per_identity")]
     pub work_percent_per_identity: u32,
+    /// Spread plane: bytes that may be under way in one tunnel.
+    #[serde(default = "spread_stream_window")]
+    pub spread_stream_window: u32,
+    /// Spread plane: bytes that may be under way in all tunnels of a session.
+    #[serde(default = "spread_session_window")]
+    pub spread_session_window: u32,
+    /// Spread plane: tunnels of a session at once.
+    #[serde(default = "spread_streams")]
+    pub spread_streams: u32,
+    /// Spread plane: milliseconds of silence after which a session is over.
+    #[serde(default = "spread_idle_ms")]
+    pub spread_idle_ms: u32,
+    /// Spread plane: percent of a round trip's bytes that may be lost without counting as congestion.
+    #[serde(default = "spread_tolerated_percent")]
+    pub spread_tolerated_percent: u32,
     /// Resident bytes of which 80 and 95 % are the watermarks; 0: none.
     #[serde(default)]
     pub memory_bytes: u64,
@@ -416,6 +431,21 @@ const fn work_percent_per_identity() -> u32 {
 }
 const fn stalled_per_identity() -> u32 {
     32
+}
+const fn spread_stream_window() -> u32 {
+    4 << 20
+}
+const fn spread_session_window() -> u32 {
+    8 << 20
+}
+const fn spread_streams() -> u32 {
+    256
+}
+const fn spread_idle_ms() -> u32 {
+    60_000
+}
+const fn spread_tolerated_percent() -> u32 {
+    10
 }
 const fn head_bytes() -> u32 {
     16 * 1024

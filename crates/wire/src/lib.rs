@@ -1,5 +1,6 @@
-//! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users, openings of the spread plane; no I/O.
+//! Byte formats: HTTP/1.1 heads, error bodies, GRE, the PROXY protocol, words about users, openings and detours of the spread plane; no I/O.
 
+pub mod detour;
 mod frames;
 pub mod gre;
 pub mod http1;

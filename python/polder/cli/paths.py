@@ -63,8 +63,9 @@ def _redundancy(text: str) -> str:
 def _state(session: dict[str, Any]) -> str:
     if not session["up"]:
         return "connecting"
+    if session["carrier"] == "tunnel":
+        return f"no relay answers: what is open goes on through an access point, round trip {session['rtt_us'] / 1000:.1f} ms"
     use = "carries tunnels" if session["prefer"] else "set aside: tunnels go through access points"
     opened = f", opens in {session['open_us'] / 1000:.0f} ms" if session["open_us"] else ""
-    return (
-        f"{use}, round trip {session['rtt_us'] / 1000:.1f} ms{opened}, {session['tunnels']} tunnels, {session['failed']} failed"
-    )
+    through = f" ({session['tunnel_rtt_us'] / 1000:.1f} ms through an access point)" if session["tunnel_rtt_us"] else ""
+    return f"{use}, round trip {session['rtt_us'] / 1000:.1f} ms{through}{opened}, {session['tunnels']} tunnels, {session['failed']} failed"

@@ -1,8 +1,9 @@
 """``Planes``: by which plane a user's tunnels go. A forwarder's machine: it asks for tickets, renews them, and judges.
 
-A session is asked for when tunnels go to a site that has none. It is used as soon as it is up, and for as long as it helps: tunnels
-over relays may open a little slower than through access points, for they survive what those do not; much slower, or failing, they
-go back, and the session is tried again later. Where datagrams are blocked nothing comes up, and it is tried ever less often.
+A session is asked for when tunnels go to a site that has none. It is used as soon as it is up, and for as long as it helps: the
+round trip over relays may be a little longer than through access points, for relays survive what those do not. Where it is
+much longer for half a minute, or tunnels fail, new ones go through access points, until the round trip is good again. What does not come up
+is tried ever less often. (A tunnel that is open needs no decision here: its session goes on over another carrier when relays fall silent.)
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ RETRY = 5.0
 BLOCKED = 30.0
 MOST = 600.0
 """Seconds between attempts: after a refusal, after a session that did not come up; each time twice as long, up to ``MOST``."""
-SLOWER, SLACK = 1.5, 0.02
-"""Opening over relays may take so much times as long, and so many seconds more, before it counts as no help."""
+SLOWER, AGAIN, SLACK = 1.5, 1.2, 0.02
+"""The round trip over relays may be so much times as long as through access points, and so many seconds more, before it counts as no
+help; to be used again it must be below the second."""
+WINDOW = 30.0
+"""Seconds of which the least round trip counts: a full line makes all of them long, on either plane."""
 ASIDE = 60.0
-"""Seconds for which a session that did not help is left aside."""
+"""Least seconds for which a session that did not help is left aside."""
 RENEW = 1 / 3
 """A ticket is renewed when this part of its life is left."""
 
@@ -39,10 +43,12 @@ class Use(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was measured of a session: seconds (0: not known), tunnels opened and failed so far."""
+    """What was measured of a session: round trip over relays and through access points in seconds (0: not known); tunnels that
+    failed so far.
+    """
 
     site: str
-    open: float
+    over: float
     through: float
     failed: int
 
@@ -67,6 +73,8 @@ class _Session:
     used: bool = True
     aside_until: float = 0.0
     failed: int = 0
+    least: float = 0.0
+    window_ends: float | None = None
     wait: float = field(default=BLOCKED)
 
 
@@ -143,13 +151,30 @@ class Planes:
         if session is None or not session.up or not self._auto:
             return
         failed, session.failed = seen.failed > session.failed, seen.failed
-        slow = seen.open > 0 and seen.through > 0 and seen.open > SLOWER * seen.through + SLACK
-        if session.used and (failed or slow):
-            session.used, session.aside_until = False, now + ASIDE
-            self._out.append(Use(seen.site, on=False))
-        elif not session.used and now >= session.aside_until:
-            session.used = True
-            self._out.append(Use(seen.site, on=True))
+        if session.used and failed:
+            self._turn(session, now, used=False)
+            return
+        if seen.over > 0:
+            session.least = min(session.least or seen.over, seen.over)
+        if session.window_ends is None:
+            session.window_ends = now + WINDOW
+        if now < session.window_ends:
+            return
+        least, session.least, session.window_ends = session.least, 0.0, now + WINDOW
+        if session.used and least and seen.through and least > SLOWER * seen.through + SLACK:
+            self._turn(session, now, used=False)
+        elif (
+            not session.used
+            and now >= session.aside_until
+            and (not least or not seen.through or least <= AGAIN * seen.through + SLACK)
+        ):
+            self._turn(session, now, used=True)
+
+    def _turn(self, session: _Session, now: float, *, used: bool) -> None:
+        session.used, session.window_ends, session.least = used, None, 0.0
+        if not used:
+            session.aside_until = now + ASIDE
+        self._out.append(Use(session.site, on=used))
 
     # Time
 

@@ -212,6 +212,40 @@ class Limits(Settings):
         "of one such user at a time, and all others' work in between. Alone he still uses all of it. 100: no bound. A step more of the "
         "runtime for each of his.",
     )
+    spread_stream_window: Size = Field(
+        4 << 20,
+        ge=1 << 16,
+        le=1 << 30,
+        description="Spread plane: bytes that may be under way in one tunnel, each way. A tunnel carries at most this much in a "
+        "round trip: 4 MiB are 100 Mbit/s over the longest wide-area one (330 ms). So much memory for each receiver that does not take.",
+    )
+    spread_session_window: Size = Field(
+        8 << 20,
+        ge=1 << 16,
+        le=1 << 30,
+        description="Spread plane: the same for all tunnels of a session together, so that one user's silent receivers hold at most "
+        "this much.",
+    )
+    spread_streams: int = Field(
+        256,
+        ge=1,
+        le=65_535,
+        description="Spread plane: tunnels that a session may have open; more wait. As many as a browser opens in all.",
+    )
+    spread_idle_ms: Millis = Field(
+        60_000,
+        ge=5_000,
+        le=600_000,
+        description="Spread plane: silence after which a session is over; each end says something four times as often. A shorter one ends "
+        "sessions that a short outage of both planes would not.",
+    )
+    spread_tolerated_percent: int = Field(
+        10,
+        ge=0,
+        le=90,
+        description="Spread plane: share of a round trip's bytes that may be lost before a sender slows down: relays that die or are "
+        "flooded lose what a full line would not. A higher one takes more than its share from others on a line that is full.",
+    )
     memory_bytes: Size = Field(
         0,
         ge=0,

@@ -44,7 +44,17 @@ def tells_role(name: str) -> bool:
     return name.startswith(("gre_", "spread_end_")) or name in _SERVLETS
 
 
-_SERVLETS = frozenset({"dialouts_open", "spread_sessions", "spread_tunnels", "spread_here_packets"})
+_SERVLETS = frozenset(
+    {
+        "dialouts_open",
+        "spread_detours_refused",
+        "spread_here_packets",
+        "spread_over_window",
+        "spread_sessions",
+        "spread_silent",
+        "spread_tunnels",
+    }
+)
 
 
 @dataclass(frozen=True)

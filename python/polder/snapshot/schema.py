@@ -160,6 +160,11 @@ class Limits(Frozen, frozen=True):
     handshake_rate_per_identity: int = 5
     handshake_percent: int = 20
     work_percent_per_identity: int = 10
+    spread_stream_window: int = 4 << 20
+    spread_session_window: int = 8 << 20
+    spread_streams: int = 256
+    spread_idle_ms: int = 60000
+    spread_tolerated_percent: int = 10
     memory_bytes: int = 0
 
 

@@ -9,6 +9,7 @@ use super::out::{H2Out, Out, Patience};
 use super::paced::Paced;
 use super::pool::Pool;
 use super::request::{Parts, Request, one_trace};
+use crate::hop::read_detour;
 use crate::pump::{End, Terms, pump};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::Bytes;
@@ -255,6 +256,10 @@ fn for_origin(
 async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream, mut respond: SendResponse<Bytes>) -> StreamEnd {
     // DATA that follows at once travels with the open.
     let mut source = Source::h2(body);
+    let Some(detour) = read_detour(&head.headers) else {
+        return refuse(client, head, respond, malformed(HttpError::Target)).await;
+    };
+    source.detour = detour;
     let trace = one_trace(head.headers.get_all("traceparent").iter().map(http::HeaderValue::as_bytes));
     let opened = tokio::select! {
         // In a box, so that a tunnel that stands does not keep the room that opening it took.

@@ -171,10 +171,18 @@ pub struct SessionNow {
     pub open_us: u64,
     /// The same through access points.
     pub tunnel_open_us: u64,
+    /// Round trip to the same servlet through an access point, µs; 0: not measured yet.
+    pub tunnel_rtt_us: u64,
     /// Tunnels opened over it.
     pub tunnels: u64,
     /// Tunnels that were to go over it and did not.
     pub failed: u64,
+    /// What carries it now: `relays`, or `tunnel` while no relay answers.
+    pub carrier: String,
+    /// How often relays had to be replaced by a tunnel.
+    pub detours: u64,
+    /// Datagrams regained by repairs.
+    pub recovered: u64,
     /// Seconds until the ticket ends.
     pub ends_in: f64,
     /// Relays.

@@ -1,18 +1,19 @@
 //! The servlet's end: whose session it is, that the user who connects is the ticket's, and streams on to the site.
 
 use super::order::Guest;
-use super::{bytes32, stream};
+use super::{bytes32, detour, stream, told_at_end};
 use crate::path::{self, Ask};
 use crate::plane::{Plane, World, unix_now};
 use crate::pump::{End, Terms, pump};
 use crate::tell;
 use crate::trace::{Context, Span};
-use crate::tunnel::{Source, Target, Tunnel};
+use crate::tunnel::{Sink, Source, Target, Tunnel};
 use polder_plan::Stage;
 use polder_quic::{Connection, Incoming, RecvStream, SendStream, ServletEnd, VarInt};
-use polder_spread::{Fec, SessionId};
+use polder_spread::{Fec, Micros, SessionId, proves_detour};
 use polder_types::{Identity, Kind, SiteName};
 use polder_wire::ProxyError;
+use polder_wire::detour::Claim;
 use polder_wire::spread::{FIXED, MOST, Opening, answer};
 use rustls_pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -29,11 +30,19 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// For so long packets of an ended connection still pass, so that the user's end hears of the end (RFC 9000 §10.2).
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Most that a claim's time may differ from ours: users take their time from their tickets.
+const CLAIM_AGE: Duration = Duration::from_secs(30);
+
+/// Bytes of a detour that wait between QUIC and its stream, each way.
+const DETOUR: usize = 64 << 10;
+
 /// Whom a session is for.
 struct Expected {
     user: Arc<str>,
     key: [u8; 32],
     site: SiteName,
+    /// Time of the newest claim for a detour, Unix microseconds.
+    claimed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -41,7 +50,14 @@ struct Tables {
     /// By the address that stands for the session.
     expected: HashMap<SocketAddr, Arc<Expected>>,
     /// Sessions of tickets, also of those that carry one on.
-    names: HashMap<SessionId, SocketAddr>,
+    names: HashMap<SessionId, Named>,
+}
+
+/// A ticket's session, and its key.
+#[derive(Clone, Copy)]
+struct Named {
+    address: SocketAddr,
+    key: [u8; 32],
 }
 
 /// All sessions that end at this node.
@@ -55,6 +71,7 @@ impl Servlet {
     /// Over `end`; serves until dropped. Inside a runtime.
     pub fn start(plane: Arc<Plane>, end: ServletEnd, seed: u64) -> Arc<Self> {
         let servlet = Arc::new(Servlet { end, tables: Mutex::default(), seeds: AtomicU64::new(seed) });
+        let _ = plane.servlet.set(Arc::downgrade(&servlet));
         tokio::spawn(accept(plane, servlet.clone()));
         servlet
     }
@@ -77,7 +94,7 @@ impl Servlet {
             None => None,
             Some(name) => {
                 let name: [u8; 16] = name.as_ref().try_into().map_err(|_| "renews: a session's name has 16 bytes")?;
-                self.tables().names.get(&SessionId(name)).copied()
+                self.tables().names.get(&SessionId(name)).map(|named| named.address)
             }
         };
         if let Some(address) = before {
@@ -87,15 +104,44 @@ impl Servlet {
             }
             self.end.renew(address, &guest.hosted).map_err(|e| e.to_string())?;
             self.end.set_redundancy(address, guest.redundancy.copies, fec);
-            self.tables().names.insert(session, address);
+            let mut tables = self.tables();
+            // Two generations are taken, as by the session below.
+            tables.names.retain(|name, of| of.address != address || guest.renews.as_ref().is_some_and(|last| **last == name.0));
+            tables.names.insert(session, Named { address, key: guest.hosted.key });
             return Ok(());
         }
         let address = self.end.host(&guest.hosted, members, self.seeds.fetch_add(1, Relaxed)).map_err(|e| e.to_string())?;
         self.end.set_redundancy(address, guest.redundancy.copies, fec);
         let mut tables = self.tables();
-        tables.expected.insert(address, Arc::new(Expected { user: guest.user.clone(), key, site: guest.site.clone() }));
-        tables.names.insert(session, address);
+        let expected = Expected { user: guest.user.clone(), key, site: guest.site.clone(), claimed: AtomicU64::new(0) };
+        tables.expected.insert(address, Arc::new(expected));
+        tables.names.insert(session, Named { address, key: guest.hosted.key });
         Ok(())
+    }
+
+    /// A stream on which a session's datagrams go on. Whoever holds the session's key may ask, once with each time; not known here,
+    /// or not proved, is all one.
+    pub(crate) fn detour(&self, claim: &Claim, site: &str) -> Option<Tunnel> {
+        let session = SessionId(claim.session);
+        let (named, expected) = {
+            let tables = self.tables();
+            let named = *tables.names.get(&session)?;
+            (named, tables.expected.get(&named.address)?.clone())
+        };
+        if *expected.site != *site || !proves_detour(&named.key, session, claim.at, &claim.proof) {
+            return None;
+        }
+        let (at, now) = (Micros(claim.at), self.end.now());
+        let fresh = now.since(at).max(at.since(now)) <= CLAIM_AGE;
+        if !fresh || expected.claimed.fetch_max(claim.at, Relaxed) >= claim.at {
+            return None;
+        }
+        let attached = self.end.attach(named.address)?;
+        let (here, there) = tokio::io::duplex(DETOUR);
+        let [(read, write), far] = [here, there].map(tokio::io::split);
+        let near = Tunnel { source: Source::io(read), sink: Sink::io(write) };
+        tokio::spawn(detour::carry(near, attached, None));
+        Some(Tunnel { source: Source::io(far.0), sink: Sink::io(far.1) })
     }
 
     fn forget(&self, address: SocketAddr) {
@@ -106,7 +152,7 @@ impl Servlet {
     fn expect_no_more(&self, address: SocketAddr) {
         let mut tables = self.tables();
         tables.expected.remove(&address);
-        tables.names.retain(|_, of| *of != address);
+        tables.names.retain(|_, of| of.address != address);
     }
 
     /// Forgets sessions whose last ticket has ended.
@@ -203,7 +249,7 @@ async fn serve(plane: Arc<Plane>, leaving: Leaving, expected: Arc<Expected>, who
                 Ok((send, receive)) => {
                     drop(streams.spawn(tunnel(plane.clone(), expected.clone(), who.clone(), send, receive)));
                 }
-                Err(_) => return,
+                Err(reason) => return told_at_end(&plane, &connection, &reason),
             },
             Some(_) = streams.join_next() => {}
         }
@@ -287,6 +333,7 @@ async fn onward(
         within: site.patience(Stage::Servlet, limits),
         word: tell::word(plane, &world, site, who, &target, None),
         trace: span.as_ref().map(Span::context).or(trace),
+        detour: None,
     };
     let opened = path::open(plane, Arc::new(ask), client).await;
     if let Some(span) = span {

@@ -1,7 +1,7 @@
 //! The forwarder's end: a session for each site, by which tunnels go when the control plane prefers it.
 
 use super::order::{PathNow, SessionNow, UserTicket};
-use super::{bytes32, stream};
+use super::{bytes32, detour, quic_limits, stream, told_at_end};
 use crate::early::Early;
 use crate::estimate::Estimate;
 use crate::plane::Plane;
@@ -9,9 +9,10 @@ use crate::trace::Context;
 use crate::tunnel::{Source, Target, Tunnel};
 use polder_quic::wire::UdpWire;
 use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, RecvStream};
-use polder_spread::{Fec, Micros, PathReport, SpreadConfig, State};
+use polder_spread::{Fec, Micros, PathReport, SessionId, SpreadConfig, State, detour_proof};
 use polder_types::{Event, SiteName};
 use polder_wire::ProxyError;
+use polder_wire::detour::Claim;
 use polder_wire::spread::{Opening, read_answer};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,10 +32,17 @@ const ASKED: usize = 1024;
 pub(crate) struct Held {
     site: SiteName,
     hosts: Mutex<(Vec<Arc<str>>, Vec<u16>)>,
-    end: ForwarderEnd,
+    pub(super) end: ForwarderEnd,
+    /// Name and key of the newest ticket.
+    proof: Mutex<(SessionId, [u8; 32])>,
+    /// Whether a detour carries it now, and how often one had to.
+    detoured: AtomicBool,
+    detours: AtomicU64,
     connection: OnceLock<Connection>,
     prefer: AtomicBool,
     opens: Estimate,
+    /// Round trips to the servlet through access points.
+    pub(super) soundings: Estimate,
     tunnels: AtomicU64,
     failed: AtomicU64,
 }
@@ -66,6 +74,7 @@ impl Users {
             held.end.renew(&order.ticket).map_err(|e| e.to_string())?;
             held.end.set_redundancy(order.redundancy.copies, fec);
             *held.hosts.lock().unwrap_or_else(PoisonError::into_inner) = (order.hosts.clone(), order.ports.clone());
+            *held.proof.lock().unwrap_or_else(PoisonError::into_inner) = (order.ticket.session, order.ticket.key);
             held.prefer.store(order.prefer, Relaxed);
             return Ok(());
         }
@@ -82,14 +91,18 @@ impl Users {
             site: order.site.clone(),
             hosts: Mutex::new((order.hosts.clone(), order.ports.clone())),
             end: end.map_err(|e| e.to_string())?,
+            proof: Mutex::new((order.ticket.session, order.ticket.key)),
+            detoured: AtomicBool::new(false),
+            detours: AtomicU64::new(0),
             connection: OnceLock::new(),
             prefer: AtomicBool::new(order.prefer),
             opens: Estimate::default(),
+            soundings: Estimate::default(),
             tunnels: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
         self.sessions().insert(order.site.clone(), held.clone());
-        let limits = limits(&world.plan.limits);
+        let limits = quic_limits(&world.plan.limits);
         tokio::spawn(keep(plane.clone(), held, tls, limits));
         Ok(())
     }
@@ -109,11 +122,12 @@ impl Users {
         }
     }
 
-    /// The session for a target, if it is up; and whether tunnels are to use it.
+    /// The session for a target, if it is up; and whether tunnels are to use it: none begins on a detour that has an access point
+    /// at its beginning anyway.
     pub(crate) fn find(&self, target: &Target) -> Option<(Arc<Held>, bool)> {
         let sessions = self.sessions();
         let held = sessions.values().find(|held| held.is_up() && held.leads_to(target))?;
-        Some((held.clone(), held.prefer.load(Relaxed)))
+        Some((held.clone(), held.prefer.load(Relaxed) && !held.detoured.load(Relaxed)))
     }
 
     /// Tells the control plane that a session would be of use, now and then.
@@ -140,24 +154,30 @@ impl Users {
     }
 }
 
-/// Bounds of the user's side: its own access line is what fills up.
-fn limits(limits: &polder_types::Limits) -> Limits {
-    Limits { idle: Duration::from_millis(u64::from(limits.idle_timeout_ms)).min(Limits::default().idle), ..Limits::default() }
-}
-
 /// Connects, tells the control plane, and waits for the end.
 async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, limits: Limits) {
     let tell = |up: bool, reason: String| plane.emit(Event::SpreadSession { site: held.site.to_string(), up, reason });
-    let reason = match timeout(HANDSHAKE, held.end.connect(tls, &limits)).await {
-        Err(_) => "no answer over any relay: datagrams may be blocked here".into(),
-        Ok(Err(error)) => error.to_string(),
-        Ok(Ok(connection)) => {
-            let _ = held.connection.set(connection.clone());
-            tell(true, String::new());
-            plane.stir();
-            connection.closed().await.to_string()
+    let lives = async {
+        match timeout(HANDSHAKE, held.end.connect(tls, &limits)).await {
+            Err(_) => "the servlet answered neither over a relay nor over a detour".into(),
+            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(connection)) => {
+                let _ = held.connection.set(connection.clone());
+                tell(true, String::new());
+                plane.stir();
+                let reason = connection.closed().await;
+                told_at_end(&plane, &connection, &reason);
+                reason.to_string()
+            }
         }
     };
+    let reason = tokio::select! {
+        reason = lives => reason,
+        () = detour::watch(plane.clone(), held.clone()) => String::new(),
+    };
+    if held.detoured.swap(false, Relaxed) {
+        plane.counters.spread_detours_open.drop_by(1);
+    }
     let mut sessions = plane.users.sessions();
     if sessions.get(&held.site).is_some_and(|now| Arc::ptr_eq(now, &held)) {
         sessions.remove(&held.site);
@@ -167,8 +187,34 @@ async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, lim
 }
 
 impl Held {
-    fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.connection.get().is_some_and(|connection| connection.close_reason().is_none())
+    }
+
+    /// What asks for a detour, made now; `None`: no host is known.
+    pub(super) fn claim(&self) -> Option<(Target, Claim)> {
+        let target = {
+            let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            Target { host: hosts.0.first()?.clone(), port: *hosts.1.first()? }
+        };
+        let (session, key) = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = self.end.seen().0.0;
+        let proof = detour_proof(&key, session, at);
+        Some((target, Claim { session: session.0, at, proof }))
+    }
+
+    /// Another carrier has taken over.
+    pub(super) fn changed(&self, plane: &Plane, detoured: bool) {
+        self.detoured.store(detoured, Relaxed);
+        if detoured {
+            self.detours.fetch_add(1, Relaxed);
+            plane.counters.spread_detours.up();
+            plane.counters.spread_detours_open.up();
+        } else {
+            plane.counters.spread_detours_open.drop_by(1);
+        }
+        let by = if detoured { "a tunnel: no relay answers" } else { "relays, which answer again" };
+        plane.log("info", "spread", format!("an open session is carried by {by}"));
     }
 
     fn leads_to(&self, target: &Target) -> bool {
@@ -189,7 +235,7 @@ impl Held {
         let within = Duration::from_millis(u64::from(world.plan.limits.open_timeout_ms)) * 2;
         let mut early = Early::new(world.plan.limits.replay_bytes);
         let began = Instant::now();
-        let opened = match timeout(within, self.ask(target, client, &mut early, trace)).await {
+        let opened = match timeout(within, self.ask(plane, target, client, &mut early, trace)).await {
             Ok(opened) => opened,
             Err(_) => Err(ProxyError::Timeout),
         };
@@ -212,6 +258,7 @@ impl Held {
 
     async fn ask(
         &self,
+        plane: &Plane,
         target: &Target,
         client: &mut Source,
         early: &mut Early,
@@ -221,7 +268,16 @@ impl Held {
         let trace = trace.map(|context| (context.trace, context.span));
         let opening = Opening { host: target.host.to_string(), port: target.port, trace };
         let opening = opening.encode().ok_or(ProxyError::Malformed)?;
-        let (mut send, mut receive) = connection.open_bi().await.map_err(|_| ProxyError::Terminated)?;
+        let mut opens = std::pin::pin!(connection.open_bi());
+        let opened = tokio::select! {
+            biased;
+            opened = &mut opens => opened,
+            () = std::future::ready(()) => {
+                plane.counters.spread_over_streams.up();
+                opens.await
+            }
+        };
+        let (mut send, mut receive) = opened.map_err(|_| ProxyError::Terminated)?;
         send.write_all(&opening).await.map_err(|_| ProxyError::Terminated)?;
         let mut reading = true;
         {
@@ -264,8 +320,12 @@ impl Held {
             rtt_us: micros(connection.map(Connection::rtt)),
             open_us: micros(self.opens.mean()),
             tunnel_open_us: micros(through),
+            tunnel_rtt_us: micros(self.soundings.mean()),
             tunnels: self.tunnels.load(Relaxed),
             failed: self.failed.load(Relaxed),
+            carrier: if self.detoured.load(Relaxed) { "tunnel" } else { "relays" }.into(),
+            detours: self.detours.load(Relaxed),
+            recovered: self.end.tallies().map_or(0, |tallies| tallies.recovered),
             ends_in: ends.since(now).as_secs_f64(),
             paths: self.end.paths().iter().map(path_now).collect(),
         }

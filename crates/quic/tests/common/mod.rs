@@ -11,7 +11,7 @@ use polder_spread::{
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -29,6 +29,8 @@ pub struct Node {
     pub relay: Arc<Mutex<Relay>>,
     /// Set: it takes packets and passes none on.
     pub dead: Arc<AtomicBool>,
+    /// Of so many packets it drops one; 0: none.
+    pub loses: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -88,11 +90,18 @@ fn config(id: NodeId, secret: &[u8; 32], numbers: &[u32], members: &[Arc<Members
     }
 }
 
-async fn relay(socket: Arc<UdpSocket>, relay: Arc<Mutex<Relay>>, dead: Arc<AtomicBool>, inlet: Option<Arc<Inlet>>) {
+async fn relay(
+    socket: Arc<UdpSocket>,
+    relay: Arc<Mutex<Relay>>,
+    (dead, loses): (Arc<AtomicBool>, Arc<AtomicU32>),
+    inlet: Option<Arc<Inlet>>,
+) {
     let mut buffer = vec![0; 65_536];
+    let mut came = 0u32;
     let mut out = Vec::new();
     while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-        if dead.load(Relaxed) {
+        came = came.wrapping_add(1);
+        if dead.load(Relaxed) || came.checked_rem(loses.load(Relaxed)) == Some(0) {
             continue;
         }
         out.clear();
@@ -238,9 +247,9 @@ impl Node {
         let began = now() - Duration::from_secs(10);
         let made = Relay::new(config, at as u32, began, Arc::default());
         let made = Arc::new(Mutex::new(made));
-        let dead = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(relay(socket.clone(), made.clone(), dead.clone(), inlet));
-        Node { id: id(at), socket, address, secret, relay: made, dead, task }
+        let (dead, loses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let task = tokio::spawn(relay(socket.clone(), made.clone(), (dead.clone(), loses.clone()), inlet));
+        Node { id: id(at), socket, address, secret, relay: made, dead, loses, task }
     }
 }
 
