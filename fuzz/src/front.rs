@@ -84,6 +84,11 @@ fn limits() -> Limits {
         handshake_rate_per_identity: 0,
         handshake_percent: 20,
         work_percent_per_identity: 10,
+        spread_stream_window: 4 << 20,
+        spread_session_window: 8 << 20,
+        spread_streams: 256,
+        spread_idle_ms: 60_000,
+        spread_tolerated_percent: 10,
         memory_bytes: 0,
     }
 }
