@@ -94,7 +94,7 @@ pub(crate) fn detour(data: &[u8]) {
         for piece in pieces {
             frames.push(piece);
             loop {
-                match frames.next() {
+                match frames.take() {
                     Ok(Some(frame)) => heard.push(frame),
                     Ok(None) => break,
                     Err(_) => return heard,

@@ -118,7 +118,7 @@ impl Frames {
     }
 
     /// The next whole frame, until `None`.
-    pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
+    pub fn take(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some(head) = self.kept.first_chunk::<2>() else { return Ok(None) };
         match usize::from(u16::from_be_bytes(*head)) {
             0 => {
@@ -173,7 +173,7 @@ mod tests {
                 }
                 let (now, later) = rest.split_at((*cut).min(rest.len()));
                 frames.push(now);
-                while let Some(frame) = frames.next().unwrap() {
+                while let Some(frame) = frames.take().unwrap() {
                     heard.push(frame);
                 }
                 rest = later;
@@ -185,7 +185,7 @@ mod tests {
         fn junk_is_refused_or_waited_for(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
             let mut frames = Frames::default();
             frames.push(&bytes);
-            while let Ok(Some(frame)) = frames.next() {
+            while let Ok(Some(frame)) = frames.take() {
                 prop_assert!(!matches!(frame, Frame::Datagram(bytes) if bytes.is_empty() || bytes.len() > LONGEST));
             }
         }

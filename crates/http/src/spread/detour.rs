@@ -67,7 +67,7 @@ async fn hear(mut source: Source, inlet: &DetourInlet, obeys: bool) {
     while let Some(Ok(chunk)) = source.next().await {
         frames.push(&chunk);
         loop {
-            match frames.next() {
+            match frames.take() {
                 Ok(Some(Frame::Datagram(datagram))) => inlet.hand(&datagram),
                 Ok(Some(Frame::Word(word))) if obeys => inlet.carry(word == Word::Stream),
                 Ok(Some(Frame::Word(_))) => {}
