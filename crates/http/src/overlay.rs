@@ -121,7 +121,7 @@ impl Opener for Overlay {
                 within: site.patience(Stage::Entry, limits),
                 word,
                 trace: span.as_ref().map(Span::context),
-                detour: client.detour.take(),
+                detour: client.detour.take().map(|claim| *claim),
             };
             let opened = path::open(&self.plane, Arc::new(ask), client).await;
             if let Some(span) = span {

@@ -29,7 +29,7 @@ pub struct Source {
     /// Where a user's tunnel comes from, for sites that ask.
     pub(crate) peer: Option<IpAddr>,
     /// Where it is for the end of a session of the spread plane, and not for the site: the claim to it.
-    pub(crate) detour: Option<Claim>,
+    pub(crate) detour: Option<Box<Claim>>,
     /// Asked when the first chunk has come: whether it may pass.
     gate: Option<Box<dyn FnOnce() -> bool + Send>>,
     front: VecDeque<Bytes>,

@@ -259,7 +259,7 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     let Some(detour) = read_detour(&head.headers) else {
         return refuse(client, head, respond, malformed(HttpError::Target)).await;
     };
-    source.detour = detour;
+    source.detour = detour.map(Box::new);
     let trace = one_trace(head.headers.get_all("traceparent").iter().map(http::HeaderValue::as_bytes));
     let opened = tokio::select! {
         // In a box, so that a tunnel that stands does not keep the room that opening it took.
