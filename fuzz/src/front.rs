@@ -88,7 +88,7 @@ fn limits() -> Limits {
         spread_session_window: 8 << 20,
         spread_streams: 256,
         spread_idle_ms: 60_000,
-        spread_tolerated_percent: 10,
+        spread_tolerated_percent: 5,
         memory_bytes: 0,
     }
 }

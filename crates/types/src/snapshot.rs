@@ -445,7 +445,7 @@ const fn spread_idle_ms() -> u32 {
     60_000
 }
 const fn spread_tolerated_percent() -> u32 {
-    10
+    5
 }
 const fn head_bytes() -> u32 {
     16 * 1024

@@ -240,11 +240,12 @@ class Limits(Settings):
         "sessions that a short outage of both planes would not.",
     )
     spread_tolerated_percent: int = Field(
-        10,
+        5,
         ge=0,
         le=90,
-        description="Spread plane: share of a round trip's bytes that may be lost before a sender slows down: relays that die or are "
-        "flooded lose what a full line would not. A higher one takes more than its share from others on a line that is full.",
+        description="Spread plane: share of a round trip's bytes that may be lost, on the luckier half of the paths as well, before a "
+        "sender slows down: chance and single relays lose what a full line would not. A higher one takes more than its share from "
+        "others on a line that is full.",
     )
     memory_bytes: Size = Field(
         0,

@@ -164,7 +164,7 @@ class Limits(Frozen, frozen=True):
     spread_session_window: int = 8 << 20
     spread_streams: int = 256
     spread_idle_ms: int = 60000
-    spread_tolerated_percent: int = 10
+    spread_tolerated_percent: int = 5
     memory_bytes: int = 0
 
 

@@ -24,6 +24,7 @@ pub fn quic_limits(limits: &polder_types::Limits) -> Limits {
         streams: limits.spread_streams,
         idle: Duration::from_millis(u64::from(limits.spread_idle_ms)),
         tolerated: f64::from(limits.spread_tolerated_percent) / 100.0,
+        ..Limits::default()
     }
 }
 
