@@ -22,8 +22,16 @@ from tests.support.typed import Reader, blocks
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "192.0.2.3", "203.0.113.10")
 PAGE = b"<!doctype html><title>Wiki</title><h1>The wiki is up</h1>"
-MAY_FIND = ("polder status", "polder doctor", "polder watch", "polder drill", "polder config check", "polder incident")
-"""Commands that may end with status 3: in a small and young overlay there is something to find."""
+MAY_FIND = (
+    "polder status",
+    "polder doctor",
+    "polder watch",
+    "polder drill",
+    "polder config check",
+    "polder incident",
+    "polder paths",
+)
+"""Commands that may end with status 3: in a small and young overlay there is something to find, and nobody who relays."""
 
 
 class _Origin(http.server.BaseHTTPRequestHandler):
