@@ -58,7 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         overlay.wait_ring(len(NODES))
         for name in SITES.values():
             overlay.wait_site(name)
-        ann, eve = overlay.connect("ann"), overlay.connect("eve")
+        # Which plane the default takes, measurements decide; most tests here look at tunnels.
+        ann, eve = (overlay.connect(user, "--plane", "tunnel") for user in ("ann", "eve"))
         yield World(overlay, origin, ann.hello["proxy"], eve.hello["proxy"], collector)
     finally:
         overlay.close()

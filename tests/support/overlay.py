@@ -165,9 +165,9 @@ class Overlay:
         (state / "site" / name / "site.toml").write_text(settings)
         return self.run(f"site-{name}", "site", "run", name)
 
-    def connect(self, user: str) -> Process:
-        """Start a user's forwarder, on the tunnel plane: which plane ``auto`` takes, measurements decide."""
-        return self.run(f"user-{user}", "connect", "--listen", "127.0.0.1:0", "--plane", "tunnel")
+    def connect(self, user: str, *options: str) -> Process:
+        """Start a user's forwarder."""
+        return self.run(f"user-{user}", "connect", "--listen", "127.0.0.1:0", *options)
 
     def run(self, state: str, *command: str) -> Process:
         """Start a command that runs on."""
