@@ -88,6 +88,7 @@ def user(
     counters: dict[str, float] | None = None,
     links: tuple[dict[str, Any], ...] | None = None,
     sessions: tuple[dict[str, Any], ...] = (),
+    plane: str = "auto",
 ) -> Round:
     """A forwarder with two access points."""
     facts = {
@@ -96,7 +97,7 @@ def user(
         "sites": ["wiki.test"],
         "access_points": ["n1", "n2", "n3"],
         "certificate_valid_for_s": 2_000_000,
-        "relays": {"plane": "auto", "redundancy": "0.5", "sessions": list(sessions)},
+        "relays": {"plane": plane, "redundancy": "0.5", "sessions": list(sessions)},
     }
     up = ({"name": "n1", "lane": "bulk", "up": True, "rtt_us": 900}, {"name": "n2", "lane": "bulk", "up": True, "rtt_us": 400})
     return Round(at, {"user/ann": Sample(at, facts, counters or {"front_requests": 3 * at}, links if links is not None else up)})

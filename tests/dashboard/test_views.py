@@ -126,6 +126,8 @@ def test_a_user_sees_the_plane_in_use_and_every_relay_the_most_used_first() -> N
     assert view.tables[1].title.endswith("an access point carries")
     model.take(looks.user(4.0, sessions=(looks.session(prefer=False),)))
     assert tile(model.view(), "plane")[0] == "tunnel"
+    model.take(looks.user(5.0, sessions=(looks.session(),), plane="tunnel"))
+    assert tile(model.view(), "plane") == ("tunnel", Level.PLAIN), "what is open over relays goes on, what begins does not"
 
 
 FACTS = st.dictionaries(st.sampled_from(["tunnels", "handshakes_failed", "tunnels_open", "bytes_up"]), st.integers(0, 1 << 40))

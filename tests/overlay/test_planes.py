@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,17 +48,44 @@ def test_who_is_refused_asks_ever_less_often() -> None:
     assert waits[0] == RETRY and waits == sorted(waits) and waits[-1] == MOST
 
 
+def test_who_is_refused_for_weeks_still_asks() -> None:
+    planes = Planes(auto=True)
+    for number in range(2000):
+        assert asks(planes, number * MOST)
+        planes.refused(Ask("wiki.test", 443, None), number * MOST)
+
+
+def renewals(planes: Planes, now: float) -> list[Ask]:
+    """What is to be renewed."""
+    planes.handle_timeout(now)
+    found = []
+    while (out := planes.poll()) is not None:
+        assert isinstance(out, Ask)
+        found.append(out)
+    return found
+
+
 def test_a_ticket_is_renewed_in_time_and_once() -> None:
     planes = up()
-    assert planes.poll_timeout() == pytest.approx(LIFE * 2 / 3)
-    planes.handle_timeout(399.0)
-    assert planes.poll() is None
-    planes.handle_timeout(400.5)
-    planes.handle_timeout(401.0)
-    ask = planes.poll()
-    assert ask == Ask("wiki.test", 443, b"one") and planes.poll() is None and planes.poll_timeout() is None
+    ask = Ask("wiki.test", 443, b"one")
+    assert [renewals(planes, now) for now in (399.0, 400.5, 401.0)] == [[], [ask], []]
     planes.issued(ask, "wiki", b"two", LIFE, renewed=True, now=401.0)
-    assert planes.poll_timeout() == pytest.approx(801.0)
+    assert [renewals(planes, now) for now in (800.0, 801.5)] == [[], [Ask("wiki.test", 443, b"two")]]
+
+
+def test_a_session_is_renewed_though_another_plane_was_chosen() -> None:
+    planes = up()
+    planes.configure(auto=False)
+    assert renewals(planes, 401.0) == [Ask("wiki.test", 443, b"one")]
+
+
+def test_what_was_left_aside_is_used_where_nothing_is_judged_any_more() -> None:
+    planes = up()
+    assert judged(planes, 1.0, 1, 0.05, 0.05, failed=1) == [Use("wiki", on=False)]
+    planes.configure(auto=False)
+    assert planes.poll() == Use("wiki", on=True)
+    planes.configure(auto=True)
+    assert planes.poll() is None
 
 
 def test_what_cannot_be_carried_on_is_begun_anew() -> None:
@@ -124,6 +150,8 @@ def test_where_only_relays_may_be_used_nothing_is_judged() -> None:
     planes = up(auto=False)
     planes.measured(Seen("wiki", 9.0, 0.01, 5), 1.0)
     assert planes.poll() is None
+    planes.configure(auto=True)
+    assert judged(planes, 2.0, 20, 0.05, 0.05, failed=5) == [], "what failed before does not count"
 
 
 def test_blocked_datagrams_are_tried_ever_less_often() -> None:

@@ -38,14 +38,13 @@ class Sessions:
         self._engine, self._tasks, self._points, self._call, self._open = engine, tasks, points, call, opens
         self._issued_at = 0
         self._planes = Planes(auto=True)
-        self._plane, self._redundancy = "tunnel", Redundancy(0.5)
-        self.tickets = self.refused = 0
+        self._redundancy = Redundancy(0.5)
 
     def configure(self, plane: str, redundancy: Redundancy) -> None:
         """Another choice of plane or redundancy; sessions take the latter with their next ticket."""
-        if plane != self._plane:
-            self._planes = Planes(auto=plane == "auto")
-        self._plane, self._redundancy = plane, redundancy
+        self._planes.configure(auto=plane == "auto")
+        self._redundancy = redundancy
+        self._pump()
 
     def wanted(self, host: str, port: int) -> None:
         """Tunnels go to a target without a session."""
@@ -95,7 +94,6 @@ class Sessions:
                 continue
             if self._use(ask, issued):
                 return
-        self.refused += 1
         self._planes.refused(ask, monotonic())
         self._pump()
 
@@ -128,5 +126,4 @@ class Sessions:
         except ValueError as error:
             log.warning("a ticket could not be used", extra={"error": str(error)})
             return False
-        self.tickets += 1
         return True

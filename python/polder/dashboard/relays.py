@@ -16,7 +16,7 @@ def tile(found: Mapping[str, Any]) -> Tile:
     """The plane in use; ``found`` is what the forwarder's ``paths`` answers."""
     sessions = [session for session in found["sessions"] if session["up"]]
     note = f"chosen: {found['plane']}"
-    if not sessions:
+    if not sessions or found["plane"] == "tunnel":
         return Tile("plane", "Plane", "tunnel", note)
     if any(session["carrier"] == "tunnel" for session in sessions):
         return Tile("plane", "Plane", "tunnel", "no relay answers", Level.WARN)

@@ -9,7 +9,7 @@ is tried ever less often. (A tunnel that is open needs no decision here: its ses
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 RETRY = 5.0
@@ -57,7 +57,7 @@ class Seen(NamedTuple):
 class _Target:
     asked: bool = False
     again: float = 0.0
-    failures: int = 0
+    wait: float = RETRY
 
 
 @dataclass(slots=True)
@@ -65,17 +65,15 @@ class _Session:
     site: str
     target: tuple[str, int]
     name: bytes
-    ends: float
-    life: float
+    renew_at: float
     up: bool = False
     renewing: bool = False
-    renew_at: float = 0.0
     used: bool = True
     aside_until: float = 0.0
     failed: int = 0
     least: float = 0.0
     window_ends: float | None = None
-    wait: float = field(default=BLOCKED)
+    wait: float = BLOCKED
 
 
 class Planes:
@@ -93,6 +91,13 @@ class Planes:
 
     # Inputs
 
+    def configure(self, *, auto: bool) -> None:
+        """Judge from now on, or no more. Sessions stay, and are renewed: tunnels are open over them."""
+        self._auto = auto
+        for session in self._sessions.values():
+            if not auto and not session.used:
+                self._turn(session, used=True)
+
     def wanted(self, host: str, port: int, now: float) -> None:
         """Tunnels go to a target without a session."""
         target = self._targets.setdefault((host, port), _Target())
@@ -102,14 +107,12 @@ class Planes:
 
     def issued(self, asked: Ask, site: str, name: bytes, life: float, *, renewed: bool, now: float) -> bool:
         """A ticket came, good for ``life`` seconds. Whether its session is to be used at once."""
-        target = self._targets.setdefault((asked.host, asked.port), _Target())
-        target.failures = 0
-        known = self._sessions.get(site)
+        self._targets.setdefault((asked.host, asked.port), _Target()).wait = RETRY
+        known, renew_at = self._sessions.get(site), now + life * (1 - RENEW)
         if renewed and known is not None:
-            known.name, known.ends, known.life, known.renewing = name, now + life, life, False
-            known.renew_at = known.ends - life * RENEW
+            known.name, known.renew_at, known.renewing = name, renew_at, False
             return known.used
-        session = _Session(site, (asked.host, asked.port), name, now + life, life, renew_at=now + life * (1 - RENEW))
+        session = _Session(site, (asked.host, asked.port), name, renew_at)
         if known is not None:
             session.wait = known.wait
         self._sessions[site] = session
@@ -125,8 +128,8 @@ class Planes:
             self._out.append(Ask(asked.host, asked.port, None))
             return
         target.asked = False
-        target.again = now + min(MOST, RETRY * 2**target.failures)
-        target.failures += 1
+        target.again = now + target.wait
+        target.wait = min(MOST, 2 * target.wait)
 
     def session(self, site: str, *, up: bool, now: float) -> None:
         """A session came up, or is over."""
@@ -148,11 +151,13 @@ class Planes:
     def measured(self, seen: Seen, now: float) -> None:
         """Judge whether a session helps."""
         session = self._sessions.get(seen.site)
-        if session is None or not session.up or not self._auto:
+        if session is None or not session.up:
             return
         failed, session.failed = seen.failed > session.failed, seen.failed
+        if not self._auto:
+            return
         if session.used and failed:
-            self._turn(session, now, used=False)
+            self._leave(session, now)
             return
         if seen.over > 0:
             session.least = min(session.least or seen.over, seen.over)
@@ -162,29 +167,27 @@ class Planes:
             return
         least, session.least, session.window_ends = session.least, 0.0, now + WINDOW
         if session.used and least and seen.through and least > SLOWER * seen.through + SLACK:
-            self._turn(session, now, used=False)
+            self._leave(session, now)
         elif (
             not session.used
             and now >= session.aside_until
             and (not least or not seen.through or least <= AGAIN * seen.through + SLACK)
         ):
-            self._turn(session, now, used=True)
+            self._turn(session, used=True)
 
-    def _turn(self, session: _Session, now: float, *, used: bool) -> None:
+    def _leave(self, session: _Session, now: float) -> None:
+        session.aside_until = now + ASIDE
+        self._turn(session, used=False)
+
+    def _turn(self, session: _Session, *, used: bool) -> None:
         session.used, session.window_ends, session.least = used, None, 0.0
-        if not used:
-            session.aside_until = now + ASIDE
         self._out.append(Use(session.site, on=used))
 
     # Time
 
     def handle_timeout(self, now: float) -> None:
-        """Renew what ends soon."""
+        """Renew what ends soon. To be called every second or so, as ``measured``."""
         for session in self._sessions.values():
             if session.up and not session.renewing and session.renew_at <= now:
                 session.renewing = True
                 self._out.append(Ask(*session.target, session.name))
-
-    def poll_timeout(self) -> float | None:
-        """When to call ``handle_timeout``."""
-        return min((s.renew_at for s in self._sessions.values() if s.up and not s.renewing), default=None)
