@@ -335,6 +335,32 @@ def test_a_full_till_takes_nothing_and_forgets_what_is_settled(tmp_path: Path) -
     till.close()
 
 
+def test_a_credits_total_holds_when_its_checks_are_forgotten_and_the_desk_restarts(tmp_path: Path) -> None:
+    """Who spends all of a credit, and waits until that is settled, has nothing left of it, whichever process asks."""
+    alice, later, credit = Alice(), NOW + HOUR, ""
+    for moments in ((NOW,) * 4, (later,), (later + 60,)):
+        till = open_spent(tmp_path / "till.sqlite3")
+        one = desk(till)
+        decisions = [one.decide(alice.ask(now), now) for now in moments]
+        if moments[0] == NOW:
+            assert all(decision.accepted for decision in decisions)
+            credit = till.waiting(1)[0].credit
+            till.answered([(entry.charge, "paid") for entry in till.waiting(10)], NOW)
+        else:
+            assert [refusal(decision) for decision in decisions] == [
+                (4, "0.24 USD of the credit are left; the check is for 0.44")
+            ]
+            assert len(till) == 0
+        till.close()
+    till = open_spent(tmp_path / "till.sqlite3")
+    assert till.of_credit(credit) == 1_760_000
+    till.sweep(alice.credit.not_after)
+    till.close()
+    till = open_spent(tmp_path / "till.sqlite3")
+    assert till.of_credit(credit) == 0, "it has ended"
+    till.close()
+
+
 def test_nonces_belong_to_their_payer(nick: Desk, house: House, till: Till) -> None:
     """Two users may choose the same nonce; one user may not, however the key is spelled."""
     alice, bob = Alice(), Alice(who="bob")

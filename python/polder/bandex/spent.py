@@ -88,8 +88,12 @@ class SpentSet:
             if entry.charge in self._entries:
                 raise Refused(Verdict.USED, "the check was taken before")
             self._entries[entry.charge] = entry
-            self._credits[entry.credit] = self._credits.get(entry.credit, 0) + entry.amount
-            self._ends[entry.credit] = entry.credit_until
+            self.spend(entry.credit, entry.amount, entry.credit_until)
+
+    def spend(self, credit: str, amount: int, until: int) -> None:
+        """Count ``amount`` of a credit, until that has ended; without an entry, where the check was forgotten before."""
+        self._credits[credit] = self._credits.get(credit, 0) + amount
+        self._ends[credit] = until
 
     def sweep(self, now: float) -> int:
         """Forget what has ended: nothing in memory waits for a deposit."""

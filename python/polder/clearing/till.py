@@ -29,8 +29,10 @@ CREATE TABLE IF NOT EXISTS checks (
   answer TEXT NOT NULL DEFAULT '', answered_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS checks_by_answer ON checks (answer, until);
+CREATE TABLE IF NOT EXISTS credits (credit TEXT PRIMARY KEY, spent INTEGER NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_SPEND = "INSERT INTO credits VALUES (?, ?, ?) ON CONFLICT (credit) DO UPDATE SET spent = spent + excluded.spent"
 _VERSION = "1"
 PAID, REFUSED = "paid", "refused"
 _BUSY_S = 30.0
@@ -63,6 +65,8 @@ class Till:
             os.close(descriptor)
             raise OSError(error.errno, f"another policy decision point takes checks into {self.path}: stop it first") from error
         self._lock = descriptor
+        for credit, spent, until in self._db.execute("SELECT credit, spent, until FROM credits"):
+            self._set.spend(credit, spent, until)
         for (blob,) in self._db.execute("SELECT entry FROM checks"):
             self._set.take([msgspec.msgpack.decode(blob, type=Entry)])
         return self
@@ -120,16 +124,22 @@ class Till:
         self._db.execute("COMMIT")
 
     def sweep(self, now: float) -> int:
-        """Forget checks that have ended and were answered for; returns how many (trap 33). Without a disk: none, and later."""
+        """Forget checks that have ended and were answered for; returns how many (trap 33). Without a disk: none, and later.
+
+        What they spent of credits that are still good is kept, also for who opens the file next.
+        """
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            rows = self._db.execute("DELETE FROM checks WHERE answer <> '' AND until <= ? RETURNING charge", (now,)).fetchall()
+            rows = self._db.execute("DELETE FROM checks WHERE answer <> '' AND until <= ? RETURNING entry", (now,)).fetchall()
+            gone = [msgspec.msgpack.decode(blob, type=Entry) for (blob,) in rows]
+            self._db.executemany(_SPEND, [(one.credit, one.amount, one.credit_until) for one in gone])
+            self._db.execute("DELETE FROM credits WHERE until <= ?", (now,))
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo()
             log.warning("the till cannot forget what is settled", extra={"error": str(error)})
             return 0
-        return len(self._set.forget(now, [charge for (charge,) in rows]))
+        return len(self._set.forget(now, [one.charge for one in gone]))
 
     def totals(self) -> dict[str, int]:
         """How many checks wait, were paid, were refused."""
