@@ -33,10 +33,10 @@ def caller(member: Member) -> Caller:
     return Caller(Kind.NODE, member.name, member.ring_id)
 
 
-def nodes() -> dict[str, SpreadRole]:
+def nodes(period: int = HOUR) -> dict[str, SpreadRole]:
     """A role per node, which know the list and each other's keys."""
     roles = {
-        member.name: SpreadRole(member, RelayKeys(member.ring_id * 2, HOUR, GRACE), Random(i), life=LIFE)
+        member.name: SpreadRole(member, RelayKeys(member.ring_id * 2, period, GRACE), Random(i), life=LIFE)
         for i, member in enumerate(MEMBERS)
     }
     for role in roles.values():
@@ -59,7 +59,7 @@ def exchange(roles: dict[str, SpreadRole], me: Member, now: float) -> int:
 
 def test_every_node_asks_every_relay_once_an_epoch() -> None:
     roles = nodes()
-    assert all(role.ready == len(MEMBERS) for role in roles.values())
+    assert all(len(role.peer_keys()) == len(MEMBERS) for role in roles.values())
     me = MEMBERS[0]
     assert exchange(roles, me, NOW + 10) == 0
     due = roles[me.name].poll_timeout()
@@ -78,6 +78,20 @@ def test_tickets_use_keys_of_a_new_epoch_when_servlets_know_them_too() -> None:
 
     assert epochs(turn) == epochs(turn + SETTLE - 0.1) == {int(NOW) // HOUR}
     assert epochs(turn + SETTLE) == {int(NOW) // HOUR + 1}
+
+
+@pytest.mark.parametrize("period", [10, 20, 40])
+def test_servlets_know_every_key_that_tickets_use_however_short_epochs_are(period: int) -> None:
+    roles, servlet = nodes(period), MEMBERS[4]
+    for half in range(20 * period):
+        now = NOW + half / 2
+        for member in MEMBERS:
+            exchange(roles, member, now)
+        known = {(relay, epoch) for relay, epoch, _ in roles[servlet.name].peer_keys()}
+        for beacon in ("n1", "n2"):
+            ticket = roles[beacon].issue(ASKED, caller(MEMBERS[1]), (servlet,), now)[2].ticket
+            assert {(relay.id, relay.epoch) for relay in ticket.relays} <= known, now - NOW
+        assert len(known) <= len(MEMBERS) * (2 + 2 * SETTLE // period)
 
 
 def test_a_relay_that_is_silent_is_asked_again() -> None:

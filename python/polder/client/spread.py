@@ -115,7 +115,7 @@ class Sessions:
         if listed is None or listed.version != ticket.members:
             return False
         members = MemberList(listed.version, tuple(RelayMember(node_number(m), m.address) for m in listed.relays))
-        life = ticket.terms.lasts
+        life = ticket.terms.starts + ticket.terms.lasts - issued.now / 1e6
         prefer = self._planes.issued(ask, issued.site, ticket.session, life, renewed=issued.renewed, now=monotonic())
         order = UserTicket(
             issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, members,

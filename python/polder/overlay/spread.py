@@ -32,9 +32,12 @@ from polder.overlay.spread_keys import RelayKeys, issue
 
 RETRY = 5.0
 IN_FLIGHT = 32
+PACE = 17
+"""A session opens 2^17 blocks of numbers a second (``crates/spread/src/ticket.rs``)."""
 SETTLE = 15.0
 """Seconds for which tickets still use a relay's keys of the epoch before: a servlet may hear of the new ones so much later than the
-beacon, and drops what comes under keys that it does not know. Relays take them for a ticket's life longer."""
+beacon, and drops what comes under keys that it does not know. It keeps the old ones for twice as long, however short epochs are, since
+a beacon may hear of the new ones as much later than the servlet. Relays take them for a ticket's life longer."""
 MAX_SESSIONS = 16_384
 """Sessions whose servlet an issuer remembers, to carry them on."""
 SKEW = 2
@@ -50,15 +53,24 @@ class Listed(NamedTuple):
 
 @dataclass(slots=True)
 class _Key:
+    """What a relay granted, with the time at which it was learned, the newest first."""
+
     due: float
     running: bool = False
-    granted: Granted | None = None
-    before: Granted | None = None
-    since: float = 0.0
+    known: tuple[tuple[float, Granted], ...] = ()
+
+    def learn(self, granted: Granted, now: float) -> None:
+        """Keys of another epoch, or of the same again. Those before stay, and those that are not settled yet."""
+        if self.known and self.known[0][1].epoch == granted.epoch:
+            self.known = ((self.known[0][0], granted), *self.known[1:])
+            return
+        later = zip(self.known, self.known[1:], strict=False)
+        kept = [before for (since, _), before in later if now < since + 2 * SETTLE]
+        self.known = ((now, granted), *self.known[:1], *kept)
 
     def settled(self, now: float) -> Granted | None:
-        """The keys that everybody knows."""
-        return self.before if self.before is not None and now < self.since + SETTLE else self.granted
+        """The newest that everybody knows; the only ones there are, at the beginning."""
+        return next((keys for since, keys in self.known if since + SETTLE <= now), self.known[-1][1] if self.known else None)
 
 
 class _Sent(NamedTuple):
@@ -72,11 +84,11 @@ class _Sent(NamedTuple):
 class SpreadRole:
     """``now`` in Unix seconds; ``rng`` must be fit for secrets. ``life``: seconds of a ticket."""
 
-    def __init__(self, me: Member, keys: RelayKeys, rng: Random, *, life: int, pace: int = 17, rate: int = 17) -> None:
+    def __init__(self, me: Member, keys: RelayKeys, rng: Random, *, life: int, rate: int = 17) -> None:
         self._me = me
         self._keys = keys
         self._rng = rng
-        self._life, self._pace, self._rate = life, pace, rate
+        self._life, self._rate = life, rate
         self._lists: tuple[Listed, ...] = ()
         self._held: dict[bytes, _Key] = {}
         self._running: dict[int, bytes] = {}
@@ -92,11 +104,6 @@ class SpreadRole:
         """The current list of relays, then the previous one."""
         return self._lists
 
-    @property
-    def ready(self) -> int:
-        """Relays whose keys of this epoch are here."""
-        return sum(1 for key in self._held.values() if key.granted is not None)
-
     def set_relays(self, fresh: Listed, now: float) -> bool:
         """Who relays now, by a list that was verified; whether it was taken: one that was issued before what is known is not."""
         if self._lists and fresh.list.issued_at < self._lists[0].list.issued_at:
@@ -111,7 +118,7 @@ class SpreadRole:
         return True
 
     def take_change(self) -> bool:
-        """Whether lists or epochs changed since the last call."""
+        """Whether the lists changed since the last call."""
         changed, self._changed = self._changed, False
         return changed
 
@@ -141,7 +148,7 @@ class SpreadRole:
         servlet = before.servlet if before else self._rng.choice(servlets)
         starts = int(now) - SKEW
         lasts = max(0, min(self._life, int(body.not_after - now)) + SKEW)
-        terms = Terms(starts, lasts, self._pace, self._rate)
+        terms = Terms(starts, lasts, PACE, self._rate)
         session, key = self._rng.randbytes(16), self._rng.randbytes(32)
         current = self._lists[0]
         granted = [
@@ -160,13 +167,13 @@ class SpreadRole:
         return servlet, expect, issued
 
     def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:
-        """As a servlet: (relay, epoch, key) of every relay, of this epoch and the one before."""
+        """As a servlet: (relay, epoch, key) of every relay, of this epoch, the one before, and what beacons may still use."""
         numbers = {member.ring_id: node_number(member) for known in self._lists for member in known.list.relays}
         return tuple(
             (numbers[ring_id], granted.epoch, granted.peer_key)
             for ring_id, held in self._held.items()
-            for granted in (held.granted, held.before)
-            if granted is not None and ring_id in numbers
+            for _, granted in held.known
+            if ring_id in numbers
         )
 
     # Time and outcomes
@@ -196,9 +203,7 @@ class SpreadRole:
         held = self._take(request_id)
         if held is None or not isinstance(answer, Granted):
             return
-        if held.granted is not None and held.granted.epoch != answer.epoch:
-            held.before, held.since = held.granted, now
-        held.granted = answer
+        held.learn(answer, now)
         # Just after the epoch has changed there, spread over some seconds; clocks differ.
         held.due = max(now + 1.0, answer.until + self._rng.uniform(0.5, 5.0))
 
