@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from polder.api.admin import ask
 from tests.support.origin import PIECE, Origin
 from tests.support.overlay import Overlay, Process, polder, until
 
@@ -29,13 +30,9 @@ class World:
     ports: tuple[str, ...]
 
     def paths(self) -> list[dict[str, Any]]:
-        """The sessions of which ``polder paths`` tells; its status is 3 while none is up."""
-        state = self.overlay.state("user-ann")
-        try:
-            told = polder(state, "paths")
-        except AssertionError:
-            told = polder(state, "paths", status=3)
-        found: list[dict[str, Any]] = told["sessions"]
+        """The sessions of which ``polder paths`` tells."""
+        socket = self.overlay.state("user-ann") / "user" / "ann" / "admin.sock"
+        found: list[dict[str, Any]] = asyncio.run(ask(socket, "paths"))["sessions"]
         return found
 
     def session(self) -> dict[str, Any]:
@@ -60,21 +57,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     origin, overlay = Origin().start(), Overlay(tmp_path)
     try:
         overlay.found()
-        ports = []
         for name in NODES:
-            state = overlay.enrol_node(name) / "node"
-            listen = tomllib.loads((state / "node.toml").read_text())["listen"]
-            where = listen if isinstance(listen, str) else listen[0]
-            ports.append(where.rpartition(":")[2])
-            (state / "conf.d" / "spread.toml").write_text(f'[spread]\nlisten = ["{where}"]\nspan = 0.5\n')
-        for name in NODES:
-            overlay.run_node(name)
+            overlay.enrol_node(name, spread="span = 0.5\n")
+        ports = tuple(overlay.run_node(name).hello["address"].rpartition(":")[2] for name in NODES)
         overlay.enrol_site(SITE, f"{SITE}.test")
         overlay.run_site(SITE, f'name = "{SITE}"\norigin = "http://{origin.address}"\nallow = ["group:staff"]\n')
         overlay.enrol_user("ann", "staff")
         overlay.wait_ring(len(NODES))
         overlay.wait_site(SITE)
-        yield World(overlay, overlay.connect("ann"), tuple(ports))
+        yield World(overlay, overlay.connect("ann"), ports)
     finally:
         World.unblock()
         overlay.close()
