@@ -17,7 +17,6 @@ Run: ``python -m bench keynote-table [--quick]``, or ``python -m bench.keynote_t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 
@@ -50,6 +50,7 @@ from polder.bandex.terms import Terms, route_principal
 from polder.keynote import Answer, Checker, keys, parse, signatures
 from polder.keynote.signing import PrivateKey, identifier, make_key, sign
 from polder.lab.results import Claim, Measure, Result, write
+from polder.model.reservations import Ask
 
 NOW = 1_195_516_800
 COUNTS = range(3, 8)
@@ -66,24 +67,12 @@ KNOWN = ("rsa-sha1", "rsa-sha1-2048", "dsa-sha1")
 DRAWN = ("ed25519", "ecdsa-p256", "rsa-sha256", "rsa-sha1")
 BLOCK, WARMING = 10, 3
 """Trials in a row, and those before them that are not counted: they find the processor's caches full of something else."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """What a router asks."""
-
-    bundle: bytes
-    router: str = "edge"
-    link: str = "lasthop"
-    session: str = "udp 198.18.1.1 port 5004"
-    senders: tuple[str, ...] = ("203.0.113.7 port 5004",)
-    style: str = "FF"
-    service: str = "controlled-load"
-    rate: int = 2_500_000
-    bucket: int = 30_000
-    peak: int = 2_500_000
-    reserved_rate: int = 2_500_000
-    flowspec: str = "5f" * 32
+ASK = Ask(
+    router="edge", link="lasthop", session="udp 198.18.1.1 port 5004", senders=("203.0.113.7 port 5004",), style="FF",
+    service="controlled-load", rate=2_500_000, bucket=30_000, peak=2_500_000, min_unit=64, max_packet=1500, reserved_rate=2_500_000,
+    flowspec="5f" * 32, installed=False, bundle=b"",
+)  # fmt: skip
+"""What a router asks, but for the payment."""
 
 
 class World:
@@ -120,15 +109,16 @@ class World:
             total=2_000_000,
         )
         check = CheckTerms(
-            **life, payer=self.names["alice"], isp_key=self.names["nick"], isp="nick", route="dublin-nyc", session=Ask.session,
-            senders=Ask.senders, flowspec=Ask.flowspec, currency="USD", amount=440_000, credit_nonce=credit.nonce, nonce=f"{number:032x}",
+            **life, payer=self.names["alice"], isp_key=self.names["nick"], isp="nick", route="dublin-nyc", session=ASK.session,
+            senders=ASK.senders, flowspec=ASK.flowspec, currency="USD", amount=440_000, credit_nonce=credit.nonce, nonce=f"{number:032x}",
         )  # fmt: skip
         chain = ["martha", "bank1", "bank2", "bank3", "bank4"][: credentials - 2]
         links = [
             self.sign(GuaranteeTerms(**life, **money, guarantor=self.names[giver], provider=self.names[receiver]), giver)
             for receiver, giver in itertools.pairwise(chain)
         ]
-        return Ask(pack([self.sign(check, "alice"), self.sign(credit, "martha"), *links, self.sign(offer, "nick")]))
+        bundle = pack([self.sign(check, "alice"), self.sign(credit, "martha"), *links, self.sign(offer, "nick")])
+        return msgspec.structs.replace(ASK, bundle=bundle)
 
     def desk(self, credentials: int) -> Desk:
         """A desk that has seen nothing, and trusts the last of the chain."""
@@ -169,7 +159,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def decide(desk: Desk, ask: Ask) -> None:
     """One decision, which must be yes."""
     decision = desk.decide(ask, NOW + 1.0)
-    assert decision.accepted, decision.reason
+    assert decision.accepted, decision.refused
 
 
 def block(prepare: Callable[[], Callable[[], object]]) -> list[tuple[float, float]]:

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.cpu import spent_s
-from bench.keynote_table import Ask as Few
 from bench.keynote_table import World
 from polder.keynote.signing import encode_private, wrap
 from polder.lab.results import Claim, Measure, Result, write
@@ -43,14 +44,6 @@ def configure(root: Path, world: World, credentials: int) -> Path:
     )
     (root / "pdp.toml").write_text(f'socket = "{root}/pdp.sock"\nisp = "{root}/isp.toml"\nlog_level = "warning"\n')
     return root / "pdp.toml"
-
-
-def question(few: Few, again: bool) -> Ask:
-    """As a router asks."""
-    return Ask(
-        few.router, few.link, few.session, few.senders, few.style, few.service, few.rate, few.bucket, few.peak, 64, 1500,
-        few.reserved_rate, few.flowspec, again, few.bundle,
-    )  # fmt: skip
 
 
 async def ask_all(clients: list[PdpClient], asks: list[Ask]) -> list[float]:
@@ -96,7 +89,7 @@ def serve(config: Path) -> tuple[subprocess.Popen[str], str]:
 async def measure(credentials: int, payments: int, rounds: int) -> list[dict[str, Any]]:
     """Both phases against one process."""
     world = World("ed25519", int(wall()))
-    few = [world.ask(credentials, number) for number in range(payments)]
+    paid = [world.ask(credentials, number) for number in range(payments)]
     with tempfile.TemporaryDirectory() as place:
         process, endpoint = serve(configure(Path(place), world, credentials))
         clients = [PdpClient.to(endpoint, 60.0) for _ in range(ROUTERS)]
@@ -104,7 +97,7 @@ async def measure(credentials: int, payments: int, rounds: int) -> list[dict[str
         rows = []
         try:
             for phase, rounds_of_it in (("new", 1), ("again", rounds)):
-                asks = [question(one, phase == "again") for one in few] * rounds_of_it
+                asks = [msgspec.structs.replace(one, installed=phase == "again") for one in paid] * rounds_of_it
                 cpu, began = spent_s([process.pid]), time.perf_counter()
                 times = await ask_all(clients, asks)
                 took = time.perf_counter() - began
