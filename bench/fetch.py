@@ -67,6 +67,18 @@ def _some(stream: ssl.SSLSocket) -> bytes:
     return data
 
 
+def take_head(sock: socket.socket, whose: str) -> None:
+    """Read an answer's head, byte by byte: what comes behind it is the body's. Raises ``ConnectionError`` unless all is well."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            raise ConnectionError(f"{whose}: the answer ended within its head: {head!r}")
+        head += byte
+    if b" 200 " not in head.split(b"\r\n", 1)[0]:
+        raise ConnectionError(f"{whose}: {head.decode(errors='replace')}")
+
+
 def connect(path: Path, wrap: Callable[[socket.socket], socket.socket] | None = None) -> socket.socket:
     """TCP, what ``wrap`` makes of it (TLS with the proxy), and CONNECT if there is a proxy."""
     host, _, port = path.dial.rpartition(":")
@@ -76,14 +88,7 @@ def connect(path: Path, wrap: Callable[[socket.socket], socket.socket] | None = 
         sock = wrap(sock)
     if path.connect:
         sock.sendall(f"CONNECT {path.connect} HTTP/1.1\r\nHost: {path.connect}\r\n\r\n".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            byte = sock.recv(1)
-            if not byte:
-                raise RuntimeError(f"{path.label}: the proxy hung up")
-            head += byte
-        if b" 200 " not in head.split(b"\r\n", 1)[0]:
-            raise RuntimeError(f"{path.label}: {head.decode(errors='replace')}")
+        take_head(sock, path.label)
     return sock
 
 

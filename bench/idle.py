@@ -84,14 +84,14 @@ async def _node(processes: Processes, label: str, own: str = "") -> Hop:
     site = Site("wiki", (HOST,), (ORIGIN,), ("anyone",), (), "ring", ring=(RingRoute(0, None),))
     servlet = ServletEntry("wiki", {"tcp": {"address": "127.0.0.1", "bind": None, "ports": [(ORIGIN, ORIGIN)]}})
     await node.apply(sites=(site,), servlets=(servlet,))
-    peer, ways = node.peer(1, warm=True), []
+    peer, ways = node.peer(1, warm=True), list[Path]()
     for name in ("ann", "bob"):
         config = EngineConfig(role="forwarder", listen=("127.0.0.1:0",))
         forwarder = await launch(processes, None, f"{label}-{name}", config, base(Kind.USER, name))
         await forwarder.apply(peers=(peer,), forwarder=Forwarder((peer.name,), (HOST,), ""))
         ways.append(Path(label, forwarder.address, f"{HOST}:{ORIGIN}"))
     if not own:
-        return Hop(label, node.process, *ways, peer=False)
+        return Hop(label, node.process, ways[0], ways[1], peer=False)
     tls = _context(processes.directory / f"{own}.pem", members.member(Kind.USER, own), members.root)
 
     def connect(path: Path) -> socket.socket:

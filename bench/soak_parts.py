@@ -198,7 +198,7 @@ class Soaked(Overlay):
             self.places[user] = self.home(user) / "user" / user / "admin.sock"
 
     async def _run_second_site(self) -> None:
-        settings = {"name": "blog", "origin": f"http://{self._world.hosts['bot'].ipv4}:80", "ports": [80]}
+        settings: dict[str, Any] = {"name": "blog", "origin": f"http://{self._world.hosts['bot'].ipv4}:80", "ports": [80]}
         settings |= {"allow": ["anyone"], "mode": "ring", "servlets": 2, "transport": "dialout"}
         settings |= {key: self._protection["more"][key] for key in ("rotation", "grace", "drain_max")}
         lines = (f"{key} = {json.dumps(value)}" for key, value in settings.items())

@@ -133,12 +133,12 @@ async def point(
     relays = [member.host for member in overlay.members[:-1]]
     addresses = {member.host: member.address for member in overlay.members}
     session = await overlay.session("user", stage.target, mode)
-    bots = []
+    bots: list[Process] = []
     try:
         bounds = {"mbit": FLOOD_MBIT, "port": PORT, "payload": 1400, "targets": AT_ONCE // len(BOTS), "seconds": sum(times) + 15}
-        for bot in BOTS:
+        for host in BOTS:
             argv = [sys.executable, "-m", "polder.lab.sweep", json.dumps(bounds)]
-            bots.append(await stage.processes.start(bot, f"sweep-{bot}", argv, piped=True, open_stdin=True))
+            bots.append(await stage.processes.start(host, f"sweep-{host}", argv, piped=True, open_stdin=True))
         what = {
             "address": "127.0.0.1", "port": LISTEN, "name": experiment.SITE_NAME, "path": FILE, "ca": str(ca), "seconds": sum(times),
         }  # fmt: skip

@@ -111,7 +111,7 @@ async def measure(many: int, rounds: int, *, record: bool) -> int:
     sink = free_address()
     async with Processes(folder) as processes:
         node = await relay(processes, sink, keys[0], ((OTHER, ELSEWHERE),))
-        rows = []
+        rows: list[dict[str, Any]] = []
         for kind in ("good", *KINDS):
             row = await kind_row(processes, kind, (1000, many), node, sink, keys, rounds)
             row["forged"] = kind != "good"

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import report
+from bench.fetch import take_head
 from polder.api.admin import ask
 from polder.api.authority_dir import load_settings, open_ledger
 from polder.engine.facade import BUILD
@@ -84,9 +85,9 @@ def read(proxy: str, host: str, progress: Path) -> Downloaded:
     progress.write_text("0")
     with contextlib.suppress(OSError), socket.create_connection((address, int(port)), timeout=120) as tcp:
         tcp.sendall(f"CONNECT {host}:80 HTTP/1.1\r\nHost: {host}:80\r\n\r\n".encode())
-        _head(tcp)
+        take_head(tcp, "proxy")
         tcp.sendall(f"GET /{FILE} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        _head(tcp)
+        take_head(tcp, "site")
         while piece := tcp.recv(1 << 18):
             digest.update(piece)
             had += len(piece)
@@ -96,18 +97,6 @@ def read(proxy: str, host: str, progress: Path) -> Downloaded:
                 progress.write_text(str(had))
     marks.append((time.monotonic(), had))
     return Downloaded(had, digest.hexdigest(), marks)
-
-
-def _head(tcp: socket.socket) -> None:
-    """Read an answer's head, byte by byte: what comes behind it is the body's."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = tcp.recv(1)
-        if not byte:
-            raise ConnectionError(f"the answer ended within its head: {head!r}")
-        head += byte
-    if b" 200 " not in head.splitlines()[0]:
-        raise ConnectionError(head.splitlines()[0].decode())
 
 
 class Spread(Overlay):
@@ -167,9 +156,10 @@ class Spread(Overlay):
         await self.start(node, node, "node", "run", name=f"node-{node}-again")
         await self.carries(node)
 
-    async def upgrade(self, node: str) -> None:
-        """A node's program takes over from itself."""
-        await ask(self.home(node) / "node" / "admin.sock", "upgrade", {}, timeout=60)
+    async def upgrade(self, *nodes: str) -> None:
+        """Nodes' programs take over from themselves, one after another."""
+        for node in nodes:
+            await ask(self.home(node) / "node" / "admin.sock", "upgrade", {}, timeout=60)
 
     async def join(self, node: str) -> None:
         """Another node, until the session uses it."""
@@ -222,14 +212,13 @@ class Show:
         """All events in turn, with quiet between them."""
         serving = await self._overlay.servlets()
         relay, leaver = [node for node in self._nodes if node not in serving][:2]
-        ending = next(iter(sorted(serving)))
         happenings: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("relay restarted", lambda: self._overlay.restart(relay)),
             ("keys change", self._overlay.next_epoch),
             ("node joins", lambda: self._overlay.join(LATE)),
             ("node revoked", lambda: self._overlay.revoke(leaver)),
             ("relay upgraded", lambda: self._overlay.upgrade(relay)),
-            ("servlets upgraded", lambda: self._overlay.upgrade(ending)),
+            ("servlets upgraded", lambda: self._overlay.upgrade(*sorted(serving))),
             ("router forgets", self._rebind),
             ("other access line", lambda: self._roam(LINES[1])),
             ("router of the other line forgets", self._rebind),
@@ -313,7 +302,7 @@ def rows_of(show: Show, size: int, digest: str) -> list[dict[str, Any]]:
 
 
 CLAIMS = [
-    Claim("interruptions.whole", "downloads that came whole, of those that anything happened to", "== 1",
+    Claim("interruptions.whole", "downloads that came whole", "== 1",
           Measure("whole", {}, "mean")),
     Claim("interruptions.events", "events that began while a download was under way", ">= 10", Measure("events", {}, "sum")),
     Claim("interruptions.stall", "longest time without a byte, ms", "<= 1000", Measure("stall_ms", {}, "max")),
