@@ -14,6 +14,7 @@ import click
 import pytest
 
 from polder.cli.main import polder as menu
+from polder.settings.rsvp import PDP_SOCKET, RSVP_SOCKET
 from tests.support.overlay import Process, free_port, polder
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -96,6 +97,16 @@ def test_services_reload_watch_and_keep_their_sockets() -> None:
         assert re.findall(r"^Type=(.*)$", text, re.MULTILINE) == ["notify", "notify-reload"], unit.name
         for needed in ("NotifyAccess=exec", "WatchdogSec=", "ExecReload=", "KillMode=mixed", "NoNewPrivileges=yes"):
             assert f"\n{needed}" in text, f"{unit.name}: {needed}"
+
+
+@pytest.mark.parametrize("daemon", ["rsvpd", "pdp"])
+def test_a_reload_asks_at_the_socket_that_the_daemon_makes(daemon: str) -> None:
+    unit = (UNITS / f"polder-{daemon}.service").read_text()
+    (asked,) = re.findall(r"^ExecReload=.* --socket (\S+)$", unit, re.MULTILINE)
+    (directory,) = re.findall(r"^RuntimeDirectory=(\S+)$", unit, re.MULTILINE)
+    own = Path({"rsvpd": RSVP_SOCKET, "pdp": PDP_SOCKET}[daemon])
+    assert own.parent == Path("/run") / directory
+    assert Path(asked) == own.parent / "admin.sock"
 
 
 @pytest.mark.skipif(ctypes.CDLL(None).prctl(66, 0, 0, 0, 0) < 0, reason="this kernel has no PR_SET_MDWE (6.3)")
