@@ -134,7 +134,7 @@ class Host:
             await asyncio.to_thread(self._door.close)
 
     def gone(self) -> bool:
-        """Whether the helper has hung up: what it made for us is gone too."""
+        """Whether the helper has hung up, or was given up because it did not answer: what it made for us is gone too."""
         return self._door.gone()
 
     def fileno(self) -> int:
@@ -235,6 +235,8 @@ class _SocketDoor:
         try:
             data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 8)
         except OSError as error:
+            # Its answer may still come, and would be taken for the next request's: this connection is of no more use.
+            self.close()
             raise HostError(f"the host helper does not answer: {error}", retry=True) from error
         if not data:
             raise HostError("the host helper hung up: look into its log, start it again", retry=True)
@@ -244,9 +246,11 @@ class _SocketDoor:
             raise HostError(str(error)) from error
 
     def gone(self) -> bool:
-        look = select.poll()
-        look.register(self._socket, 0)
-        return any(found & select.POLLHUP for _, found in look.poll(0))
+        look, descriptor = select.poll(), self._socket.fileno()
+        if descriptor < 0:
+            return True
+        look.register(descriptor, 0)
+        return any(found & (select.POLLHUP | select.POLLNVAL) for _, found in look.poll(0))
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -65,6 +65,8 @@ class Perimeter:
         if self._settings.filter_helper is None:
             return
         try:
+            if self._host is not None and self._host.gone():
+                await self.close()
             if self._host is None:
                 self._host = await asyncio.to_thread(HostHelper, Path(self._settings.filter_helper))
             await self._host.filter_apply(plan, Place(self._settings.filter_place))
