@@ -42,7 +42,7 @@ class Enforcer:
         counts: Counter[str],
     ) -> None:
         """``connect`` reaches the host helper and may raise ``HostError``; ``device`` names an interface; ``done`` hears of each
-        ``Install`` by its handle: empty when it is in force, else why it cannot be.
+        ``Install`` that nothing has overtaken, by its handle: empty when it is in force, else why it cannot be.
         """
         self.flows: dict[int, tuple[Traffic, str]] = {}
         self._connect = connect
@@ -52,6 +52,7 @@ class Enforcer:
         self._host: Host | None = None
         self._rates: dict[str, int] = {}
         self._work: asyncio.Queue[Install | Uninstall | _Order | _Again] = asyncio.Queue()
+        self._latest: dict[int, Install | Uninstall] = {}
         self._coming = False
 
     async def open(self, rates: Mapping[str, int]) -> dict[str, int]:
@@ -68,7 +69,8 @@ class Enforcer:
             await self._host.close()
 
     def put(self, change: Install | Uninstall) -> None:
-        """Do that after what was put before."""
+        """Do that after what was put before; an ``Install`` that still waits for its turn then need not be done."""
+        self._latest[change.handle] = change
         self._work.put_nowait(change)
 
     def order(self, rates: Mapping[str, int]) -> None:
@@ -80,10 +82,13 @@ class Enforcer:
         while True:
             change = await self._work.get()
             match change:
-                case Install():
-                    self._done(change.handle, await self._install(change.handle, change.traffic))
+                case Install() if self._latest.get(change.handle) is change:
+                    why = await self._install(change.handle, change.traffic)
+                    if self._over(change):  # else the handle means something else by now, of which this says nothing
+                        self._done(change.handle, why)
                 case Uninstall():
                     await self._uninstall(change.handle)
+                    self._over(change)
                 case _Order():
                     await self._reorder(change.rates)
                 case _Again():
@@ -106,6 +111,13 @@ class Enforcer:
         except HostError as error:
             log.warning("no counters", extra={"device": device, "error": error.why})
             return {}
+
+    def _over(self, change: Install | Uninstall) -> bool:
+        """It was done; whether it is still the last word on its handle."""
+        latest = self._latest.get(change.handle) is change
+        if latest:
+            del self._latest[change.handle]
+        return latest
 
     async def _install(self, handle: int, traffic: Traffic) -> str:
         """Why it is not done; empty when it is, or when the device is one without an order."""
@@ -140,9 +152,7 @@ class Enforcer:
         before, self._rates = self._rates, dict(rates)
         for device in before.keys() - rates.keys():
             await self._shape(device, None, anew=False)
-            for handle, (traffic, _) in self.flows.items():
-                if self._device(traffic.interface) == device:
-                    self.flows[handle] = (traffic, UNORDERED)
+            self._unenforced(device, UNORDERED)
         for device, rate in rates.items():
             await self._shape(device, rate, anew=device not in before)
 
@@ -154,6 +164,8 @@ class Enforcer:
         except HostError as error:
             self._counts["not-enforced"] += 1
             log.error("a link's queue is not ordered", extra={"device": device, "error": error.why})
+            if anew:
+                self._unenforced(device, error.why)
             return
         for handle, (traffic, _) in [*self.flows.items()] if anew else ():
             if self._device(traffic.interface) == device:
@@ -162,14 +174,24 @@ class Enforcer:
     async def _return(self) -> None:
         """Everything once more, at a helper that has started anew."""
         self._coming = False
+        if self._host is not None:
+            await self._host.close()
         try:
             self._host = self._connect()
         except HostError as error:
             log.error("reservations are not enforced: the host helper is away", extra={"error": error.why})
+            for device in self._rates:
+                self._unenforced(device, error.why)
             return
         self._counts["helper-back"] += 1
         for device, rate in self._rates.items():
             await self._shape(device, rate, anew=True)
+
+    def _unenforced(self, device: str, why: str) -> None:
+        """Say so of what is granted on a device."""
+        for handle, (traffic, _) in self.flows.items():
+            if self._device(traffic.interface) == device:
+                self.flows[handle] = (traffic, why)
 
 
 def _flow(device: str, handle: int, traffic: Traffic) -> FlowReserve:
