@@ -26,10 +26,9 @@ impl SharedLoss {
         self.0.store(share.map_or(f32::NAN, |share| share as f32).to_bits(), Relaxed);
     }
 
-    /// Nothing known: the worst.
-    fn get(&self) -> f64 {
+    fn get(&self) -> Option<f64> {
         let share = f32::from_bits(self.0.load(Relaxed));
-        if share.is_nan() { 1.0 } else { f64::from(share) }
+        (!share.is_nan()).then(|| share.into())
     }
 }
 
@@ -45,6 +44,9 @@ pub(crate) struct PatientConfig {
 /// Bytes below which a share says nothing. A session's first packets try relays of which nothing is known: one that is late counts
 /// as lost, and would end slow start at once, with a window that takes ten seconds to grow over a long way.
 const FEW: u64 = 32 * 1200;
+/// Share of loss that counts while the session cannot tell whose it is, and bytes below which it says nothing: a first flight over far
+/// relays is given up as a whole once near ones have answered.
+const UNTOLD: (f64, u64) = (0.5, 4 * FEW);
 
 /// CUBIC that does not mind some loss.
 #[derive(Clone)]
@@ -93,8 +95,12 @@ impl Patient {
 
     fn too_much(&self) -> bool {
         let (acked, lost) = (self.acked + self.before.0, self.lost + self.before.1);
-        let PatientConfig { tolerated, shared } = &*self.config;
-        lost as f64 > tolerated * (acked + lost).max(FEW) as f64 && shared.get() > *tolerated
+        let tolerated = self.config.tolerated;
+        let more_than = |share: f64, few: u64| lost as f64 > share * (acked + lost).max(few) as f64;
+        match self.config.shared.get() {
+            Some(shared) => shared > tolerated && more_than(tolerated, FEW),
+            None => more_than(UNTOLD.0.max(tolerated), UNTOLD.1),
+        }
     }
 }
 
@@ -175,8 +181,8 @@ mod tests {
         let window = controller.window();
         controller.on_congestion_event(now, now, false, 1200);
         assert_eq!(controller.window(), window);
-        (0..4).for_each(|_| controller.on_congestion_event(now, now, false, 1200));
-        assert!(controller.window() < window, "five of the first packets are too many");
+        (0..64).for_each(|_| controller.on_congestion_event(now, now, false, 1200));
+        assert!(controller.window() < window, "half of the first flights are too many");
     }
 
     #[test]

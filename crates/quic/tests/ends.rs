@@ -38,9 +38,16 @@ async fn a_download_uses_all_relays_and_learns_what_they_carry() {
     let end = world.forwarder(wire(), half_again());
     let connection = world.connect(&end).await;
     through(&connection, &mut []).await;
+    // Lengths are measured beside the download, which may be over sooner.
+    let measured = async {
+        while end.paths().iter().any(|path| path.mtu < 1472) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, measured).await.unwrap_or_else(|_| panic!("{:?}", end.paths()));
     let paths = end.paths();
     assert_eq!(paths.len(), 8);
-    assert!(paths.iter().all(|path| path.received > 0 && path.mtu >= 1200), "{paths:?}");
+    assert!(paths.iter().all(|path| path.received > 0), "{paths:?}");
     assert!(paths.iter().map(|path| path.duplicates).sum::<u32>() > 0, "copies came, and were dropped: {paths:?}");
 }
 

@@ -265,10 +265,11 @@ pub(crate) struct Tally {
     pub duplicates: u32,
     last: Tick,
     delay: Option<i32>,
-    largest: u16,
+    largest: Option<u16>,
     /// What the last message told, and the one before.
     told: [u32; 2],
     told_delay: i32,
+    told_largest: u16,
 }
 
 impl Tally {
@@ -281,7 +282,7 @@ impl Tally {
         self.duplicates = self.duplicates.wrapping_add(u32::from(duplicate));
         let took = now.tick().micros_since(sent).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
         self.delay = Some(self.delay.map_or(took, |least| least.min(took)));
-        self.largest = self.largest.max(length.min(usize::from(u16::MAX)) as u16);
+        self.largest = self.largest.max(Some(length.min(usize::from(u16::MAX)) as u16));
     }
 
     /// Whether something came in since the last message but one: what is told once may be lost, and silence counts as loss.
@@ -293,8 +294,9 @@ impl Tally {
     pub(crate) fn tell(&mut self, relay: u16) -> Entry {
         self.told = [self.received, self.told[0]];
         self.told_delay = self.delay.take().unwrap_or(self.told_delay);
-        let delay = self.told_delay;
-        let Tally { received, duplicates, last, largest, .. } = *self;
+        // of late only: a path may carry less than it did
+        self.told_largest = self.largest.take().unwrap_or(self.told_largest);
+        let Tally { received, duplicates, last, told_delay: delay, told_largest: largest, .. } = *self;
         Entry { relay, received, duplicates, last, delay, largest }
     }
 }
@@ -373,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_tells_the_least_delay_since_it_last_told() {
+    fn a_tally_tells_the_least_delay_and_the_longest_packet_since_it_last_told() {
         let mut tally = Tally::default();
         let sent = Micros(1_000_000);
         tally.note(sent.tick(), sent + Duration::from_millis(5), 1400, false);
@@ -385,5 +387,7 @@ mod tests {
         let again = tally.tell(7);
         assert_eq!(again, told);
         assert!(!tally.has_news());
+        tally.note(sent.tick(), sent + Duration::from_millis(9), 900, false);
+        assert_eq!(tally.tell(7).largest, 900);
     }
 }

@@ -171,12 +171,18 @@ impl Session {
             let was = path.health.state;
             let entry = entry.map(|entry| Entry { delay: entry.delay.saturating_sub(common), ..*entry });
             let (went, came) = path.health.report(entry.as_ref(), Tick(newest.0.wrapping_sub(ticks)), shared, now);
-            self.rounds.note(at, went, came);
+            if path.health.delay.is_some() {
+                // of others we do not know when to give a packet up
+                self.rounds.note(at, went, came);
+            }
             path.health.fade(0, now);
             if was != State::Suspect && path.health.state == State::Suspect {
                 // perhaps only long packets stopped coming through
                 (path.health.largest, path.probe) = (0, Default::default());
                 self.run = None;
+            }
+            if was != State::Live && path.health.state == State::Live {
+                self.lengths_at = now;
             }
         }
         self.shared_loss = self.rounds.shared_loss();

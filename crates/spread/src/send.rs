@@ -311,7 +311,7 @@ impl Session {
         if let Some((at, size)) = wanted {
             self.probe(now, at as u16, usize::from(size), out);
         }
-        // a path that becomes suspect or live is seen within the second
+        // a path that becomes suspect is seen within the second
         self.lengths_at =
             next.unwrap_or(now + Duration::from_secs(1)).clamp(now + Duration::from_millis(5), now + Duration::from_secs(1));
         next.map(|_| self.lengths_at)

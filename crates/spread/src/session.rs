@@ -291,9 +291,9 @@ impl Session {
     }
 
     /// Share of our packets that all paths alike have lost within the last two round trips: what single relays lose is left out. `None`:
-    /// too little is known.
+    /// too little is known. Naive sessions hear of nothing: any loss may be everybody's.
     pub fn shared_loss(&self) -> Option<f64> {
-        self.shared_loss
+        if self.config.naive { Some(1.0) } else { self.shared_loss }
     }
 
     /// Every path, as users see it.

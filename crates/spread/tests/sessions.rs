@@ -196,6 +196,30 @@ fn one_narrow_relay_shortens_nothing_and_carries_what_fits() {
     assert_eq!(Net::distinct(&net.at_servlet), 3800, "long ones go elsewhere, and none is lost");
 }
 
+#[test]
+fn a_relay_that_carries_less_than_it_did_gets_no_long_packets_any_more() {
+    let mut net = Net::new(4, &SpreadConfig::default(), 12);
+    net.talk(0, 1500, ms(2), 1100);
+    net.ways[0].mtu = 1400;
+    net.talk(1500, 1500, ms(2), 1340); // long enough to learn it
+    net.run(net.now + ms(100));
+    let (had, before) = (Net::distinct(&net.at_servlet), net.counters[0].out_packets.get());
+    for n in 0..20 {
+        net.talk(3000 + 100 * n, 80, ms(2), 1340);
+        net.talk(3080 + 100 * n, 20, ms(2), 1100);
+    }
+    net.run(net.now + ms(100));
+    assert_eq!(Net::distinct(&net.at_servlet), had + 2000, "none is lost");
+    assert!(net.counters[0].out_packets.get() > before + 50, "short ones still take it");
+}
+
+#[test]
+fn paths_are_measured_as_soon_as_they_live() {
+    let mut net = Net::new(8, &SpreadConfig::default(), 12);
+    net.talk(0, 150, ms(2), 1100);
+    assert_eq!(net.servlet.max_datagram(), 1472 - OVERHEAD - 2);
+}
+
 /// Rank and version of the list are read by relays only.
 const FOR_RELAYS: [usize; 2] = [17, 19];
 
