@@ -23,6 +23,7 @@ from polder.settings import load
 from polder.settings.money import IspSettings
 from tests.support.commands import polder
 from tests.support.money import FLOWSPEC, RATE, SENDERS, SESSION, Ask
+from tests.support.namespaces import need_namespaces
 from tests.support.overlay import Overlay, Process, free_port, until
 
 DOMAIN = "overlay.test"
@@ -228,9 +229,7 @@ def test_a_film_is_offered_credited_paid_and_settled(market: Market, tmp_path: P
 @pytest.mark.lab
 def test_a_reservation_is_paid_at_real_routers_and_settled(market: Market, tmp_path: Path) -> None:
     """From `polder offer` by way of the portal and `polder reserve --pay` at two routers to `polder settle`: paid exactly once."""
-    probe = "from polder.lab import enclosure; import sys; sys.exit(enclosure.run(lambda: 0))"
-    if "NoNamespacesError" in subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False).stderr:
-        pytest.skip("neither root nor user namespaces here")
+    need_namespaces()
     register(market)
     held, isp = offered(market, tmp_path, "film"), market.nick / "isp"
     inside = tmp_path / "inside"

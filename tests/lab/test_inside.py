@@ -11,6 +11,7 @@ import pytest
 from polder.engine import laboratory
 from polder.lab import enclosure, topology
 from polder.lab.world import World
+from tests.support.namespaces import need_namespaces
 
 pytestmark = pytest.mark.lab
 
@@ -21,10 +22,7 @@ def command(name: str, directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _namespaces() -> None:
-    probe = "from polder.lab import enclosure; import sys; sys.exit(enclosure.run(lambda: 0))"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    if "NoNamespacesError" in done.stderr:
-        pytest.skip("neither root nor user namespaces here")
+    need_namespaces()
 
 
 @pytest.mark.parametrize("name", ["distances", "floods", "strangers", "reading", "spreading", "last_hops", "mistakes"])

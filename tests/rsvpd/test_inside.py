@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.namespaces import need_namespaces
+
 pytestmark = pytest.mark.lab
 
 
 def test_two_routers_reserve_enforce_and_forget(tmp_path: Path) -> None:
-    probe = "from polder.lab import enclosure; import sys; sys.exit(enclosure.run(lambda: 0))"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    if "NoNamespacesError" in done.stderr:
-        pytest.skip("neither root nor user namespaces here")
+    need_namespaces()
     command = [sys.executable, "-m", "tests.rsvpd.inside", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     logs = "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(tmp_path.glob("*.log")))
