@@ -3,7 +3,7 @@
 Connections: one access point asked at a steady rate over 1 … 10,000 TLS connections, beside nginx and HAProxy in its place; those send
 all requests over few connections to the origin, Polder never lets two users share one. Nodes: one overlay of real processes with default
 settings that grows from 4 to 32 nodes; a tunnel and a word through it, in modes ``beacon`` and ``ring``, and what a node needs at rest.
-More would measure the queue for two cores: each takes more than a hundredth of one at rest.
+More would measure the queue for two cores.
 How all grows with hops is in ``chains.json``.
 """
 
