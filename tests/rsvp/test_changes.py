@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -14,8 +15,9 @@ from polder.rsvp import messages as m
 from polder.rsvp.errors import RsvpError
 from polder.rsvp.intserv import Flowspec
 from polder.rsvp.ip import Packet
+from polder.rsvp.node import Node
 from polder.rsvp.objects import ErrorSpec, Hop, Sender, Session, Style
-from polder.rsvp.state import Install, Send
+from polder.rsvp.state import Config, Install, Interface, Send
 from polder.rsvp.wire import split
 from tests.rsvp.examples import SENDER, SESSION, TSPEC, A, B
 from tests.rsvp.net import Net, chain
@@ -142,6 +144,21 @@ def test_a_node_speaks_of_itself_with_the_address_of_the_sessions_version() -> N
     (onward,) = [grammar.read(split(send.data)).body for send in sends if send.interface == 1]
     assert isinstance(onward, m.Path)
     assert onward.hop == Hop(SIX, 1)
+
+
+def test_a_way_over_a_device_without_an_address_carries_nothing_until_it_has_one() -> None:
+    interfaces = {n: Interface(n, IPv4Address(f"192.0.2.{n}"), 1e7) for n in (1, 2)}
+    box = Node(Config(), interfaces, lambda to, source: (3,), random.Random(1))
+    path = m.Path(SESSION, Hop(A, 1), 30_000, SENDER, TSPEC)
+    box.receive(Packet(SENDER.address, SESSION.destination, 64, True, m.Message(path).pack()), 1, 0.0)
+    assert (box.counts["no-address"], len(box.paths), box.take()) == (1, 1, [])
+    interfaces[3] = Interface(3, IPv4Address("192.0.2.3"), 1e7)
+    box.configure(Config(), interfaces, {}, 1.0)
+    (onward,) = [action for action in box.take() if isinstance(action, Send)]
+    assert (onward.interface, onward.destination) == (3, SESSION.destination)
+    while (at := box.deadline()) is not None:
+        box.tick(at)
+    assert box.leftovers() == 0
 
 
 def test_ipv6_packets_come_back_whole_or_in_pieces() -> None:

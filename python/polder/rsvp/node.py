@@ -144,7 +144,7 @@ class Node:
         self._outlet.flush(now)
 
     def configure(self, config: Config, interfaces: Mapping[int, Interface], guards: Mapping[int, Guard], now: float) -> None:
-        """Other settings, links or keys from now on. State stands; a link that is gone is remembered until its state has ended. Where the
+        """Other settings, links or keys from now on. State stands, so a link that is gone is remembered: state may name it. Where the
         policy decision point's word is demanded from now on, it is asked for what stands there.
         """
         book = self._book

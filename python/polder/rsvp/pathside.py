@@ -168,9 +168,8 @@ class PathSide:
             if path.ttl <= 1:
                 self._book.counts["ttl-ended"] += 1
                 continue
-            interface = self._book.interfaces[index]
-            own = interface.own(path.session.destination)
-            if own.is_unspecified:
+            interface = self._book.interfaces.get(index)  # none: a device without an address
+            if interface is None or (own := interface.own(path.session.destination)).is_unspecified:
                 self._book.counts["no-address"] += 1
                 continue
             adspec = path.adspec.onward(interface.adds()) if path.adspec else None
