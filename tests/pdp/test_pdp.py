@@ -20,7 +20,7 @@ from polder.keynote import signing
 from polder.model.reservations import Ask, Verdict
 from polder.pdp.client import PdpClient, count
 from polder.pdp.deciders import KeyNoteDecider
-from polder.pdp.frames import FrameError, Judge, Judged, Over, pack, read, unpack
+from polder.pdp.frames import Count, FrameError, Judge, Judged, Over, pack, read, unpack
 from polder.pdp.server import Pdp, tls_context
 from polder.rsvp.policy_data import pack_bundle
 
@@ -153,13 +153,14 @@ async def test_what_is_beyond_a_limit_is_turned_away_and_counted(tmp_path: Path)
     await point.close()
 
 
-async def test_a_router_that_does_not_read_is_hung_up_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [Judge(1, ask()), Count()], ids=["judge", "count"])
+async def test_a_router_that_does_not_read_is_hung_up_on(tmp_path: Path, asked: Judge | Count) -> None:
     point = Pdp(Clerk(), lambda: NOW)
     await point.start(tmp_path / "pdp.sock")
     _, writer = await asyncio.open_unix_connection(tmp_path / "pdp.sock", limit=1)
     with contextlib.suppress(OSError):
         while not point.counts.unread:
-            writer.write(b"".join(pack(Judge(number, ask())) for number in range(512)))
+            writer.write(pack(asked) * 512)
             await writer.drain()
     writer.close()
     assert point.counts.unread == 1

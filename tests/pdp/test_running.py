@@ -68,6 +68,13 @@ async def test_another_policy_counts_at_once_and_a_broken_one_never(tmp_path: Pa
         assert not isinstance(shell, Closeable), "it hands nothing over, and says so to whoever asks for an upgrade"
 
 
+def test_one_that_nobody_could_ask_is_refused_in_words(tmp_path: Path) -> None:
+    config = tmp_path / "pdp.toml"
+    config.write_text('socket = ""\n')
+    with pytest.raises(ConfigError, match="neither socket nor listen"):
+        load(PdpSettings, config, {})
+
+
 async def test_other_prices_of_trust_count_at_once_and_the_till_stays(tmp_path: Path) -> None:
     config = tmp_path / "pdp.toml"
     (tmp_path / "isp.key").write_text(wrap(encode_private(key("nick"))))

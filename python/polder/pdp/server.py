@@ -114,7 +114,7 @@ class Pdp:
             while (data := await read(reader)) is not None:
                 said: Judge | Over | Count = unpack(data, Judge | Over | Count)
                 if isinstance(said, Count):
-                    writer.write(pack(Counted({} if name else self.counts.facts())))
+                    self._answer(writer, Counted({} if name else self.counts.facts()))
                     continue
                 await room.acquire()
                 self._queue.put_nowait((_named(said, name), writer, room))
@@ -140,12 +140,12 @@ class Pdp:
                     self._answer(writer, Judged(said.number, verdict))
             await asyncio.sleep(0)
 
-    def _answer(self, writer: asyncio.StreamWriter, judged: Judged) -> None:
+    def _answer(self, writer: asyncio.StreamWriter, answer: Judged | Counted) -> None:
         if writer.transport.get_write_buffer_size() > _UNREAD:
             self.counts.unread += 1
             writer.transport.abort()
             return
-        writer.write(pack(judged))
+        writer.write(pack(answer))
 
     def _decide(self, said: list[Judge | Over]) -> list[Verdict | None]:
         now = self._wall()

@@ -86,7 +86,7 @@ class Application:
     def __init__(self, daemon: Daemon, writer: asyncio.StreamWriter) -> None:
         self._daemon = daemon
         self._writer = writer
-        self._announced: list[tuple[Session, Sender]] = []
+        self._announced: set[tuple[Session, Sender]] = set()
         self._reserve: Reserve | None = None
         self._session: Session | None = None
         self._short = False
@@ -123,7 +123,7 @@ class Application:
         session, tspec = _session(said.flow), _tspec(said.flow)
         sender = Sender(ip_address(said.source), said.source_port)
         self._daemon.node.announce(session, sender, tspec, monotonic())
-        self._announced.append((session, sender))
+        self._announced.add((session, sender))
         self._write(Told("announced"))
 
     def _begin(self, said: Reserve) -> None:

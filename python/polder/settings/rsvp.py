@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from polder.settings.base import Name, Settings
 from polder.settings.keynote import KeyNoteSettings
@@ -57,13 +57,15 @@ class RsvpSettings(ServiceSettings):
     name: Name = Field("router", description="What this router is called at the policy decision point.")
     socket: str = Field(
         RSVP_SOCKET,
-        description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve.",
+        description="Unix socket for `polder rsvp` and `polder reserve`; who may open it may reserve. admin.sock and metrics.sock are made "
+        "beside it: give each daemon a directory of its own.",
     )
     applications: int = Field(
         256,
         ge=1,
         le=65_536,
-        description="Connections at that socket at once; more are closed. Some KiB each, and up to 1 MiB unread.",
+        description="Connections at that socket at once; more are closed. Some KiB each, and up to 1 MiB unread beside one answer to "
+        "`polder rsvp show`, which is some MiB at a full router.",
     )
     host_helper: str | None = Field(
         None, description="Socket of the host helper. Default: none, the daemon itself needs CAP_NET_RAW and CAP_NET_ADMIN."
@@ -135,7 +137,9 @@ class PdpSettings(ServiceSettings):
     """Environment prefix ``POLDER_PDP__``; for example ``POLDER_PDP__POLICY=/etc/polder/policy.kn``."""
 
     socket: str | None = Field(
-        PDP_SOCKET, description="Unix socket for routers on this machine and for `polder rsvp judged`. Default path; empty: none."
+        PDP_SOCKET,
+        description="Unix socket for routers on this machine and for `polder rsvp judged`; empty: none. admin.sock and metrics.sock are "
+        "made beside it, or beside the default path: give each decision point a directory of its own.",
     )
     listen: Address | None = Field(None, description="Address for routers elsewhere, with mutual TLS. Default: none.")
     certificate: str = Field("", description="Certificate chain (PEM), for listen.")
@@ -160,3 +164,9 @@ class PdpSettings(ServiceSettings):
     pending: int = Field(
         4096, ge=16, description="Questions of one router that wait; while they do, no more are read from it. Some KiB each."
     )
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not self.socket and not self.listen:
+            raise ValueError("neither socket nor listen: no router could ask")
+        return self
