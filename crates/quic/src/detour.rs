@@ -3,7 +3,7 @@
 //! QUIC notices nothing but other delays: its packets are the same, and it knows those that come twice.
 
 use crate::seats::{Counters, Seat, Seats};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 /// Sends of QUIC that may wait for a stream, of at most 16 datagrams each: more would only grow old.
 const WAITING: usize = 32;
-/// Bytes that may wait for QUIC, of all sessions of an end.
-const ARRIVED: usize = 4 << 20;
+/// Bytes that may wait for QUIC, of all sessions of an end, and of one: who pours in more than QUIC takes loses his own.
+const ARRIVED: (usize, usize) = (4 << 20, 1 << 20);
 
 /// Datagrams one behind the other, `segment` bytes each, the last may be shorter.
 #[derive(Clone, Debug)]
@@ -63,17 +63,12 @@ pub(crate) fn pair(seats: Arc<Seats>, seat: Arc<Seat>) -> (Lane, Attached) {
 }
 
 impl Attached {
-    /// Whether this detour carries what the session sends.
-    pub fn carry(&self, carries: bool) {
-        self.seat.carry(self.number, carries, &self.seats.counters);
-    }
-
     /// What is to be sent next; `None` when another detour took its place.
     pub async fn next(&mut self) -> Option<Datagrams> {
         self.waiting.recv().await
     }
 
-    /// Where to hand in what comes.
+    /// What takes what comes, and orders.
     pub fn inlet(&self) -> DetourInlet {
         DetourInlet { seats: self.seats.clone(), seat: self.seat.clone(), number: self.number }
     }
@@ -85,7 +80,7 @@ impl Drop for Attached {
     }
 }
 
-/// Takes what comes over a detour.
+/// Takes what comes over a detour, and who is to carry what goes.
 #[derive(Clone, Debug)]
 pub struct DetourInlet {
     seats: Arc<Seats>,
@@ -103,7 +98,7 @@ impl DetourInlet {
         }
     }
 
-    /// See [`Attached::carry`].
+    /// Whether this detour carries what the session sends.
     pub fn carry(&self, carries: bool) {
         self.seat.carry(self.number, carries, &self.seats.counters);
     }
@@ -117,16 +112,20 @@ pub(crate) struct Arrivals(Mutex<Queue>);
 struct Queue {
     waiting: VecDeque<(SocketAddr, Vec<u8>)>,
     bytes: usize,
+    /// The same of each session that has some.
+    by_session: HashMap<SocketAddr, usize>,
     waker: Option<Waker>,
 }
 
 impl Arrivals {
-    fn push(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+    pub(crate) fn push(&self, from: SocketAddr, datagram: &[u8]) -> bool {
         let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.bytes + datagram.len() > ARRIVED {
+        let theirs = queue.by_session.get(&from).copied().unwrap_or_default() + datagram.len();
+        if queue.bytes + datagram.len() > ARRIVED.0 || theirs > ARRIVED.1 {
             return false;
         }
         queue.bytes += datagram.len();
+        queue.by_session.insert(from, theirs);
         queue.waiting.push_back((from, datagram.to_vec()));
         if let Some(waker) = queue.waker.take() {
             waker.wake();
@@ -145,6 +144,30 @@ impl Arrivals {
             return None;
         };
         queue.bytes -= datagram.len();
+        if let Some(theirs) = queue.by_session.get_mut(&from) {
+            *theirs -= datagram.len();
+            if *theirs == 0 {
+                queue.by_session.remove(&from);
+            }
+        }
         Some((from, datagram))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_session_leaves_room_for_others() {
+        let (arrivals, cx) = (Arrivals::default(), Context::from_waker(Waker::noop()));
+        let of = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
+        let pour = |from| (0..4096).filter(|_| arrivals.push(from, &[7; 1024])).count();
+        assert_eq!([pour(of(1)), pour(of(2)), pour(of(1))], [1024, 1024, 0]);
+        assert_eq!([pour(of(3)), pour(of(4)), pour(of(5))], [1024, 1024, 0], "and all together have a bound");
+        let came = std::iter::from_fn(|| arrivals.poll(&cx)).map(|(from, datagram)| (from.port(), datagram.len()));
+        assert_eq!(came.last(), Some((4, 1024)));
+        let queue = arrivals.0.lock().unwrap();
+        assert_eq!((queue.bytes, queue.by_session.len()), (0, 0));
     }
 }

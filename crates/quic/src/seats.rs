@@ -89,7 +89,7 @@ impl Seat {
     }
 }
 
-/// Times that relays are asked at once: each goes over another relay.
+/// Times that relays are asked at once, by chance over different ones.
 const ASKED: usize = 3;
 
 /// All of one end.
@@ -142,12 +142,14 @@ impl Seats {
         Ok(seat.address)
     }
 
-    /// Forgets a session.
+    /// Forgets a session; a detour of it ends.
     pub(crate) fn remove(&self, address: SocketAddr) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if tables.by_address.remove(&address).is_some() {
+        if let Some(seat) = tables.by_address.remove(&address) {
             tables.by_id.retain(|_, seat| seat.address != address);
             self.counters.sessions_open.drop_by(1);
+            // The stream's half holds the seat: as long as this half stood in it, neither would go.
+            seat.lock().lane = None;
         }
         drop(tables);
         self.timer.set(address, None);
@@ -230,7 +232,7 @@ impl Seats {
         if last.is_empty() {
             return;
         }
-        // Each call takes other relays.
+        // Each call draws its relays anew.
         (0..ASKED).for_each(|_| self.over_relays(&seat, &mut inner, &last, last.len()));
     }
 
@@ -255,7 +257,9 @@ impl Seats {
 
     /// A detour for a session; it takes the place of an older one.
     pub(crate) fn attach(self: &Arc<Self>, address: SocketAddr) -> Option<Attached> {
-        let seat = self.at(address)?;
+        // Held until the lane is in its place: who removes the session meanwhile finds it there.
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let seat = tables.by_address.get(&address)?;
         let (lane, attached) = crate::detour::pair(self.clone(), seat.clone());
         seat.lock().lane = Some(lane);
         Some(attached)

@@ -8,6 +8,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -19,6 +20,8 @@ pub(crate) const SEGMENTS: usize = 16;
 pub struct SpreadSocket {
     seats: Arc<Seats>,
     inlet: Mutex<Incoming>,
+    /// Whether relays are asked first this time: neither they nor detours keep the others waiting.
+    relays_first: AtomicBool,
 }
 
 /// What came and waits for quinn.
@@ -35,13 +38,29 @@ struct Incoming {
 
 impl SpreadSocket {
     pub(crate) fn new(seats: Arc<Seats>) -> Arc<Self> {
-        Arc::new(SpreadSocket { seats, inlet: Mutex::default() })
+        Arc::new(SpreadSocket { seats, inlet: Mutex::default(), relays_first: AtomicBool::default() })
     }
-}
 
-impl SpreadSocket {
+    /// Fills quinn's buffers with what came over relays; how many were used.
+    fn relayed(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+        let mut incoming = self.inlet.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let mut given = 0;
+            let used = incoming.give(bufs, meta, &mut given);
+            if used > 0 {
+                self.seats.counters.datagrams_in.add(given);
+                return Poll::Ready(Ok(used));
+            }
+            if incoming.taken >= incoming.batch.bytes.len() {
+                ready!(self.seats.wire.poll_receive(cx, &mut incoming.batch))?;
+                incoming.taken = 0;
+            }
+            incoming.unpack(&self.seats);
+        }
+    }
+
     /// Fills quinn's buffers with what came over detours; how many were used.
-    fn detoured(&self, cx: &Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
+    fn detoured(&self, cx: &Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
         let mut used = 0;
         while let Some((buf, meta)) = bufs.get_mut(used).zip(meta.get_mut(used)) {
             let Some((addr, datagram)) = self.seats.arrivals.poll(cx) else { break };
@@ -52,7 +71,7 @@ impl SpreadSocket {
             used += 1;
         }
         self.seats.counters.datagrams_in.add(used as u64);
-        used
+        if used > 0 { Poll::Ready(Ok(used)) } else { Poll::Pending }
     }
 }
 
@@ -138,24 +157,12 @@ impl AsyncUdpSocket for SpreadSocket {
     }
 
     fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+        if self.relays_first.fetch_xor(true, Relaxed) {
+            let relayed = self.relayed(cx, bufs, meta);
+            return if relayed.is_ready() { relayed } else { self.detoured(cx, bufs, meta) };
+        }
         let detoured = self.detoured(cx, bufs, meta);
-        if detoured > 0 {
-            return Poll::Ready(Ok(detoured));
-        }
-        let mut incoming = self.inlet.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let mut given = 0;
-            let used = incoming.give(bufs, meta, &mut given);
-            if used > 0 {
-                self.seats.counters.datagrams_in.add(given);
-                return Poll::Ready(Ok(used));
-            }
-            if incoming.taken >= incoming.batch.bytes.len() {
-                ready!(self.seats.wire.poll_receive(cx, &mut incoming.batch))?;
-                incoming.taken = 0;
-            }
-            incoming.unpack(&self.seats);
-        }
+        if detoured.is_ready() { detoured } else { self.relayed(cx, bufs, meta) }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -174,5 +181,47 @@ impl AsyncUdpSocket for SpreadSocket {
 
     fn may_fragment(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Clock;
+    use crate::wire::Wire;
+    use polder_spread::Run;
+    use std::sync::atomic::AtomicU32;
+    use std::task::Waker;
+
+    /// Nothing comes; counts how often it was asked.
+    #[derive(Debug, Default)]
+    struct Quiet(AtomicU32);
+
+    impl Wire for Quiet {
+        fn send(&self, _: Run<'_>) {}
+
+        fn poll_receive(&self, _: &mut Context<'_>, _: &mut Batch) -> Poll<io::Result<()>> {
+            self.0.fetch_add(1, Relaxed);
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+        }
+    }
+
+    #[test]
+    fn relays_have_their_turn_while_detours_bring_more_than_is_taken() {
+        let wire = Arc::new(Quiet::default());
+        let seats = Seats::new(wire.clone(), Clock::system(), Arc::default(), 1);
+        let socket = SpreadSocket::new(seats.clone());
+        let mut cx = Context::from_waker(Waker::noop());
+        for turn in 0..10 {
+            (0..8).for_each(|n| assert!(seats.arrivals.push(SocketAddr::from(([127, 0, 0, 1], n)), &[7; 100])));
+            let (mut buffer, mut meta) = ([0; 200], [RecvMeta::default(); 1]);
+            let came = socket.poll_recv(&mut cx, &mut [IoSliceMut::new(&mut buffer)], &mut meta);
+            assert!(matches!(came, Poll::Ready(Ok(1))) && meta[0].len == 100);
+            assert_eq!(wire.0.load(Relaxed), u32::div_ceil(turn, 2), "every other time relays are asked first");
+        }
     }
 }

@@ -43,7 +43,7 @@ async fn say(mut sink: Sink, mut attached: Attached, mut orders: Option<watch::R
             told = told(&mut orders) => {
                 let Some(carries) = told else { return Ok(()) };
                 sink.send(word(if carries { Word::Stream } else { Word::Relays })).await?;
-                attached.carry(carries);
+                attached.inlet().carry(carries);
             }
             next = attached.next() => {
                 let Some(datagrams) = next else { return Ok(()) };
