@@ -29,7 +29,7 @@ from bench import cpu, report
 from polder.keynote import signing
 from polder.lab.lasthop import LastHop
 from polder.lab.plots import DIKE, FLOOD, MIST
-from polder.lab.processes import Process, Processes
+from polder.lab.processes import Process, Processes, wait_until_answers
 from polder.lab.results import Claim, Measure, Result
 from polder.model.reservations import Ask
 from polder.pdp.frames import Judge, Judged, pack, read, unpack
@@ -66,7 +66,7 @@ async def daemons(hop: LastHop, directory: Path) -> AsyncIterator[Process]:
     async with Processes(directory) as processes:
         (directory / "pdp.toml").write_text(f'socket = "{directory}/pdp.sock"\npolicy = "{directory}/policy.kn"\n')
         pdp = await processes.start(None, "pdp", [*polder, "pdp", "--config", directory / "pdp.toml"])
-        await _there(directory / "pdp.sock", pdp)
+        await wait_until_answers(directory / "pdp.sock", pdp, 60)
         for host in hop.hosts:
             text = f'name = "{host}"\nsocket = "{directory}/{host}.sock"\n'
             if host.startswith("r") and host != "receiver":
@@ -78,21 +78,8 @@ async def daemons(hop: LastHop, directory: Path) -> AsyncIterator[Process]:
             for host in hop.hosts
         }
         for host, process in started.items():
-            await _there(directory / f"{host}.sock", process)
+            await wait_until_answers(directory / f"{host}.sock", process, 60)
         yield pdp
-
-
-async def _there(path: Path, process: Process) -> None:
-    """Wait for a socket that answers."""
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.close()
-            return
-        if not process.alive or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.name} did not start:\n{process.tail()}")
-        await asyncio.sleep(0.05)
 
 
 async def announce(hop: LastHop, directory: Path) -> Connection:
@@ -121,8 +108,7 @@ async def traffic(hop: LastHop, processes: Processes, seconds: float, mbit: floa
 
     swallower = await processes.start("receiver", "swallow", [*tool, "swallow", given(port=9)])
     receiving = await processes.start("receiver", "receive", [*tool, "receive", given(port=5004, idle=2.0)], piped=True)
-    assert receiving.process.stdout is not None
-    await receiving.process.stdout.readline()
+    await receiving.first_line(60)
     filling = None
     if cross:
         words = given(to=hop.receiver, port=9, source_port=7000, mbit=cross, payload=PAYLOAD, seconds=seconds + 2)

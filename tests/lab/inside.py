@@ -273,8 +273,7 @@ async def last_hops(directory: Path) -> None:
         way = world.rtt_ms("user", "site") + 4 * LINE_DELAY_MS
         assert way <= connect_ms("user", SITE_ADDRESS[0], 80) < way + 60, "both lines and the wide area between"
         pdp = await processes.start(None, "pdp", [*POLDER, "pdp", "--config", directory / "pdp.toml", "--json"], piped=True)
-        assert pdp.process.stdout is not None
-        assert await pdp.process.stdout.readline(), pdp.tail()
+        await pdp.first_line(60)
         reservations, cross, tally = Reservations(processes, world, directory), Cross(processes, world), Tally(world)
         await reservations.start({"edge": directory / "pdp.sock"})
         await cross.open()
@@ -316,8 +315,7 @@ async def flow(processes: Processes, world: World, node: str) -> float:
     words = json.dumps({"port": 5000 + int(node[-1]), "idle": 1.0})
     argv = [sys.executable, "-m", "polder.lab.udp_flow", "receive", words]
     receiving = await processes.start("user", f"receive-{node}", argv, piped=True)
-    assert receiving.process.stdout is not None
-    await receiving.process.stdout.readline()
+    await receiving.first_line(60)
     sent = await send(processes, world, node, 2.0)
     return float(json.loads(await receiving.output(60))["arrived"]) / sent
 

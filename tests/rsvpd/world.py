@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from polder.bandex.writing import to_file
 from polder.keynote import signing
 from polder.lab import links
 from polder.lab.lasthop import LastHop
-from polder.lab.processes import Process, Processes
+from polder.lab.processes import Process, Processes, wait_until_answers
 from polder.rsvp.policy_data import pack_bundle
 from polder.rsvpd.client import Connection
 from polder.rsvpd.values import Announce, Flow, Reserve
@@ -75,7 +75,7 @@ class World:
         (self.directory / f"{name}.toml").write_text(f'socket = "{self.directory}/{name}/pdp.sock"\n{how}\n')
         command = [*POLDER, "pdp", "--config", self.directory / f"{name}.toml"]
         self.running[name] = await self.processes.start(None, name, command)
-        await there(self.directory / name / "pdp.sock", self.running[name])
+        await wait_until_answers(self.directory / name / "pdp.sock", self.running[name], LIMIT_S)
 
     async def start_helper(self) -> None:
         """The host helper of the second router."""
@@ -91,7 +91,7 @@ class World:
         self._socket(host).unlink(missing_ok=True)
         command = [*POLDER, "rsvpd", "--config", self.directory / f"{host}.toml", "--json"]
         self.running[host] = await self.processes.start(host, host, command)
-        await there(self._socket(host), self.running[host])
+        await wait_until_answers(self._socket(host), self.running[host], LIMIT_S)
 
     def configure(self, host: str) -> None:
         """Write its settings."""
@@ -191,26 +191,10 @@ def nothing(found: dict[str, Any]) -> bool:
     return not found["enforced"] and not found["reservations"]
 
 
-async def there(path: Path, process: Process) -> None:
-    """Wait for a socket that answers."""
-
-    async def answers() -> bool:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.close()
-            return True
-        return False
-
-    await until(answers, process)
-
-
-async def until(holds: Callable[[], bool | Awaitable[bool]], process: Process) -> None:
+async def until(holds: Callable[[], bool], process: Process) -> None:
     """Wait for something that a process is to bring about."""
     deadline = time.monotonic() + LIMIT_S
-    while True:
-        found = holds()
-        if found if isinstance(found, bool) else await found:
-            return
+    while not holds():
         assert process.alive, process.tail()
         assert time.monotonic() < deadline, process.tail()
         await asyncio.sleep(0.05)

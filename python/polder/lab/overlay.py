@@ -210,15 +210,8 @@ class Overlay:
         async with self._few:
             process = await self._processes.start(host, name or f"{words[0]}-{host}", argv, piped=wait, env=env)
             self._running.append(process)
-            if not wait:
-                return process
-            assert process.process.stdout is not None
-            try:
-                line = await asyncio.wait_for(process.process.stdout.readline(), _HELLO_S)
-            except TimeoutError:
-                line = b""
-        if not line:
-            raise ProcessError(f"polder {' '.join(words)} on {host} did not start:\n{process.tail()}")
+            if wait:
+                await process.first_line(_HELLO_S)
         return process
 
     async def _wait_ring(self, nodes: list[str]) -> None:

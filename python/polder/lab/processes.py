@@ -41,6 +41,17 @@ class Process:
         except OSError:
             return ""
 
+    async def first_line(self, timeout: float) -> bytes:
+        """What it says first, where its stdout is piped; raises ``ProcessError`` when it ends before, or takes longer."""
+        assert self.process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self.process.stdout.readline(), timeout)
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise ProcessError(f"{self.name} did not start:\n{self.tail()}")
+        return line
+
     async def output(self, timeout: float) -> bytes:
         """Wait for its end and return its stdout; raises ``ProcessError`` when it fails or outlives ``timeout`` seconds."""
         try:
@@ -158,6 +169,19 @@ async def wait_until_listening(host: str, port: int, process: Process, timeout: 
         if asyncio.get_running_loop().time() > deadline:
             raise ProcessError(f"{process.name} does not listen on {host}, port {port}:\n{process.tail()}")
         await asyncio.sleep(0.02)
+
+
+async def wait_until_answers(path: Path, process: Process, timeout: float) -> None:
+    """Return when the Unix socket at ``path`` answers; raises ``ProcessError`` when ``process`` ends or time does."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.close()
+            return
+        if not process.alive or asyncio.get_running_loop().time() > deadline:
+            raise ProcessError(f"{process.name} does not answer at {path}:\n{process.tail()}")
+        await asyncio.sleep(0.05)
 
 
 def _listens(pid: int, port: int) -> bool:

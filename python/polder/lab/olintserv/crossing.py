@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from polder.lab.olintserv.isps import LINE_MBIT, SIDES
-from polder.lab.processes import Process, ProcessError, Processes
+from polder.lab.processes import Process, Processes
 from polder.lab.world import Scene
 
 EACH_MBIT = 2 * LINE_MBIT
@@ -32,9 +32,7 @@ class Cross:
         """Somebody who takes what arrives, so that nobody answers it. Raises ``ProcessError``."""
         for host in ("bot", *(side.customer for side in SIDES)):
             swallow = await self._processes.start(host, f"swallow-{host}", [*_TOOL, "swallow", _words(port=_PORT)], piped=True)
-            assert swallow.process.stdout is not None
-            if not await asyncio.wait_for(swallow.process.stdout.readline(), _PATIENCE_S):
-                raise ProcessError(f"{swallow.name} did not start:\n{swallow.tail()}")
+            await swallow.first_line(_PATIENCE_S)
 
     async def start(self, begin: float, end: float) -> None:
         """Fill both lines, both ways, from ``begin`` until ``end`` (Unix seconds). ``begin`` some seconds ahead: processes take time."""

@@ -74,9 +74,7 @@ class Reservations:
         config.write_text(text)
         argv = [*POLDER, "rsvpd", "--config", str(config), "--json"]
         process = await self._processes.start(host, f"rsvpd-{host}", argv, piped=True)
-        assert process.process.stdout is not None
-        if not await asyncio.wait_for(process.process.stdout.readline(), _START_S):
-            raise ProcessError(f"{process.name} did not start:\n{process.tail()}")
+        await process.first_line(_START_S)
         self._running.append(process)
 
     def check(self) -> None:

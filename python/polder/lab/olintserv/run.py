@@ -237,11 +237,7 @@ class Stage:
     async def _film(self) -> None:
         words = {"address": self.world.hosts["site"].ipv4, "port": self.world.ports.http, "mbit": STREAM_MBIT}
         camera = await self._tool("site", "serve", words)
-        assert camera.process.stdout is not None
-        line = await asyncio.wait_for(camera.process.stdout.readline(), _PATIENCE_S)
-        if not line:
-            raise ProcessError(f"the camera did not start:\n{camera.tail()}")
-        self.epoch = json.loads(line)["epoch"]
+        self.epoch = json.loads(await camera.first_line(_PATIENCE_S))["epoch"]
 
     async def _tool(self, host: str, work: str, words: dict[str, Any]) -> Process:
         argv = [sys.executable, "-m", "polder.lab.olintserv.stream", work, json.dumps(words)]
