@@ -331,7 +331,7 @@ def draw(drawn: Any, rows: Any) -> None:
     axes = drawn.subplots()
     what = [
         ("kills", "kills"),
-        ("cut", "deposits\ncut off"),
+        ("cut", "calls of the\nISP cut off"),
         ("acknowledged", "acknowledgements\ncompared"),
         ("paid", "checks paid"),
         ("lost", "acknowledged\nand lost"),

@@ -176,6 +176,8 @@ def stated(market: Market, amount: int) -> None:
         assert [line["balance"] for line in lines] == list(itertools.accumulate(line["amount"] for line in lines))
     last = polder(market.nick, "settle", "--statement", "--after", str(found["nick"]["lines"][-2]["id"]))
     assert last["lines"] == found["nick"]["lines"][-1:]
+    for words in (("--statement", "--came", "x/0"), ("--after", "1")):
+        assert "--statement" in polder(market.nick, "settle", *words, status=2)["error"], "nothing is passed over in silence"
 
 
 def settled(market: Market, amount: int, week: str) -> None:

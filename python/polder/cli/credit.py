@@ -16,7 +16,7 @@ from polder.cli import running
 from polder.cli.amounts import AMOUNT, OUT, PAY, describe, put
 from polder.cli.answer import DURATION, answer, common, find_state
 from polder.cli.running import LEVELS
-from polder.cli.statements import AFTER, tell
+from polder.cli.statements import AFTER, obtain, tell
 from polder.keynote.signing import identifier
 from polder.model import Refused, Verdict
 from polder.settings import ConfigError, load
@@ -155,19 +155,12 @@ def statement(url: str, member: str | None, user: str | None, after: int, state:
 
     The certificate is that of provider.toml.
     """
-    from polder.clearing.client import Client
-    from polder.clearing.messages import Statement
     from polder.clearing.tls import Membership
 
     place = find_state(state)
     settings = load(ProviderSettings, place.provider / "provider.toml", os.environ)
-    membership = Membership.load(settings.tls, place.provider)
-
-    async def ask() -> Statement:
-        async with Client(url, membership.client(member)) as client:
-            return await client.statement(after, read_public(user) if user else None)
-
-    tell(asyncio.run(ask()), as_json=as_json)
+    context = Membership.load(settings.tls, place.provider).client(member)
+    tell(obtain(url, context, after, read_public(user) if user else None), as_json=as_json)
 
 
 @credit.command()

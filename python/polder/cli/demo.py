@@ -115,6 +115,7 @@ class _Door:
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "open\n":
+            self.close()
             raise click.ClickException(f"port {PROXY_PORT} of 127.0.0.1 is in use: end what listens there, or leave out --keep")
 
     async def hold(self, overlay: Overlay, run: Run) -> None:

@@ -13,7 +13,7 @@ from polder.clearing.files import TILL
 from polder.clearing.messages import Payment, Receipt, Statement
 from polder.clearing.till import Till
 from polder.cli.answer import answer, common, find_state
-from polder.cli.statements import AFTER, tell
+from polder.cli.statements import AFTER, obtain, tell
 from polder.settings import ConfigError, load
 from polder.settings.money import House, IspSettings
 from polder.shell.clock import wall
@@ -34,6 +34,10 @@ def settle(came: str | None, stated: bool, after: int, state: str | None, as_jso
     """
     from polder.clearing.tls import Membership
 
+    if stated and came is not None:
+        raise ConfigError("command line", "came", "leave out --statement: it says nothing to the clearing house")
+    if after and not stated:
+        raise ConfigError("command line", "after", "says which lines: add --statement")
     place = find_state(state)
     settings = load(IspSettings, place.isp / "isp.toml", os.environ)
     if settings.clearing is None:
@@ -42,7 +46,7 @@ def settle(came: str | None, stated: bool, after: int, state: str | None, as_jso
         )
     membership = Membership.load(settings.clearing.tls, place.isp)
     if stated:
-        tell(asyncio.run(_statement(settings.clearing, membership, after)), as_json=as_json)
+        tell(obtain(settings.clearing.url, membership.client(settings.clearing.member), after), as_json=as_json)
         return 0
     till = Till(place.isp / TILL, settings.most_checks)
     try:
@@ -54,13 +58,6 @@ def settle(came: str | None, stated: bool, after: int, state: str | None, as_jso
     facts = _facts(answered, statement, payments, refused, waiting)
     answer(facts, "\n".join(_lines(facts)), _next(payments, waiting), as_json=as_json)
     return 3 if any(receipt.outcome == "refused" for _, receipt in answered) else 0
-
-
-async def _statement(house: House, membership: Any, after: int) -> Statement:
-    from polder.clearing.client import Client
-
-    async with Client(house.url, membership.client(house.member)) as client:
-        return await client.statement(after)
 
 
 Exchanged = tuple[list[tuple[Entry, Receipt]], Statement, tuple[Payment, ...]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import ssl
 
 import click
 import msgspec
@@ -17,10 +18,15 @@ AFTER = click.option(
 )
 
 
-def facts(statement: Statement) -> dict[str, Any]:
-    """For a program."""
-    told: dict[str, Any] = msgspec.to_builtins(statement)
-    return told
+def obtain(url: str, context: ssl.SSLContext, after: int, user: str | None = None) -> Statement:
+    """The own account at the clearing house at ``url``, or that of a provider's ``user``. Raises ``Refused``, ``OSError``."""
+    from polder.clearing.client import Client
+
+    async def ask() -> Statement:
+        async with Client(url, context) as client:
+            return await client.statement(after, user)
+
+    return asyncio.run(ask())
 
 
 def tell(statement: Statement, *, as_json: bool) -> None:
@@ -35,4 +41,4 @@ def tell(statement: Statement, *, as_json: bool) -> None:
         step = f"the same with --after {statement.lines[-1].id}: there are more lines"
     else:
         step = "polder settle" if statement.kind == "isp" else "pay what settlements ask of you"
-    answer(facts(statement), "\n".join(lines) or "Nothing has moved yet.", step, as_json=as_json)
+    answer(msgspec.to_builtins(statement), "\n".join(lines) or "Nothing has moved yet.", step, as_json=as_json)
