@@ -9,7 +9,6 @@ Run: ``python -m bench frauds [--quick]``.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import itertools
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.support.money import FLOWSPEC, HOUR, RATE, Alice, Ask, desk, guarantee, key, name_of
+from tests.support.money import FLOWSPEC, HOUR, RATE, Alice, Ask, desk, guarantee, key, name_of, nonce
 
 from bench import bandex_parties as parties
+from bench import report
 from bench.bandex_parties import Place
 from bench.cpu import spent_s
 from polder.bandex import Flow, SpentSet, pack
@@ -34,7 +34,7 @@ from polder.clearing.messages import MOST_DEPOSITS, Deposit
 from polder.clearing.tls import Membership
 from polder.keynote import Checker
 from polder.keynote.signing import sign
-from polder.lab.results import Claim, Measure, Result, write
+from polder.lab.results import Claim, Measure, Result
 from polder.pdp.client import PdpClient
 from polder.shell.clock import wall
 
@@ -55,9 +55,9 @@ def edited(alice: Alice, old: str, new: str, *, signed: bool = True) -> Ask:
 def asks(rng: random.Random) -> dict[str, tuple[Asked, int]]:
     """Fraud → a question that tries it, and the code of the refusal (RFC 2750; 0: paid)."""
     now = wall()
-    alice = Alice(rng.getrandbits(64), now, total=2_000_000_000, nonce=f"{rng.getrandbits(128):032x}")
-    poor = Alice(rng.getrandbits(64), now, total=600_000, nonce=f"{rng.getrandbits(128):032x}")
-    banks = Alice(rng.getrandbits(64), now, nonce=f"{rng.getrandbits(128):032x}")
+    alice = Alice(rng.getrandbits(64), now, total=2_000_000_000, nonce=nonce(rng))
+    poor = Alice(rng.getrandbits(64), now, total=600_000, nonce=nonce(rng))
+    banks = Alice(rng.getrandbits(64), now, nonce=nonce(rng))
     banks.credit = dataclasses.replace(banks.credit, provider=name_of("bank12"))
     banks.credit_text = write_credential(banks.credit, key("bank12"))
     names = ["martha", *(f"bank{number}" for number in range(13))]
@@ -87,7 +87,7 @@ def asks(rng: random.Random) -> dict[str, tuple[Asked, int]]:
 def deposits(rng: random.Random) -> dict[str, tuple[Deposited, str]]:
     """Fraud → a deposit that tries it, and its verdict or outcome."""
     now = wall()
-    alice = Alice(rng.getrandbits(64), now, total=2_000_000_000, nonce=f"{rng.getrandbits(128):032x}")
+    alice = Alice(rng.getrandbits(64), now, total=2_000_000_000, nonce=nonce(rng))
 
     def taken(one: Alice = alice, at: float | None = None) -> Deposit:
         spent, at = SpentSet(), wall() if at is None else at
@@ -104,8 +104,8 @@ def deposits(rng: random.Random) -> dict[str, tuple[Deposited, str]]:
             taken().flow, wall(), tuple(text.decode() for text in msgspec.msgpack.decode(ask.bundle, type=list[bytes]))
         )
 
-    poor = Alice(rng.getrandbits(64), now, total=600_000, nonce=f"{rng.getrandbits(128):032x}")
-    past = Alice(rng.getrandbits(64), now - HOUR, total=2_000_000_000, nonce=f"{rng.getrandbits(128):032x}")
+    poor = Alice(rng.getrandbits(64), now, total=600_000, nonce=nonce(rng))
+    past = Alice(rng.getrandbits(64), now - HOUR, total=2_000_000_000, nonce=nonce(rng))
     each = itertools.count(1)
 
     def poorer() -> Deposit:
@@ -253,8 +253,7 @@ def draw(figure: Any, rows: Any) -> None:
 
 def main() -> int:
     """Measure; exit status 3 when a claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser = report.arguments("frauds", __doc__, "fewer rounds")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     rounds, rng = 3 if given.quick else 20, random.Random(given.seed)
@@ -272,10 +271,7 @@ def main() -> int:
                 parties.end(child)
     parameters = {"rounds": rounds, "in_a_row": RUN, "seed": given.seed, "database": "sqlite", "algorithm": "ed25519"}
     result = Result("frauds", parameters, rows, claims(), "What frauds cost who refuses them")
-    write(result, draw)
-    for row in rows:
-        print(row)
-    return 3 * (not all(claim["holds"] for claim in result.record()["claims"]))
+    return report.finish(result, draw, record=not given.no_record)
 
 
 if __name__ == "__main__":

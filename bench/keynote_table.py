@@ -16,7 +16,6 @@ Run: ``python -m bench keynote-table [--quick]``, or ``python -m bench.keynote_t
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import os
@@ -31,6 +30,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 
+from bench import report
 from bench.keynote_reference import Reference
 from polder.bandex import (
     CheckTerms,
@@ -49,7 +49,7 @@ from polder.bandex import (
 from polder.bandex.terms import Terms, route_principal
 from polder.keynote import Answer, Checker, keys, parse, signatures
 from polder.keynote.signing import PrivateKey, identifier, make_key, sign
-from polder.lab.results import Claim, Measure, Result, write
+from polder.lab.results import Claim, Measure, Result
 from polder.model.reservations import Ask
 
 NOW = 1_195_516_800
@@ -369,8 +369,7 @@ def draw(figure: Any, rows: Any) -> None:
 
 def main() -> int:
     """Measure; exit status 3 when a claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer trials")
+    parser = report.arguments("keynote_table", __doc__, "fewer trials")
     parser.add_argument(
         "--reference",
         type=Path,
@@ -402,13 +401,7 @@ def main() -> int:
         claims(),
         "Request processing with 3 to 7 credentials (table I)",
     )
-    write(result, draw)
-    for row in rows:
-        print(row)
-    judged = [claim.judge(rows) for claim in claims()]
-    for claim in judged:
-        print(f"{claim['id']}: {claim['measured']} {claim['target']} {'holds' if claim['holds'] else 'DOES NOT HOLD'}")
-    return 0 if all(claim["holds"] for claim in judged) else 3
+    return report.finish(result, draw, record=not given.no_record)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Run: ``python -m bench pdp [--quick]``.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -21,10 +20,11 @@ from typing import Any
 
 import msgspec
 
+from bench import report
 from bench.cpu import spent_s
 from bench.keynote_table import World
 from polder.keynote.signing import encode_private, wrap
-from polder.lab.results import Claim, Measure, Result, write
+from polder.lab.results import Claim, Measure, Result
 from polder.model.reservations import Ask
 from polder.pdp.client import PdpClient
 from polder.shell.clock import wall
@@ -124,9 +124,8 @@ def claims() -> tuple[Claim, ...]:
 
 def main() -> int:
     """Measure; exit status 3 when a claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer payments")
-    payments, rounds = (100, 20) if parser.parse_args().quick else (500, 40)
+    given = report.arguments("pdp", __doc__, "fewer payments").parse_args()
+    payments, rounds = (100, 20) if given.quick else (500, 40)
     rows = [each for credentials in (3, 5) for each in asyncio.run(measure(credentials, payments, rounds))]
     parameters = {
         "payments": payments,
@@ -135,13 +134,8 @@ def main() -> int:
         "open_questions_each": WINDOW,
         "algorithm": "ed25519",
     }
-    write(Result("pdp", parameters, rows, claims(), "A policy decision point that sells: reservations judged"))
-    for each in rows:
-        print(each)
-    judged = [claim.judge(rows) for claim in claims()]
-    for claim in judged:
-        print(f"{claim['id']}: {claim['measured']} {claim['target']} {'holds' if claim['holds'] else 'DOES NOT HOLD'}")
-    return 0 if all(claim["holds"] for claim in judged) else 3
+    result = Result("pdp", parameters, rows, claims(), "A policy decision point that sells: reservations judged")
+    return report.finish(result, record=not given.no_record)
 
 
 if __name__ == "__main__":
