@@ -67,12 +67,27 @@ def test_a_reservation_crosses_the_socket_as_it_was(handle: int, rate: int, buck
 
 _INSIDE = """
 import json, subprocess, sys
+from polder.host import shaping
+from polder.host.commands import HostError
 from polder.host.messages import FlowRelease, FlowReserve, LinkShape
 from polder.host.shaping import Shaper
 from polder.lab import enclosure, links
 
 def text(command):
     return subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+
+def without_nft(work):
+    def away(*words, **options):
+        raise HostError("away")
+    run, shaping.run = shaping.run, away
+    try:
+        work()
+    except HostError as error:
+        assert error.why == "away"
+    else:
+        raise AssertionError("it went well")
+    finally:
+        shaping.run = run
 
 def main():
     links.ip(["link add va type veth peer name vb", "link set va up", "link set vb up"])
@@ -91,6 +106,11 @@ def main():
     shaper.release(FlowRelease("va", 2))
     shaper.release(FlowRelease("va", 2))
     assert "1:11" not in text("tc class show dev va")
+    without_nft(lambda: shaper.reserve(flow(3, 100_000, ())))
+    shaper.reserve(flow(3, 100_000, ()))
+    assert "htb 1:12 parent 1:1" in text("tc class show dev va"), "what failed half-way stands in nobody's way"
+    without_nft(lambda: other.shape(LinkShape("vb", 1_000_000)))
+    assert "htb" not in text("tc qdisc show dev vb")
     other.shape(LinkShape("vb", 1_000_000))
     other.clear()
     assert "198.18.0.2" in text("nft list ruleset"), "who gives a link back touches no other"

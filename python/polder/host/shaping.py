@@ -119,10 +119,15 @@ class Shaper:
             self._unshape(request.device)
             with contextlib.suppress(HostError):
                 _tc(link, "del", index=index, root=True)
-            _tc(link, "add", "htb", index, _ROOT, default=_REST & 0xFFFF)
-            _line(link, "add", index, rate)
-        self._links[request.device] = (index, rate)
-        run("nft", "-f", "-", stdin=_link_rules(index))
+            self._links[request.device] = (index, rate)
+            try:
+                _tc(link, "add", "htb", index, _ROOT, default=_REST & 0xFFFF)
+                _line(link, "add", index, rate)
+                run("nft", "-f", "-", stdin=_link_rules(index))
+            except HostError:
+                with contextlib.suppress(HostError):
+                    self._unshape(request.device)
+                raise
 
     def _change(self, link: Any, device: str, index: int, rate: int) -> None:
         _line(link, "change", index, rate)
@@ -132,13 +137,14 @@ class Shaper:
         self._links[device] = (index, rate)
 
     def reserve(self, request: FlowReserve) -> None:
-        """Make or change a reservation: the class first, then the rule that sends packets there."""
+        """Make or change a reservation: the class first, then the rule that sends packets there. A class that was left because there was
+        no rule for it is taken over.
+        """
         index, link_rate = self._link(request.device)
         old = self._flows.get((request.device, request.handle))
         minor = _FIRST + request.handle
         with _netlink() as link:
-            command = "change" if old else "add"
-            _class(link, command, index, _ROOT | minor, _LINK, request.served, max(link_rate, request.served), 1)
+            _class(link, "replace", index, _ROOT | minor, _LINK, request.served, max(link_rate, request.served), 1)
             size = request.bucket + request.bucket // 4 + 4 * request.max_packet
             _tc(link, "replace", "bfifo", index, minor << 16, parent=_ROOT | minor, limit=size)
         run("nft", "-f", "-", stdin=_flow_rules(index, minor, request, old))
@@ -185,9 +191,9 @@ class Shaper:
             return
         for name in [name for name in self._flows if name[0] == device]:
             del self._flows[name]
-        run("nft", "-f", "-", stdin=_no_table(known[0]))
         with _netlink() as link, contextlib.suppress(HostError):
             _tc(link, "del", index=known[0], root=True)
+        run("nft", "-f", "-", stdin=_no_table(known[0]))
 
 
 @contextlib.contextmanager
