@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from polder.api.admin import ask
 from polder.bandex import CheckTerms, CreditTerms, OfferTerms
 from polder.bandex.writing import Wanted, order, pay
 from polder.clearing.files import read_credentials, read_private
+from polder.cli import running
 from polder.cli.answer import DURATION, answer
 from polder.cli.running import LEVELS, log_level
 from polder.host.client import Host, HostHelper, LocalHost
@@ -149,7 +149,7 @@ def _say(facts: dict[str, Any], text: str, next_step: str, as_json: bool) -> Non
     sys.stdout.flush()
 
 
-async def until_told(seconds: float | None = None) -> None:
+async def _until_told(seconds: float | None = None) -> None:
     """Wait for SIGTERM or SIGINT, or so many seconds."""
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -201,15 +201,10 @@ def judged(socket: str, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def reload(socket: str, as_json: bool) -> int:
-    """Have the running daemon, or policy decision point, read its settings again; reservations stand. Exit status 3: something that
-    changed waits for a restart.
+    """Have the running daemon, or policy decision point, read its settings and the files that they name again; reservations stand. Exit
+    status 3: something that changed waits for a restart.
     """
-    told = asyncio.run(ask(Path(socket), "reload", {}))
-    changed, waiting = told["changed"], told["needs_upgrade"]
-    lines = [f"In force: {', '.join(changed)}." if changed else "Nothing that can change while it runs has changed."]
-    lines += [f"Waits for a restart: {', '.join(waiting)}."] if waiting else []
-    answer(told, "\n".join(lines), "systemctl restart, when it suits" if waiting else "polder rsvp show", as_json=as_json)
-    return 3 if waiting else 0
+    return running.reload(Path(socket), None, as_json=as_json, after="polder rsvp show")
 
 
 def _mbit(rate: float) -> str:
@@ -371,7 +366,7 @@ async def _watch(daemon: Connection, seconds: float | None, as_json: bool) -> in
                 raise Refused(Verdict.DENIED, f"the reservation has ended: {told.reason}", retry=True)
 
     listening = asyncio.create_task(listen())
-    ending = asyncio.create_task(until_told(seconds))
+    ending = asyncio.create_task(_until_told(seconds))
     done, _ = await asyncio.wait({listening, ending}, return_when=asyncio.FIRST_COMPLETED)
     for task in (listening, ending):
         task.cancel()

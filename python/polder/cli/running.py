@@ -22,14 +22,17 @@ def log_level(level: str | None) -> dict[str, Any]:
     return {"log_level": level} if level else {}
 
 
-def reload(socket: Path, what: str, *, as_json: bool) -> int:
-    """Have the process behind ``socket`` read its configuration again. Exit status 3 when some of it waits for an upgrade."""
+def reload(socket: Path, what: str | None, *, as_json: bool, after: str = "polder status") -> int:
+    """Have the process behind ``socket`` read its configuration again. Exit status 3 when some of it waits for an upgrade by
+    `polder WHAT upgrade`, or for a restart where there is none.
+    """
     told = asyncio.run(ask(socket, "reload", {}))
     changed, waiting = told["changed"], told["needs_upgrade"]
-    lines = [f"In force: {', '.join(changed)}." if changed else "Nothing that can change while it runs has changed."]
+    until, cure = ("an upgrade", f"polder {what} upgrade") if what else ("a restart", "systemctl restart, when it suits")
+    lines = [f"In force: {', '.join(changed)}." if changed else "No setting that can change while it runs has changed."]
     if waiting:
-        lines.append(f"Waits for an upgrade: {', '.join(waiting)}.")
-    answer(told, "\n".join(lines), f"polder {what} upgrade" if waiting else "polder status", as_json=as_json)
+        lines.append(f"Waits for {until}: {', '.join(waiting)}.")
+    answer(told, "\n".join(lines), cure if waiting else after, as_json=as_json)
     return 3 if waiting else 0
 
 
