@@ -168,6 +168,10 @@ class World:
         """A reservation, until the process is stopped."""
         return await self.processes.start(None, "reserve", self.ask(to, *options))
 
+    async def says(self, host: str, *command: str) -> str:
+        """What a program prints there."""
+        return (await self.processes.run(host, command[0], command)).decode()
+
     async def packets(self, host: str, to: str, source_port: int, count: int) -> None:
         """So many packets with a kilobyte of payload."""
         await self.processes.run(host, "packets", [sys.executable, "-c", _SEND, to, str(source_port), str(count)])
