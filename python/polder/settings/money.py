@@ -206,6 +206,6 @@ class IspSettings(Settings):
         ge=16,
         le=10_000_000,
         description="Checks in the spent set; when they are so many, nothing new is taken until `polder settle` has deposited some. "
-        "5 KB of memory and 3 KB of disk each.",
+        "5 KB of memory and 3 KB of disk each. Another number counts from the next start of `polder pdp`.",
     )
     clearing: House | None = Field(None, description="The clearing house: [clearing] with url and [clearing.tls].")
