@@ -187,13 +187,13 @@ class Rounds:
         finally:
             for child in (*self.clients, *self.living.values()):
                 parties.end(child)
-        twice = finish(self.place, self.word)
         word = self.word
-        counts = {"lost": len(word.lost), "twice": len(word.twice) + len(twice), "unbalanced": len(word.unbalanced)}
+        finish(self.place, word)
+        counts = {"lost": len(word.lost), "twice": len(word.twice), "unbalanced": len(word.unbalanced)}
         row = {"database": self.name, "kills": kills, **{f"{part}_kills": n for part, n in self.killed.items()}}
         row |= {"acknowledged": word.acknowledged, "cut": word.cut, "checks": len(word.taken), "paid": len(word.paid)}
         row |= {"settlements": len(word.settled), "payments": len(word.confirmed)}
-        what = [*word.lost, *word.twice, *twice, *word.unbalanced][:5]
+        what = [*word.lost, *word.twice, *word.unbalanced][:5]
         return row | counts | {"what": what, "seconds": round(time.monotonic() - began, 1)}
 
     def round(self, *, whole: bool) -> None:
@@ -261,7 +261,7 @@ class Rounds:
         self.word.acknowledged += 1
 
 
-def finish(place: Place, word: Word) -> list[str]:
+def finish(place: Place, word: Word) -> None:
     """Deposit what waits; every check of the till, and every one that was acknowledged, has been paid once, and the books say so."""
     ledger, till = open_ledger(place.books), Till(place.till)
     house = House(ledger, HouseRules())
@@ -285,12 +285,11 @@ def finish(place: Place, word: Word) -> list[str]:
         came = int(db.scalar(join.where(m.kind == "payment", o.account == nick.id)) or 0)
     ledger.close()
     # A deposit whose answer never came may have been paid: the books may hold more than was acknowledged, never less.
-    wrong = [f"check {charge[:8]} was paid {count} times" for charge, count in rows if count != 1]
+    word.twice.update(f"check {charge[:8]} was paid {count} times" for charge, count in rows if count != 1)
     booked = {charge for charge, _ in rows}
     word.lost.update(f"check {c[:8]} was taken and never paid" for c in word.taken if c not in booked)
     if came != -got:
-        wrong.append(f"checks were paid with {got}, and settled with {-came}")
-    return wrong
+        word.twice.add(f"checks were paid with {got}, and settled with {-came}")
 
 
 @contextmanager

@@ -8,12 +8,10 @@ unnoticed, among them the one that carries. All parts are the product's own proc
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
-from pathlib import Path
 
 from bench import report
+from polder.lab import experiment
 from polder.lab.olintserv.report import draw, result
 from polder.lab.olintserv.run import Run
 
@@ -25,7 +23,7 @@ def main() -> int:
     """Show, settle, write, print."""
     chosen = report.arguments("olintserv", __doc__, f"one round of {QUICK_SECONDS:g} s each").parse_args()
     seconds, rounds = (QUICK_SECONDS, 1) if chosen.quick else (SECONDS, ROUNDS)
-    folder = (Path("build/lab") / f"olintserv-{os.getpid()}-{time.strftime('%H%M%S')}").resolve()
+    folder = experiment.new_directory("olintserv").resolve()
 
     def inside() -> int:
         run = Run(folder, seconds, rounds)

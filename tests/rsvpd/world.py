@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -233,12 +232,12 @@ async def read_wire(world: World) -> None:
 
 def lose(share: int) -> None:
     """Have the routers lose so many of a hundred messages of RSVP that come in; none: no longer."""
-    rules = "delete table inet lose\n"
+    rules = "delete table inet lose"
     if share:
         chain = f"type filter hook prerouting priority -400; meta l4proto 46 numgen random mod 100 < {share} drop;"
-        rules = f"table inet lose {{ chain input {{ {chain} }}\n}}\n"
+        rules = f"table inet lose {{ chain input {{ {chain} }}\n}}"
     for host in _ROUTERS:
-        subprocess.run([*links.enter(host), "nft", "-f", "-"], input=rules, text=True, check=True)
+        links.nft([rules], host)
 
 
 def dial() -> None:

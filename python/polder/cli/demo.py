@@ -21,6 +21,7 @@ from polder.lab.experiment import Run
 from polder.lab.loopback import LEFT_OUT
 from polder.lab.overlay import PROXY_PORT, Overlay
 from polder.lab.phases import dump
+from polder.lab.story import Story
 
 _DOOR = [sys.executable, "-m", "polder.lab.door"]
 
@@ -61,7 +62,7 @@ def _demo(chosen: experiment.Experiment, out: Path, door: _Door | None, as_json:
             await door.hold(overlay, run)
 
     run.then = then
-    status = go(run, console)
+    status = go(run, Story(run, console))
     return told[0] if told and status in (0, 130) else status
 
 

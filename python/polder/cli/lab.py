@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
 
 import click
 from rich.console import Console
@@ -20,9 +22,19 @@ from polder.lab.phases import dump
 from polder.lab.processes import ProcessError
 from polder.lab.story import Story
 from polder.lab.switch import SwitchError
+from polder.model import Refused
 
-FAILURES = (ProcessError, LinkError, SwitchError, OSError, TimeoutError)
+_FAILURES = (ProcessError, LinkError, SwitchError, OSError, TimeoutError, Refused)
 FINDINGS = 3
+
+
+class Going(Protocol):
+    """What ``go`` runs; its logs lie in ``directory``."""
+
+    directory: Path
+
+    def go(self) -> Coroutine[Any, Any, None]:
+        """All of it."""
 
 
 @click.group()
@@ -58,7 +70,7 @@ def run(name: str, seconds: float | None, record: bool, as_json: bool) -> int:
 def _experiment(chosen: experiment.Experiment, record: bool, as_json: bool) -> int:
     console = Console(stderr=as_json)
     run = Run(chosen, experiment.new_directory(chosen.name).resolve())
-    if (status := go(run, console)) != 0:
+    if (status := go(run, Story(run, console))) != 0:
         return status
     result = run.result()
     judged = result.record()
@@ -76,12 +88,12 @@ def _experiment(chosen: experiment.Experiment, record: bool, as_json: bool) -> i
     return 0 if all(claim["holds"] for claim in judged["claims"]) else FINDINGS
 
 
-def go(run: Run, console: Console) -> int:
+def go(run: Going, story: AbstractContextManager[object]) -> int:
     """Run it with its story; 0, or the exit status of what went wrong (said on stderr)."""
     try:
-        with Story(run, console):
+        with story:
             asyncio.run(run.go())
-    except FAILURES as error:
+    except _FAILURES as error:
         click.echo(f"polder: {error}\nLogs: {run.directory}", err=True)
         return 1
     except KeyboardInterrupt:

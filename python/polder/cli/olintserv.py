@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from polder.cli.lab import FAILURES, FINDINGS, enclosed, judge
+from polder.cli.lab import FINDINGS, enclosed, go, judge
 from polder.lab import experiment
-from polder.model import Refused
 
 
 @click.command()
@@ -34,14 +32,8 @@ def _run(seconds: float, out: Path, as_json: bool) -> int:
 
     console = Console(stderr=as_json)
     run = Run(experiment.new_directory("olintserv").resolve(), seconds)
-    try:
-        with story.Story(run, console):
-            asyncio.run(run.go())
-    except (*FAILURES, Refused) as error:
-        click.echo(f"polder: {error}\nLogs: {run.directory}", err=True)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    if (status := go(run, story.Story(run, console))) != 0:
+        return status
     result = report.result(run)
     record = result.record()
     out.mkdir(parents=True, exist_ok=True)

@@ -68,8 +68,4 @@ class Access:
             "add chain ip home out { type nat hook postrouting priority 100 ; }",
             f'add rule ip home out oifname "wan" meta l4proto {{ tcp, udp }} masquerade to :{first}-{first + _PORTS[1] - 1}',
         ]
-        text = "\n".join(rules) + "\n"
-        command = [*links.enter(line), "nft", "-f", "-"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise links.LinkError(f"nft on {line}: {done.stderr.strip()}")
+        links.nft(rules, line)

@@ -41,6 +41,11 @@ def _batch(argv: list[str], commands: Iterable[str]) -> None:
         raise LinkError(f"{' '.join(argv)}: {done.stderr.strip()} in:\n{text}")
 
 
+def nft(commands: Iterable[str], host: str) -> None:
+    """Run commands of nftables in one batch: all of them, or none."""
+    _batch([*enter(host), "nft", "-f", "-"], commands)
+
+
 def bring_up_loopback() -> None:
     """A new network namespace starts with its loopback device down."""
     ip(["link set lo up"])

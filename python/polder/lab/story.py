@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -108,6 +107,3 @@ def goodput_series(outcome: Outcome, seconds: float, slices: int) -> list[float]
             at = one.start + one.seconds - outcome.start
             sums[max(0, min(slices - 1, int(at / width)))] += one.bytes * 8 / 1e6 / width
     return sums
-
-
-Teller = Callable[[Run, Console], Story]

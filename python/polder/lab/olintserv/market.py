@@ -20,17 +20,19 @@ from polder.keynote.signing import PrivateKey, encode_private, identifier, make_
 from polder.lab.olintserv.isps import NARROW, SIDES, Side
 from polder.lab.overlay import TRUST_DOMAIN, Overlay
 from polder.lab.world import Scene
-from polder.model import Kind
+from polder.model import Kind, SpiffeId
 from polder.rsvp.policy_data import pack_bundle
 from polder.rsvp.questions import digest
 from polder.rsvpd.door import texts
 from polder.rsvpd.values import Reserve
+from polder.settings import write_atomic
 from polder.shell.clock import wall
 from polder.trust.tokens import Grant
 
 HOUSE_PORT, PORTAL_PORT = 7410, 7411
 SELLERS = {"edge": "nick", "isp": "nora"}
 """The ISPs by their routers."""
+_HOSTS = {seller: router for router, seller in SELLERS.items()}
 PROVIDER, ROUTE, CURRENCY = "martha", "lasthop", "USD"
 PER_MBIT_HOUR, SETUP = 40_000, 10_000
 """Micro-units: four cents for a Mbit/s in an hour, and one for each reservation."""
@@ -87,8 +89,7 @@ class Market:
         deposited = {seller: await self._overlay.command(router, seller, "settle") for router, seller in SELLERS.items()}
         billed = await self._clearing("settle", "--name", "show")
         for due in billed["payments"]:
-            router = next(router for router, seller in SELLERS.items() if seller == due["to"])
-            await self._overlay.command(router, due["to"], "settle", "--came", f"show/{due['number']}")
+            await self._overlay.command(_HOSTS[due["to"]], due["to"], "settle", "--came", f"show/{due['number']}")
         audited = await self._clearing("audit")
         accounts = (await self._clearing("accounts"))["accounts"]
         return {
@@ -103,8 +104,7 @@ class Market:
 
     async def _enrol(self, name: str) -> None:
         grant = Grant(Kind.SITE, name, hosts=(f"{name}.test",))
-        host = next((router for router, seller in SELLERS.items() if seller == name), "market")
-        await self._overlay.enrol(Kind.SITE, name, grant, on=host, state=name)
+        await self._overlay.enrol(Kind.SITE, name, grant, on=_HOSTS.get(name, "market"), state=name)
 
     def _home(self, name: str, part: str) -> Path:
         home = self._overlay.home(name) / part
@@ -114,22 +114,18 @@ class Market:
     def _identity(self, name: str) -> Path:
         return self._overlay.home(name) / "site" / name
 
-    def _keep(self, path: Path, key: PrivateKey) -> None:
-        path.touch(0o600)
-        path.write_text(wrap(encode_private(key)))
-
     def _write_house(self) -> None:
         house, provider = self._home("clearing", "clearing"), self._home(PROVIDER, "provider")
         (house / "clearing.toml").write_text(
             f'listen = "{self._house}"\nname = "csc"\n[tls]\nidentity = "{self._identity("clearing")}"\n'
         )
-        self._keep(provider / "provider.key", self._provider)
+        _keep(provider / "provider.key", self._provider)
         (provider / "provider.toml").write_text(f'listen = "{self._portal}"\n[tls]\nidentity = "{self._identity(PROVIDER)}"\n')
 
     def _write_isp(self, side: Side) -> None:
         seller = SELLERS[side.isp]
         home = self._home(seller, "isp")
-        self._keep(home / "isp.key", self._sellers[side.isp])
+        _keep(home / "isp.key", self._sellers[side.isp])
         (home / "isp.toml").write_text(
             f'name = "{seller}"\n[routes.{ROUTE}]\nlinks = ["{side.isp}/{NARROW}", "{side.isp}/wan"]\n'
             f'[trusted]\n"{identifier(self._provider)}" = "1.00"\n'
@@ -184,7 +180,7 @@ class Market:
         """The user asks the portal, over the network."""
         side, key = SIDES[0], make_key("ed25519")
         file, out = self._home("user", "user") / "check.key", self._home("user", "user") / "credit.kn"
-        self._keep(file, key)
+        _keep(file, key)
         words = ("credit", "fetch", f"https://{self._portal}", "--member", _spiffe(PROVIDER), "--key-file", str(file))
         await self._overlay.command(side.customer, "user", *words, "--out", str(out))
         self._hold(side, key, from_file(out.read_text()))
@@ -209,5 +205,9 @@ class Market:
         self.payers[side.customer] = Payer(key, [*credit, self._offer(side)])
 
 
+def _keep(path: Path, key: PrivateKey) -> None:
+    write_atomic(path, wrap(encode_private(key)).encode(), 0o600)
+
+
 def _spiffe(name: str) -> str:
-    return f"spiffe://{TRUST_DOMAIN}/site/{name}"
+    return str(SpiffeId(TRUST_DOMAIN, Kind.SITE, name))

@@ -284,7 +284,6 @@ class Stage:
             if time.monotonic() > deadline:
                 raise ProcessError(f"no stream comes {showing.combination.title}: see the logs in {self.processes.directory}")
             await asyncio.sleep(0.5)
-        showing.opened = 1
 
     async def _happen(self, showing: Showing, rng: random.Random) -> None:
         """What befalls the viewer, at its times."""
@@ -324,13 +323,15 @@ class Stage:
 
 
 async def _collect(player: Process, showing: Showing, watch: Watch) -> None:
+    """What was opened before the showing began counts as one."""
     assert player.process.stdout is not None
-    opened = None
+    before = 0
     async for line in player.process.stdout:
         told = json.loads(line)
         showing.frames += [Frame(*each) for each in told["frames"]]
-        opened = told["opened"] if opened is None or not showing.began else opened
-        showing.opened = 1 + told["opened"] - (opened or 0)
+        if not showing.began:
+            before = told["opened"]
+        showing.opened = 1 + told["opened"] - before
         watch(showing)
 
 

@@ -9,7 +9,7 @@ from polder.lab import links
 from polder.lab.attacks import group_hosts
 from polder.lab.world import Scene
 
-_TABLE = "inet lab_tally"
+_HOST, _TABLE = "edge", "inet lab_tally"
 
 
 class Tally:
@@ -27,18 +27,14 @@ class Tally:
                 f"add counter {_TABLE} {node}",
                 f"add rule {_TABLE} pass ip saddr {address} ip daddr {self._user} counter name {node}",
             ]
-        _nft(["-f", "-"], "\n".join(lines) + "\n")
+        links.nft(lines, _HOST)
 
     def read(self) -> dict[str, int]:
         """Bytes by node that passed towards the user, before her line."""
-        listed = json.loads(_nft(["-j", "list", "counters", "table", *_TABLE.split()]))["nftables"]
+        command = [*links.enter(_HOST), "nft", "-j", "list", "counters", "table", *_TABLE.split()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise links.LinkError(f"nft on {_HOST}: {done.stderr.strip()}")
+        listed = json.loads(done.stdout)["nftables"]
         found = {one["counter"]["name"]: int(one["counter"]["bytes"]) for one in listed if "counter" in one}
         return {node: found[node] for node in self._nodes}
-
-
-def _nft(words: list[str], stdin: str = "") -> str:
-    command = [*links.enter("edge"), "nft", *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise links.LinkError(f"nft on edge: {done.stderr.strip()}")
-    return done.stdout
