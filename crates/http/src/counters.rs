@@ -127,7 +127,7 @@ polder_meter::counts! {
     spread_detours,
     /// Spread plane, at a user's end: sessions that are carried by a tunnel now.
     spread_detours_open,
-    /// Spread plane, at a servlet: claims for detours of sessions that are not here, or that were not proved.
+    /// Spread plane, at a servlet: claims for detours of sessions that are here, but not proved, too old, or used before.
     spread_detours_refused,
     /// Spans of traces told to the control plane.
     spans,

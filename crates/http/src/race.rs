@@ -140,11 +140,8 @@ impl<'a> Attempt<'a> {
                 let (claim, site) = (guide.detour(), guide.site().clone());
                 Step::Connecting(Box::pin(async move {
                     let servlet = plane.servlet.get().and_then(Weak::upgrade);
-                    let found = servlet.zip(claim).and_then(|(servlet, claim)| servlet.detour(&claim, &site));
-                    found.ok_or_else(|| {
-                        plane.counters.spread_detours_refused.up();
-                        io::ErrorKind::NotFound.into()
-                    })
+                    let found = servlet.zip(claim).and_then(|(servlet, claim)| servlet.detour(&plane, &claim, &site));
+                    found.ok_or_else(|| io::ErrorKind::NotFound.into())
                 }))
             }
             Way::Tcp(delivery) => {
@@ -379,6 +376,8 @@ impl<'a> Race<'a> {
             }));
         }
         let link = matches!(failed, Failed::Link);
+        // One servlet has what is searched: that this one has not is no failure.
+        let search = !link && self.guide.detour().is_some();
         let mut pathless = false;
         if let Failed::Refused(error) = failed {
             self.last = *error;
@@ -386,7 +385,7 @@ impl<'a> Race<'a> {
                 return Err(*error);
             }
             pathless = matches!(error, ProxyError::Unavailable | ProxyError::Timeout | ProxyError::Terminated);
-            if let (Way::Node(peer, _), None) = (&attempt.way, self.guide.detour()) {
+            if let (Way::Node(peer, _), false) = (&attempt.way, search) {
                 self.plane.paths.shun(self.guide.site(), &peer.name, self.plane.now());
             }
         }
@@ -395,7 +394,10 @@ impl<'a> Race<'a> {
         if !self.running.is_empty() || self.next_way().is_none() {
             return Ok(false);
         }
-        if !link && self.guide.detour().is_none() && !self.may_repeat() {
+        if search {
+            return Ok(true);
+        }
+        if !link && !self.may_repeat() {
             return Err(self.last);
         }
         self.plane.counters.failovers.up();
@@ -419,17 +421,18 @@ impl<'a> Race<'a> {
     ) -> Result<Accepted, ProxyError> {
         let mut won = self.running.swap_remove(index);
         won.span.take().into_iter().for_each(|span| span.end(None));
+        // A search says nothing of how long paths to the site take, nor whether they stand.
         if self.guide.detour().is_none() {
             won.way.measure_open(self.plane, won.began.elapsed());
-        }
-        self.plane.measures.tunnel_open_seconds.took(self.began.elapsed());
-        // Who lost the race took at least so long; who was given up for another is a failover.
-        for lost in self.running.iter().filter(|lost| lost.late) {
-            lost.way.measure_open(self.plane, lost.began.elapsed());
-            self.plane.counters.failovers.up();
-        }
-        if let Way::Node(peer, _) = &won.way {
-            self.plane.paths.trust(self.guide.site(), &peer.name);
+            self.plane.measures.tunnel_open_seconds.took(self.began.elapsed());
+            // Who lost the race took at least so long; who was given up for another is a failover.
+            for lost in self.running.iter().filter(|lost| lost.late) {
+                lost.way.measure_open(self.plane, lost.began.elapsed());
+                self.plane.counters.failovers.up();
+            }
+            if let Way::Node(peer, _) = &won.way {
+                self.plane.paths.trust(self.guide.site(), &peer.name);
+            }
         }
         if !matches!(tunnel.sink, Sink::H2(_)) {
             for chunk in early.kept() {

@@ -388,7 +388,28 @@ async fn a_detour_is_for_who_holds_the_sessions_key_and_once() {
     ] {
         assert_eq!(ask(value).await, status);
     }
-    assert_eq!(node.plane.counters.spread_detours_refused.get(), 6);
+    assert_eq!(node.plane.counters.spread_detours_refused.get(), 5, "a session that is not here is nothing to refuse");
+}
+
+#[tokio::test]
+async fn a_search_for_a_session_is_no_failure_of_those_who_have_not_got_it() {
+    let pki = Pki::new();
+    let nodes = overlay(&pki, &["ap", "beacon", "s1", "s2", "s3"]).await;
+    nodes[0].apply(|s| s.sites[0].beacons = vec!["beacon".into()]);
+    let servlets = vec!["s1".into(), "s2".into(), "s3".into()];
+    nodes[1].apply(|s| s.beacons = vec![BeaconEntry { site: "wiki".into(), servlets }]);
+    let origin = origin(echo).await;
+    nodes[2..].iter().for_each(|node| node.apply(|s| s.servlets = vec![tcp(origin)]));
+    let front = FrontContext::new(common::limits(), Nothing, nodes[0].plane.pressure.clone());
+    assert!(nodes[0].plane.front.set(front).is_ok());
+    let ann = forwarder(&pki, "ann", &nodes[0], PlaneChoice::Tunnel).await;
+    let claim = Claim { session: [9; 16], at: 1, proof: [7; 16] }.encode();
+    let request = http::Request::connect("wiki.test:443").header(FIELD, claim).body(()).unwrap();
+    let (answer, _stream) = ann.plane.links.open_stream(&ann.plane, &nodes[0].peer, Lane::Bulk, request, false).await.unwrap();
+    assert_eq!(answer.await.unwrap().status(), 502);
+    let beacon = &nodes[1].plane.counters;
+    assert_eq!((beacon.failovers.get(), beacon.retries_refused.get()), (0, 0));
+    assert!(nodes[2..].iter().all(|node| node.plane.counters.tunnels_failed.get() == 1), "all were asked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! What the control plane tells the spread plane's ends, and asks of them: MessagePack, externally tagged. Python's half is
 //! `polder/snapshot/spread.py`.
 
-use polder_spread::{Hosted, Member, Members, Ticket};
+use polder_spread::{Fec, Hosted, Member, Members, Ticket};
 use polder_types::SiteName;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -32,6 +32,13 @@ pub struct Redundancy {
     pub copies: f64,
     /// Instead: (datagrams, repairs) of a group of forward error correction.
     pub fec: Option<(u8, u8)>,
+}
+
+impl Redundancy {
+    /// Its forward error correction.
+    pub(crate) fn fec(&self) -> Option<Fec> {
+        self.fec.map(|(sources, repairs)| Fec { sources, repairs })
+    }
 }
 
 /// What a user's forwarder asks of its access point.

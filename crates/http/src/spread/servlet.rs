@@ -10,7 +10,7 @@ use crate::trace::{Context, Span};
 use crate::tunnel::{Sink, Source, Target, Tunnel};
 use polder_plan::Stage;
 use polder_quic::{Connection, Incoming, RecvStream, SendStream, ServletEnd, VarInt};
-use polder_spread::{Fec, Micros, SessionId, proves_detour};
+use polder_spread::{Micros, SessionId, proves_detour};
 use polder_types::{Identity, Kind, SiteName};
 use polder_wire::ProxyError;
 use polder_wire::detour::Claim;
@@ -89,7 +89,6 @@ impl Servlet {
     pub fn expect(&self, guest: &Guest, members: Arc<polder_spread::Members>) -> Result<(), String> {
         let key = bytes32(&guest.key).ok_or("key: a hash has 32 bytes")?;
         let session = guest.hosted.session;
-        let fec = guest.redundancy.fec.map(|(sources, repairs)| Fec { sources, repairs });
         let before = match &guest.renews {
             None => None,
             Some(name) => {
@@ -103,7 +102,7 @@ impl Servlet {
                 return Err("renews: another's session".into());
             }
             self.end.renew(address, &guest.hosted).map_err(|e| e.to_string())?;
-            self.end.set_redundancy(address, guest.redundancy.copies, fec);
+            self.end.set_redundancy(address, guest.redundancy.copies, guest.redundancy.fec());
             let mut tables = self.tables();
             // Two generations are taken, as by the session below.
             tables.names.retain(|name, of| of.address != address || guest.renews.as_ref().is_some_and(|last| **last == name.0));
@@ -111,7 +110,7 @@ impl Servlet {
             return Ok(());
         }
         let address = self.end.host(&guest.hosted, members, self.seeds.fetch_add(1, Relaxed)).map_err(|e| e.to_string())?;
-        self.end.set_redundancy(address, guest.redundancy.copies, fec);
+        self.end.set_redundancy(address, guest.redundancy.copies, guest.redundancy.fec());
         let mut tables = self.tables();
         let expected = Expected { user: guest.user.clone(), key, site: guest.site.clone(), claimed: AtomicU64::new(0) };
         tables.expected.insert(address, Arc::new(expected));
@@ -120,20 +119,21 @@ impl Servlet {
     }
 
     /// A stream on which a session's datagrams go on. Whoever holds the session's key may ask, once with each time; not known here,
-    /// or not proved, is all one.
-    pub(crate) fn detour(&self, claim: &Claim, site: &str) -> Option<Tunnel> {
+    /// or not proved, is all one to who asks.
+    pub(crate) fn detour(&self, plane: &Plane, claim: &Claim, site: &str) -> Option<Tunnel> {
         let session = SessionId(claim.session);
         let (named, expected) = {
             let tables = self.tables();
             let named = *tables.names.get(&session)?;
             (named, tables.expected.get(&named.address)?.clone())
         };
-        if *expected.site != *site || !proves_detour(&named.key, session, claim.at, &claim.proof) {
-            return None;
-        }
         let (at, now) = (Micros(claim.at), self.end.now());
-        let fresh = now.since(at).max(at.since(now)) <= CLAIM_AGE;
-        if !fresh || expected.claimed.fetch_max(claim.at, Relaxed) >= claim.at {
+        let good = *expected.site == *site
+            && proves_detour(&named.key, session, claim.at, &claim.proof)
+            && now.since(at).max(at.since(now)) <= CLAIM_AGE
+            && expected.claimed.fetch_max(claim.at, Relaxed) < claim.at;
+        if !good {
+            plane.counters.spread_detours_refused.up();
             return None;
         }
         let attached = self.end.attach(named.address)?;

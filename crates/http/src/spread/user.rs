@@ -9,7 +9,7 @@ use crate::trace::Context;
 use crate::tunnel::{Source, Target, Tunnel};
 use polder_quic::wire::UdpWire;
 use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, RecvStream};
-use polder_spread::{Fec, Micros, PathReport, SessionId, SpreadConfig, State, detour_proof};
+use polder_spread::{Micros, PathReport, SessionId, SpreadConfig, State, detour_proof};
 use polder_types::{Event, SiteName};
 use polder_wire::ProxyError;
 use polder_wire::detour::Claim;
@@ -67,12 +67,12 @@ impl Users {
     /// Begins a session, or carries it on. Inside a runtime. The error says why not.
     pub fn ticket(&self, plane: &Arc<Plane>, order: &UserTicket) -> Result<(), String> {
         let members = order.members.members()?;
-        let fec = order.redundancy.fec.map(|(sources, repairs)| Fec { sources, repairs });
+        let (copies, fec) = (order.redundancy.copies, order.redundancy.fec());
         let known = self.sessions().get(&order.site).cloned();
         if let Some(held) = known.filter(|held| order.renews && held.is_up()) {
             held.end.set_members(&members);
             held.end.renew(&order.ticket).map_err(|e| e.to_string())?;
-            held.end.set_redundancy(order.redundancy.copies, fec);
+            held.end.set_redundancy(copies, fec);
             *held.hosts.lock().unwrap_or_else(PoisonError::into_inner) = (order.hosts.clone(), order.ports.clone());
             *held.proof.lock().unwrap_or_else(PoisonError::into_inner) = (order.ticket.session, order.ticket.key);
             held.prefer.store(order.prefer, Relaxed);
@@ -81,7 +81,7 @@ impl Users {
         let world = plane.world().ok_or("no snapshot yet")?;
         let pin = bytes32(&order.pin).ok_or("pin: a hash has 32 bytes")?;
         let tls = world.tls.spread_client(pin).map_err(|e| e.to_string())?;
-        let config = SpreadConfig { copies: order.redundancy.copies, fec, ..SpreadConfig::default() };
+        let config = SpreadConfig { copies, fec, ..SpreadConfig::default() };
         let v6 = order.members.list.first().is_some_and(|member| member.address.is_ipv6());
         let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let wire = UdpWire::bind(SocketAddr::new(any, 0)).map_err(|e| e.to_string())?;
