@@ -20,14 +20,12 @@ from aiohttp import web
 
 from bench import revocation
 from polder.api.admin import ask
-from polder.api.authority_dir import load_settings, open_ledger
-from polder.api.service import invite
 from polder.lab.attacks import group_hosts
-from polder.lab.overlay import NODE_PORT, SITE, TRUST_DOMAIN, Overlay
+from polder.lab.overlay import NODE_PORT, SITE, Overlay
 from polder.lab.processes import ProcessError, together
-from polder.model import Kind, SpiffeId
+from polder.model import Kind
 from polder.settings import StateDir
-from polder.shell.clock import chance, wall
+from polder.shell.clock import wall
 from polder.trust.tokens import Grant
 
 HOSTS = {SITE: "wiki.soak.test", "blog": "blog.soak.test"}
@@ -289,16 +287,6 @@ class Soaked(Overlay):
         """Have a site draw fresh servlets."""
         await ask(self.places[f"site {site}"], "rotate", {})
 
-    async def revoke(self, kind: Kind, name: str) -> dict[str, Any]:
-        """Revoke an identity and have the authority tell everybody."""
-        place = StateDir(self.home("authority"))
-        ledger = open_ledger(place, load_settings(place, os.environ))
-        try:
-            await asyncio.to_thread(ledger.revoke, SpiffeId(TRUST_DOMAIN, kind, name), "", wall())
-        finally:
-            ledger.close()
-        return await ask(self.places["authority"], "announce", {}, timeout=60)
-
     async def again(self, kind: Kind, name: str, on: str) -> None:
         """Enrol a revoked identity with a new key, as on the first day."""
         folder = self.home(on) / str(kind)
@@ -306,16 +294,6 @@ class Soaked(Overlay):
         await self.enrol(kind, name, Grant(kind, name, groups=("readers",) if kind is Kind.USER else ()), on=on)
         if kind is Kind.NODE:
             self._drop_in(name, "node", f'host_helper = "{self._socket(name)}"\n')
-
-    def _invite(self, grant: Grant) -> str:
-        """An identity that was revoked may come back."""
-        place = StateDir(self.home("authority"))
-        settings = load_settings(place, os.environ)
-        ledger = open_ledger(place, settings)
-        try:
-            return invite(ledger, grant, settings.trust_domain, wall(), 600.0, chance(), reinstate=True).token
-        finally:
-            ledger.close()
 
 
 async def knock(state: str, address: str) -> int:

@@ -30,19 +30,17 @@ from typing import Any, NamedTuple
 from bench import report
 from bench.fetch import take_head
 from polder.api.admin import ask
-from polder.api.authority_dir import load_settings, open_ledger
 from polder.engine.facade import BUILD
 from polder.lab import experiment, topology
 from polder.lab.access import LINES, Access
 from polder.lab.attacks import group_hosts
-from polder.lab.overlay import NODE_PORT, TRUST_DOMAIN, Overlay
+from polder.lab.overlay import NODE_PORT, Overlay
 from polder.lab.plots import FLOOD, SEA
 from polder.lab.processes import Processes
 from polder.lab.results import Claim, Measure, Result
 from polder.lab.world import World
-from polder.model import Kind, SpiffeId
+from polder.model import Kind
 from polder.overlay.spread import SETTLE
-from polder.settings import StateDir
 from polder.shell.clock import wall
 from polder.trust.tokens import Grant
 
@@ -167,15 +165,9 @@ class Spread(Overlay):
         await self._run_node(node)
         await self.carries(node)
 
-    async def revoke(self, node: str) -> None:
+    async def expel(self, node: str) -> None:
         """A node is no member any more, until the session knows."""
-        place = StateDir(self.home("authority"))
-        ledger = open_ledger(place, load_settings(place, os.environ))
-        try:
-            ledger.revoke(SpiffeId(TRUST_DOMAIN, Kind.NODE, node), "", wall())
-        finally:
-            ledger.close()
-        await ask(place.authority / "admin.sock", "announce", {}, timeout=60)
+        await self.revoke(Kind.NODE, node)
         await self.gone(node)
 
     async def next_epoch(self) -> None:
@@ -216,7 +208,7 @@ class Show:
             ("relay restarted", lambda: self._overlay.restart(relay)),
             ("keys change", self._overlay.next_epoch),
             ("node joins", lambda: self._overlay.join(LATE)),
-            ("node revoked", lambda: self._overlay.revoke(leaver)),
+            ("node revoked", lambda: self._overlay.expel(leaver)),
             ("relay upgraded", lambda: self._overlay.upgrade(relay)),
             ("servlets upgraded", lambda: self._overlay.upgrade(*sorted(serving))),
             ("router forgets", self._rebind),

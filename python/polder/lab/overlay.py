@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from polder.api.service import invite
 from polder.lab.attacks import group_hosts
 from polder.lab.processes import Process, ProcessError, Processes, together
 from polder.lab.world import Scene
-from polder.model import Kind
+from polder.model import Kind, SpiffeId
 from polder.settings import StateDir
 from polder.shell.clock import chance, wall
+from polder.store.ledger import Ledger
 from polder.trust.tokens import Grant
 
 POLDER = [sys.executable, "-m", "polder.cli.main"]
@@ -101,12 +102,23 @@ class Overlay:
         await self.command(host, state or host, *words, stdin=self._invite(grant))
 
     def _invite(self, grant: Grant) -> str:
-        """What ``polder invite`` does, without a second of start-up for each of many."""
+        """What ``polder invite`` does, without a second of start-up for each of many. Who was revoked may come back."""
+        with self._ledger() as ledger:
+            return invite(ledger, grant, TRUST_DOMAIN, wall(), _TOKEN_S, chance(), reinstate=True).token
+
+    async def revoke(self, kind: Kind, name: str) -> None:
+        """Revoke an identity and have the authority tell everybody."""
+        with self._ledger() as ledger:
+            await asyncio.to_thread(ledger.revoke, SpiffeId(TRUST_DOMAIN, kind, name), "", wall())
+        await ask(StateDir(self.home("authority")).authority / "admin.sock", "announce", {}, timeout=60)
+
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """The authority's, beside it."""
         place = StateDir(self.home("authority"))
-        settings = load_settings(place, os.environ)
-        ledger = open_ledger(place, settings)
+        ledger = open_ledger(place, load_settings(place, os.environ))
         try:
-            return invite(ledger, grant, settings.trust_domain, wall(), _TOKEN_S, chance()).token
+            yield ledger
         finally:
             ledger.close()
 
