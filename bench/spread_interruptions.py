@@ -2,9 +2,10 @@
 
 The installed commands in the laboratory's wide area: authority, six nodes that relay, a site, a forwarder (``--plane spread``) behind
 a home router on one of two access lines of 32 Mbit/s. A reader loads 200 MB through it, again and again, until everything has
-happened: a relay's process is killed and started again, all relays' keys change, a node joins, a node is revoked, nodes are
-upgraded, the home router forgets its translations, the user goes over to the other line. Nothing is read twice: each download is
-one stream, and its hash must be right. Writes ``bench/results/spread-interruptions.json`` and ``.svg``.
+happened: a relay's process is killed and started again, all relays' keys change, a node joins, a node is revoked, a relay and a
+servlet are upgraded (not the servlet where the session ends), the home router forgets its translations, the user goes over to the
+other line. Nothing is read twice: each download is one stream, and its hash must be right. Writes
+``bench/results/spread-interruptions.json`` and ``.svg``.
 
 An event begins while a download is under way that has an eighth left. Per event: the longest time without a byte from its begin until
 the next quiet time; bytes that the reader got meanwhile, and bytes on the user's lines for each: heads, control and half of the packets
@@ -154,10 +155,14 @@ class Spread(Overlay):
         await self.start(node, node, "node", "run", name=f"node-{node}-again")
         await self.carries(node)
 
-    async def upgrade(self, *nodes: str) -> None:
-        """Nodes' programs take over from themselves, one after another."""
-        for node in nodes:
-            await ask(self.home(node) / "node" / "admin.sock", "upgrade", {}, timeout=60)
+    async def upgrade(self, node: str) -> None:
+        """A node's program takes over from itself."""
+        await ask(self.home(node) / "node" / "admin.sock", "upgrade", {}, timeout=60)
+
+    async def upgrade_idle(self) -> None:
+        """The same of a servlet, but not the one where the session ends: that one's old process holds it until the ticket ends."""
+        held = {node: (await self._ask(node, "node", "counters"))["spread_sessions"] for node in await self.servlets()}
+        await self.upgrade(min(held, key=lambda node: (held[node], node)))
 
     async def join(self, node: str) -> None:
         """Another node, until the session uses it."""
@@ -210,7 +215,7 @@ class Show:
             ("node joins", lambda: self._overlay.join(LATE)),
             ("node revoked", lambda: self._overlay.expel(leaver)),
             ("relay upgraded", lambda: self._overlay.upgrade(relay)),
-            ("servlets upgraded", lambda: self._overlay.upgrade(*sorted(serving))),
+            ("another servlet upgraded", self._overlay.upgrade_idle),
             ("router forgets", self._rebind),
             ("other access line", lambda: self._roam(LINES[1])),
             ("router of the other line forgets", self._rebind),
