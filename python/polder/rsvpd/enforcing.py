@@ -41,8 +41,8 @@ class Enforcer:
         done: Callable[[int, str], None],
         counts: Counter[str],
     ) -> None:
-        """``connect`` reaches the host helper and may raise ``HostError``; ``device`` names an interface; ``done`` hears of each
-        ``Install`` that nothing has overtaken, by its handle: empty when it is in force, else why it cannot be.
+        """``connect`` reaches the host helper, in a thread, and may raise ``HostError``; ``device`` names an interface; ``done`` hears of
+        each ``Install`` that nothing has overtaken, by its handle: empty when it is in force, else why it cannot be.
         """
         self.flows: dict[int, tuple[Traffic, str]] = {}
         self._connect = connect
@@ -57,7 +57,7 @@ class Enforcer:
 
     async def open(self, rates: Mapping[str, int]) -> dict[str, int]:
         """Reach the helper, order these queues; raw sockets of RSVP by name. Raises ``HostError``."""
-        self._host = self._connect()
+        self._host = await asyncio.to_thread(self._connect)
         self._rates = dict(rates)
         for device, rate in rates.items():
             await self._host.shape(device, rate)
@@ -177,7 +177,7 @@ class Enforcer:
         if self._host is not None:
             await self._host.close()
         try:
-            self._host = self._connect()
+            self._host = await asyncio.to_thread(self._connect)
         except HostError as error:
             log.error("reservations are not enforced: the host helper is away", extra={"error": error.why})
             for device in self._rates:

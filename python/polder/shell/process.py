@@ -80,7 +80,6 @@ class Life(Generic[S]):
         """What the rooms of the process before this one knew, by name."""
         self.predecessor = predecessor
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.upgrades = 0
         self._load = load
         self._shell: Service | None = None
         self._upgrading = False
