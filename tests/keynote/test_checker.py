@@ -54,6 +54,25 @@ def test_signatures_are_checked_from_policy_down_and_no_further_than_needed() ->
         assert checker.query([top], [*forged, links[place]], [me], {"a": "b"}).passed
 
 
+def test_many_forged_ways_do_not_make_the_search_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is found out, and the values are found again a few times only, however many there are; a good way beside them counts."""
+    top, (good,), me = chain(1)
+    forged = [good.replace('a == "b"', f'a != "c{number}"') for number in range(20)]
+    searched: list[int] = []
+    search = checker_module._Run._spread
+
+    def counted(*arguments: Any) -> Any:
+        searched.append(1)
+        return search(*arguments)
+
+    monkeypatch.setattr(checker_module._Run, "_spread", counted)
+    checker = Checker()
+    answer = checker.query([top], forged, [me], {"a": "b"})
+    assert not answer.passed and (checker.counts["signatures"], checker.counts["left-out-signature"]) == (20, 20)
+    assert len(searched) <= 6
+    assert checker.query([top], [*forged, good], [me], {"a": "b"}).passed
+
+
 def test_conditions_must_be_there_where_money_is_spent() -> None:
     """An absent field would grant everything (§5.3.4)."""
     bare = credential("p0", '"me"', None)

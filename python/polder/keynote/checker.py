@@ -18,6 +18,8 @@ from polder.keynote.text import decode
 POLICY = "POLICY"
 ACCEPT = "_ACCEPT_SIGNATURES"
 """A constant of a trusted assertion: algorithms that it accepts beside the modern ones, such as "sig-rsa-sha1 sig-dsa-sha1"."""
+_AGAIN = 4
+"""After how many bad signatures of one query the values are found again at once; then once more when all have been checked."""
 
 
 class Entry:
@@ -257,19 +259,23 @@ class _Run:
         First as if all signatures were good. If that comes to nothing, no signature is worth checking; else those are checked on
         which it rests, from POLICY down: what fails is left out, and the values are found again, in which nothing can count that did
         not before. When they have come to nothing no other signature is looked at: who forges the link that a stranger cannot have
-        pays for all that hangs below it. What was not checked is worth nothing in the end, so that nobody who reads the entries
+        pays for all that hangs below it. From the failure after ``_AGAIN`` on the values are found once more, in the end: that may
+        cost more than signatures do. What was not checked is worth nothing in the end, so that nobody who reads the entries
         believes it.
         """
         naming = self._naming(entries)
         levels = self._spread(entries, naming, authorizers)
+        failed = 0
         for entry in self._unproven(entries, levels):
             if not (levels.get(POLICY) or self._whole):
                 break
             self._check(entry)
             if entry.error is not None:
-                for one in entries:
-                    one.licensed = one.level = 0
-                levels = self._spread(entries, naming, authorizers)
+                failed += 1
+                if failed <= _AGAIN:
+                    levels = self._spread(entries, naming, authorizers)
+        if failed > _AGAIN:
+            levels = self._spread(entries, naming, authorizers)
         idle = [entry for entry in entries if entry.level and not entry.checked]
         for entry in idle:
             entry.level = 0
@@ -300,6 +306,8 @@ class _Run:
         self, entries: Sequence[Entry], naming: Mapping[Principal, list[Entry]], authorizers: Sequence[Principal]
     ) -> dict[Principal, int]:
         """From those who ask to whoever trusts them. Values only rise, so that it ends."""
+        for entry in entries:
+            entry.licensed = entry.level = 0
         levels: dict[Principal, int] = dict.fromkeys(authorizers, self._most)
         queue = list(levels)
         for entry in entries:
