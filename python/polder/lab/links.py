@@ -75,14 +75,12 @@ def open_tun(host: str, name: str) -> int:
 
 
 def open_udp(host: str, address: str, port: int) -> int:
-    """A non-blocking UDP socket bound on ``host``; datagrams are never fragmented. Returns its descriptor; raises ``LinkError``."""
+    """A non-blocking UDP socket (IPv4) bound on ``host``; datagrams are never fragmented. Its descriptor; raises ``LinkError``."""
 
     def there() -> int:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_BUFFER)
-        if family == socket.AF_INET:
-            opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         opened.bind((address, port))
         return opened.detach()
 

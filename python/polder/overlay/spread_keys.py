@@ -68,7 +68,7 @@ class RelayKeys:
         """When ``epochs`` says something else."""
         current = int(now) // self._period
         ends = [self._end(n) for n in range(max(0, int(now - self._grace) // self._period), current)]
-        return min((end for end in (*ends, (current + 1) * self._period) if end > now), default=now + self._period)
+        return min(end for end in (*ends, (current + 1) * self._period) if end > now)
 
     def _end(self, number: int) -> int:
         return (number + 1) * self._period + self._grace

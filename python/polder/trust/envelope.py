@@ -88,18 +88,19 @@ class ChainVerifier:
 
     def open_revocations(self, signed: Signed, now: float) -> RevocationList:
         """The list, if the authority signed it; raises ``Refused``."""
-        who, listed = self.open(signed, RevocationList, now)
-        if (who.kind, who.name) != (Kind.ADMIN, AUTHORITY):
-            raise Refused(Verdict.WRONG_HOLDER, f"a revocation list signed by {who}; only the authority may")
-        return listed
+        return self._of_authority(signed, RevocationList, now, "a revocation list")
 
     def open_relays(self, signed: Signed, now: float) -> RelayList:
         """The list of relays, if the authority signed it; raises ``Refused``."""
-        who, listed = self.open(signed, RelayList, now)
-        if (who.kind, who.name) != (Kind.ADMIN, AUTHORITY):
-            raise Refused(Verdict.WRONG_HOLDER, f"a list of relays signed by {who}; only the authority may")
+        listed = self._of_authority(signed, RelayList, now, "a list of relays")
         if not listed.is_whole():
             raise Refused(Verdict.MALFORMED, "a list of relays whose version is another list's")
+        return listed
+
+    def _of_authority(self, signed: Signed, kind: type[T], now: float, what: str) -> T:
+        who, listed = self.open(signed, kind, now)
+        if (who.kind, who.name) != (Kind.ADMIN, AUTHORITY):
+            raise Refused(Verdict.WRONG_HOLDER, f"{what} signed by {who}; only the authority may")
         return listed
 
     def _chain(self, chain: tuple[bytes, ...], now: float) -> Vouched:
