@@ -3,12 +3,14 @@
 //! ```text
 //! 1 feedback | members 1 | count 2 | newest 4 | held 4 | count × ( relay 2 | received 4 | duplicates 4 | last 4 | delay 4 | largest 2 )
 //! 2 probe    | zeros
+//! 3 deaf
 //! ```
 
 use crate::ids::Tick;
 
 const FEEDBACK: u8 = 1;
 const PROBE: u8 = 2;
+const DEAF: u8 = 3;
 const FIXED: usize = 12;
 const ENTRY: usize = 20;
 /// Most entries of one message: it fits where a QUIC datagram fits.
@@ -46,11 +48,17 @@ pub(crate) enum Control {
     },
     /// Tries a path: no answer but the next feedback.
     Probe,
+    /// Nothing comes any more: ways back are good for nothing but those that bring this.
+    Deaf,
 }
 
 impl Control {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Control::Feedback { members, newest, held, entries } = self else { return vec![PROBE] };
+        let (members, newest, held, entries) = match self {
+            Control::Feedback { members, newest, held, entries } => (members, newest, held, entries),
+            Control::Probe => return vec![PROBE],
+            Control::Deaf => return vec![DEAF],
+        };
         let mut out = vec![FEEDBACK, *members];
         out.extend((entries.len().min(MOST) as u16).to_be_bytes());
         out.extend(newest.0.to_be_bytes());
@@ -69,6 +77,7 @@ impl Control {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Control> {
         match *bytes.first()? {
             PROBE => bytes[1..].iter().all(|&byte| byte == 0).then_some(Control::Probe),
+            DEAF => (bytes.len() == 1).then_some(Control::Deaf),
             FEEDBACK if bytes.len() >= FIXED => {
                 let number = |at: usize| bytes.get(at..)?.first_chunk().map(|four| u32::from_be_bytes(*four));
                 let count = usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?));

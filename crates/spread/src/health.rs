@@ -247,6 +247,13 @@ impl Health {
         }
     }
 
+    /// What was lost, and what is still under way, went to where the other end no longer is: nothing is known of this path.
+    pub(crate) fn pardon(&mut self) {
+        (self.state, self.trust, self.silent, self.sums) = (State::Untried, UNTRIED, (0, 0), (0.0, 0.0));
+        (self.loss, self.retry, self.settled) = (0.0, RETRY.0, self.sent);
+        self.log.clear();
+    }
+
     /// Share of the traffic before other paths are considered: by trust, loss, and delay.
     pub(crate) fn weight(&self, band: &Band) -> f64 {
         let delay = match self.delay {

@@ -31,6 +31,7 @@ mod relay_entry;
 mod rounds;
 mod send;
 mod session;
+mod silence;
 mod ticket;
 mod window;
 

@@ -76,14 +76,18 @@ impl Session {
         self.paths.all[at].tally.note(head.time, now, length, !new);
         self.tallies.received += 1;
         self.tallies.duplicates += u64::from(!new);
-        self.note(head.time, now, inner.kind != Kind::Control || is_probe(payload));
+        self.note(head.time, now, inner.kind != Kind::Control || wants_answer(payload));
+        self.silence.broken(inner.kind != Kind::Control, now);
         if !new {
             return Ok(());
         }
         match inner.kind {
             Kind::Control => {
                 let control = Control::decode(payload).ok_or(Refusal::Form)?;
-                self.learn(control, now);
+                match control {
+                    Control::Deaf if self.role != Role::User => self.deafened(at),
+                    control => self.learn(control, now),
+                }
             }
             Kind::Data => {
                 into.add(payload);
@@ -205,6 +209,6 @@ impl Session {
     }
 }
 
-fn is_probe(payload: &[u8]) -> bool {
-    Control::decode(payload) == Some(Control::Probe)
+fn wants_answer(payload: &[u8]) -> bool {
+    matches!(Control::decode(payload), Some(Control::Probe | Control::Deaf))
 }

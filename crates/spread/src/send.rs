@@ -57,7 +57,8 @@ impl Session {
         }
         self.doubt(now);
         let probe = self.probe_lengths(now, out);
-        [self.group_since.map(|since| since + GROUP_WAIT), self.feedback.due, probe].into_iter().flatten().min()
+        let silence = self.listen(now, out);
+        [self.group_since.map(|since| since + GROUP_WAIT), self.feedback.due, probe, silence].into_iter().flatten().min()
     }
 
     /// The repairs of the open group, each run of them over other relays.
@@ -73,14 +74,16 @@ impl Session {
     }
 
     /// Seals one packet and puts its copies into the outbox.
-    fn packet(&mut self, now: Micros, inner: &Inner, payload: &[&[u8]], extra: usize, out: &mut Outbox) {
+    pub(crate) fn packet(&mut self, now: Micros, inner: &Inner, payload: &[&[u8]], extra: usize, out: &mut Outbox) {
         let length = OVERHEAD + payload.iter().map(|part| part.len()).sum::<usize>();
         let Some(number) = self.number(now, length) else {
             self.tallies.dropped += 1;
             return;
         };
         let Some(run) = &mut self.run else { return };
-        let mut picks: Vec<Pick> = run.picks.iter().copied().take(1 + extra).collect();
+        let mut picks = std::mem::take(&mut self.picked);
+        picks.clear();
+        picks.extend(run.picks.iter().copied().take(1 + extra));
         if inner.kind == Kind::Control {
             self.tallies.control += picks.len() as u64;
         } else {
@@ -91,9 +94,18 @@ impl Session {
             picks.push(probe);
         }
         self.copies(now, number, inner, payload, &picks, out);
+        self.picked = picks;
     }
 
-    fn copies(&mut self, now: Micros, number: u64, inner: &Inner, payload: &[&[u8]], picks: &[Pick], out: &mut Outbox) {
+    pub(crate) fn copies(
+        &mut self,
+        now: Micros,
+        number: u64,
+        inner: &Inner,
+        payload: &[&[u8]],
+        picks: &[Pick],
+        out: &mut Outbox,
+    ) {
         let Some(generation) = self.generations.first() else { return };
         let mut scratch = std::mem::take(&mut self.scratch);
         if generation.end.seal(number, now.tick(), inner, payload, &mut scratch).is_some() {
@@ -230,7 +242,7 @@ impl Session {
     }
 
     /// Relays that `block` may take and that we have keys for.
-    fn candidates(&self, now: Micros, block: u64, length: usize) -> Vec<Pick> {
+    pub(crate) fn candidates(&self, now: Micros, block: u64, length: usize) -> Vec<Pick> {
         let Some(generation) = self.generations.first() else { return Vec::new() };
         let usable = |path: u16| self.usable(generation, usize::from(path), now, length);
         let list = self.paths.current(now);

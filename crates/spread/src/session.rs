@@ -15,8 +15,9 @@ use crate::health::{Band, State};
 use crate::ids::{Members, Micros, NodeId, SessionId, Tick};
 use crate::keys::{Aead, choice_key};
 use crate::packet::{HEAD, OVERHEAD};
-use crate::path::{Epoch, LEAST, OpenRun, PathKeys, PathReport, Paths};
+use crate::path::{Epoch, LEAST, OpenRun, PathKeys, PathReport, Paths, Pick};
 use crate::rounds::Rounds;
+use crate::silence::Silence;
 use crate::ticket::{Hosted, Terms, Ticket, TicketError};
 use crate::window::Window;
 use serde::{Deserialize, Serialize};
@@ -136,9 +137,12 @@ pub struct Session {
     /// Longest packet, with its head.
     longest: u16,
     pub(crate) shared_loss: Option<f64>,
+    pub(crate) silence: Silence,
     /// When longer packets are tried next.
     pub(crate) lengths_at: Micros,
     pub(crate) scratch: Vec<u8>,
+    /// Where the packet in hand goes; kept for its memory.
+    pub(crate) picked: Vec<Pick>,
     pub(crate) tallies: Tallies,
 }
 
@@ -184,8 +188,10 @@ impl Session {
             rounds: Rounds::default(),
             longest: LEAST,
             shared_loss: None,
+            silence: Silence::default(),
             lengths_at: now,
             scratch: Vec::new(),
+            picked: Vec::new(),
             tallies: Tallies::default(),
             config,
         }

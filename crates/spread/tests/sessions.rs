@@ -128,6 +128,40 @@ fn a_user_who_moves_is_found_again() {
     assert!(back > 330, "{back} of 400 replies: the old address dies with the first packets from the new one");
 }
 
+/// The servlet sends on and on; the user has nothing to say. Nobody tells relays where he went but he himself.
+#[test]
+fn a_user_who_only_listens_and_moves_is_found_again() {
+    let mut net = Net::new(12, &SpreadConfig::default(), 23);
+    net.talk(0, 50, Duration::from_millis(5), 900);
+    let stream = |net: &mut Net, count: u32| {
+        for _ in 0..count {
+            net.servlet_sends(&[7; 1000], 1000);
+            net.run(net.now + Duration::from_millis(5));
+        }
+    };
+    stream(&mut net, 200);
+    let before = net.at_user.len();
+    net.user_address = ([198, 51, 100, 9], 1234).into();
+    let moved = net.now;
+    stream(&mut net, 400);
+    let back = net.at_user[before..].iter().find(|(at, _)| at.since(moved) > Duration::from_millis(100)).map(|(at, _)| *at);
+    let stall = back.expect("heard again").since(moved);
+    assert!(stall < Duration::from_millis(900), "{stall:?}");
+    assert!(net.at_user.len() - before > 200, "{} of 400 came", net.at_user.len() - before);
+}
+
+#[test]
+fn who_has_everything_asks_once_and_is_quiet() {
+    let mut net = Net::new(12, &SpreadConfig::default(), 24);
+    net.talk(0, 50, Duration::from_millis(5), 900);
+    net.run(net.now + Duration::from_millis(200));
+    let before = (net.user.tallies(), net.servlet.tallies());
+    net.run(net.now + Duration::from_secs(10));
+    let asked = net.user.tallies().packets - before.0.packets;
+    let answered = net.servlet.tallies().packets - before.1.packets;
+    assert!((1..=2).contains(&asked) && answered <= 2, "{asked} packets asked, {answered} answered");
+}
+
 #[test]
 fn a_new_ticket_and_a_new_list_change_nothing_for_the_datagrams() {
     let mut net = Net::new(8, &SpreadConfig::default(), 10);
