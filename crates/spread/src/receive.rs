@@ -73,6 +73,7 @@ impl Session {
             return Err(Refusal::Return);
         }
         let new = generation.take(head.number, now);
+        self.came_under(head.session);
         self.paths.all[at].tally.note(head.time, now, length, !new);
         self.tallies.received += 1;
         self.tallies.duplicates += u64::from(!new);

@@ -76,6 +76,8 @@ pub(crate) struct Generation {
     /// By path.
     pub keys: Vec<Option<PathKeys>>,
     pub next_block: u64,
+    /// Nothing has come under it: the user does not have its ticket yet, and no relay knows a way back.
+    pub waiting: bool,
     window: Window,
     lap: (u64, Micros),
 }
@@ -88,7 +90,7 @@ impl Generation {
         let end = EndKeys::new(key, session, user).ok_or(TicketError::Key)?;
         let choice = Choice::new(&choice_key(key, session)).ok_or(TicketError::Key)?;
         let window = Window::new(WINDOW.0);
-        Ok(Generation { session, terms, end, choice, keys: Vec::new(), next_block: 0, window, lap: (0, now) })
+        Ok(Generation { session, terms, end, choice, keys: Vec::new(), next_block: 0, waiting: false, window, lap: (0, now) })
     }
 
     /// Notes a number; false if it had come. The window grows while it comes round too fast.
@@ -226,7 +228,14 @@ impl Session {
         let mut generation = Generation::new(hosted.session, &hosted.key, hosted.terms, false, now)?;
         generation.keys.resize_with(self.paths.all.len(), || None);
         add_peers(&mut generation.keys, &self.paths, hosted);
-        self.begin(generation);
+        if self.generations.is_empty() {
+            self.begin(generation);
+        } else {
+            // The servlet has its half before the user: it goes on as before until the first packet under the new ticket comes.
+            generation.waiting = true;
+            self.generations.truncate(GENERATIONS - 1);
+            self.generations.push(generation);
+        }
         Ok(())
     }
 
@@ -241,6 +250,14 @@ impl Session {
         self.paths.set(members, now);
         let count = self.paths.all.len();
         self.generations.iter_mut().for_each(|generation| generation.keys.resize_with(count, || None));
+        self.run = None;
+    }
+
+    /// A packet came under a generation: if it waited for that, it seals from now on.
+    pub(crate) fn came_under(&mut self, name: SessionId) {
+        let Some(at) = self.generations.iter().position(|known| known.session == name && known.waiting) else { return };
+        self.generations[at].waiting = false;
+        self.generations.swap(0, at);
         self.run = None;
     }
 
@@ -263,7 +280,7 @@ impl Session {
 
     /// When the newest ticket ends: have another one before.
     pub fn ends(&self) -> Micros {
-        self.generations.first().map(|generation| generation.terms.ends()).unwrap_or_default()
+        self.generations.iter().map(|generation| generation.terms.ends()).max().unwrap_or_default()
     }
 
     /// Longest datagram that relays with at least half of the traffic are known to carry, bytes; at least 1,200. The others get shorter

@@ -128,33 +128,65 @@ fn a_user_who_moves_is_found_again() {
     assert!(back > 330, "{back} of 400 replies: the old address dies with the first packets from the new one");
 }
 
-/// The servlet sends on and on; the user has nothing to say. Nobody tells relays where he went but he himself.
+/// Talks until the lengths that relays carry are known, then falls silent: from now on an end has nothing to say unasked.
+fn settle(net: &mut Net) {
+    net.talk(0, 1500, ms(5), 900);
+    net.run(net.now + ms(200));
+}
+
+/// The servlet sends on and on; the user has nothing to say, and all that he had said is lost while he changes over from one access
+/// network to the other. Nobody tells relays where he went but he himself.
 #[test]
 fn a_user_who_only_listens_and_moves_is_found_again() {
     let mut net = Net::new(12, &SpreadConfig::default(), 23);
-    net.talk(0, 50, Duration::from_millis(5), 900);
+    settle(&mut net);
     let stream = |net: &mut Net, count: u32| {
         for _ in 0..count {
             net.servlet_sends(&[7; 1000], 1000);
-            net.run(net.now + Duration::from_millis(5));
+            net.run(net.now + ms(5));
         }
     };
     stream(&mut net, 200);
     let before = net.at_user.len();
+    net.ways.iter_mut().for_each(|way| way.dead = true);
+    stream(&mut net, 40);
+    net.ways.iter_mut().for_each(|way| way.dead = false);
     net.user_address = ([198, 51, 100, 9], 1234).into();
     let moved = net.now;
     stream(&mut net, 400);
-    let back = net.at_user[before..].iter().find(|(at, _)| at.since(moved) > Duration::from_millis(100)).map(|(at, _)| *at);
+    let back = net.at_user[before..].iter().find(|(at, _)| at.since(moved) > ms(100)).map(|(at, _)| *at);
     let stall = back.expect("heard again").since(moved);
-    assert!(stall < Duration::from_millis(900), "{stall:?}");
+    assert!(stall < ms(900), "{stall:?}");
     assert!(net.at_user.len() - before > 200, "{} of 400 came", net.at_user.len() - before);
+}
+
+/// The servlet has its half of the next ticket a second before the user, who has nothing to say.
+#[test]
+fn a_download_does_not_wait_for_a_ticket_that_the_user_does_not_have_yet() {
+    let mut net = Net::new(12, &SpreadConfig::default(), 25);
+    settle(&mut net);
+    let next = ticket(2, 12, EPOCH, &net.members, net.now);
+    net.servlet.renew_servlet(&hosted(&next, 12, &[EPOCH]), net.now).unwrap();
+    let stream = |net: &mut Net| {
+        for _ in 0..200 {
+            net.servlet_sends(&[7; 1000], 1000);
+            net.run(net.now + ms(5));
+        }
+        net.run(net.now + ms(100));
+    };
+    let before = net.at_user.len();
+    stream(&mut net);
+    assert_eq!(net.at_user.len() - before, 200);
+    net.user.renew_forwarder(&next, net.now).unwrap();
+    stream(&mut net);
+    assert_eq!(net.at_user.len() - before, 400);
+    assert_eq!(net.servlet.ends(), next.terms.ends());
 }
 
 #[test]
 fn who_has_everything_asks_once_and_is_quiet() {
     let mut net = Net::new(12, &SpreadConfig::default(), 24);
-    net.talk(0, 50, Duration::from_millis(5), 900);
-    net.run(net.now + Duration::from_millis(200));
+    settle(&mut net);
     let before = (net.user.tallies(), net.servlet.tallies());
     net.run(net.now + Duration::from_secs(10));
     let asked = net.user.tallies().packets - before.0.packets;
