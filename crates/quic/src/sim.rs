@@ -265,7 +265,7 @@ fn a_flood_that_moves_over_all_relays_does_not_stop_a_download() {
     };
     let (quiet, flooded, pause) = download(40, Duration::from_secs(8), flood);
     assert!(quiet > 6.0, "of 12 Mbit/s, a third of them copies: {quiet}");
-    assert!(flooded > 0.8 * quiet, "{flooded} of {quiet} Mbit/s");
+    assert!(flooded > 0.85 * quiet, "{flooded} of {quiet} Mbit/s");
     assert!(pause < Duration::from_millis(1500), "{pause:?}");
 }
 

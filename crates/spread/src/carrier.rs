@@ -21,8 +21,8 @@ const ASK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_se
 const PROVING: Duration = Duration::from_millis(100);
 /// A detour is kept for so long after going back.
 const KEEP: Duration = Duration::from_secs(10);
-/// Looks while all is well.
-const LOOK: Duration = Duration::from_millis(200);
+/// Between two looks: over relays, whose silence is to be noticed soon, and on a detour.
+const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 
 /// What carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Carriage {
             return Orders { carrier: self.carrier, wanted: true, ask: false, next: self.ask_at };
         }
         let kept = self.returned.is_some_and(|returned| now.since(returned) < KEEP);
-        Orders { carrier: self.carrier, wanted: silent || kept, ask: false, next: now + LOOK / 4 }
+        Orders { carrier: self.carrier, wanted: silent || kept, ask: false, next: now + LOOK.0 }
     }
 
     fn on_detour(&mut self, now: Micros, seen: Seen, silent: bool) -> Orders {
@@ -110,7 +110,7 @@ impl Carriage {
         let proven = |since: Micros| now.since(since) >= self.proof || !seen.attached;
         if self.good_since.is_some_and(proven) {
             (self.carrier, self.since, self.returned) = (Carrier::Relays, now, Some(now));
-            return Orders { carrier: self.carrier, wanted: true, ask: false, next: now + LOOK / 4 };
+            return Orders { carrier: self.carrier, wanted: true, ask: false, next: now + LOOK.0 };
         }
         if answers {
             self.pause = PROVING;
@@ -125,7 +125,7 @@ impl Carriage {
                 self.pause = (self.pause * 2).min(ASK.1);
             }
         }
-        Orders { carrier: self.carrier, wanted: true, ask, next: self.ask_at.min(now + LOOK) }
+        Orders { carrier: self.carrier, wanted: true, ask, next: self.ask_at.min(now + LOOK.1) }
     }
 }
 
@@ -174,12 +174,11 @@ mod tests {
                     self.seen.unheard.get_or_insert(self.now);
                     self.asked.get_or_insert(self.now);
                 }
-                if let Some(asked) = self.asked.filter(|asked| self.now.since(*asked) >= RTT) {
+                if self.asked.is_some_and(|asked| self.now.since(asked) >= RTT) {
                     self.asked = None;
                     if self.up {
                         (self.seen.heard, self.seen.unheard) = (Some(self.now), None);
                     }
-                    let _ = asked;
                 }
                 if !orders.wanted {
                     (self.wanted_since, self.seen.attached) = (None, false);

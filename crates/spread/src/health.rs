@@ -2,7 +2,7 @@
 //!
 //! A path that lost everything of two settled runs, or four packets in a row, is *suspect*: it carries nothing but probes, ever
 //! more seldom. One run suffices where nothing was heard of the path for long: many seldom used paths would else lose two each.
-//! A probe that comes through gives it a tenth of its weight back; each report without loss half as much again.
+//! A probe that comes through gives it half of its trust back; each report without loss half as much again.
 
 use crate::control::Entry;
 use crate::ids::{Micros, Tick};

@@ -42,9 +42,10 @@ impl Rounds {
 
     /// Share of its packets that the luckier half of the traffic lost, 0 to 1; `None`: too little is known.
     pub(crate) fn shared_loss(&self) -> Option<f64> {
-        let of = |[running, before]: &[Count; 2]| (running.0 + before.0, running.1 + before.1);
+        // the other end may say that more came than ever went
+        let of = |[running, before]: &[Count; 2]| (running.0.saturating_add(before.0), running.1.saturating_add(before.1));
         let mut paths: Vec<Count> = self.counts.iter().map(of).filter(|(went, _)| *went > 0).collect();
-        let all: u32 = paths.iter().map(|(went, _)| went).sum();
+        let all: u32 = paths.iter().fold(0, |all, (went, _)| all.saturating_add(*went));
         if all < FEW {
             return None;
         }
@@ -97,6 +98,14 @@ mod tests {
         assert_eq!(rounds.shared_loss(), Some(1.0));
         rounds.turn(Micros(0) + 2 * second, second);
         assert_eq!(rounds.shared_loss(), None);
+    }
+
+    #[test]
+    fn an_end_that_lies_only_hides_its_losses() {
+        let mut rounds = rounds(&[(20, u32::MAX); 2]);
+        rounds.turn(Micros(1_000_000), Duration::ZERO);
+        rounds.note(0, 20, u32::MAX);
+        assert_eq!(rounds.shared_loss(), Some(0.0));
     }
 
     proptest! {
