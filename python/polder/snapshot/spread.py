@@ -91,15 +91,9 @@ class Prefer(Frozen, frozen=True):
     on: bool
 
 
-class Drop(Frozen, frozen=True):
-    """Forwarder: end a session."""
+Order = Guest | UserTicket | Prefer
 
-    site: str
-
-
-Order = Guest | UserTicket | Prefer | Drop
-
-_TAGS: dict[type, str] = {Guest: "expect", UserTicket: "ticket", Prefer: "prefer", Drop: "drop"}
+_TAGS: dict[type, str] = {Guest: "expect", UserTicket: "ticket", Prefer: "prefer"}
 
 
 def tagged(order: Order) -> dict[str, Any]:
