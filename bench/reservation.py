@@ -68,7 +68,7 @@ async def daemons(hop: LastHop, directory: Path) -> AsyncIterator[Process]:
         pdp = await processes.start(None, "pdp", [*polder, "pdp", "--config", directory / "pdp.toml"])
         await wait_until_answers(directory / "pdp.sock", pdp, 60)
         for host in hop.hosts:
-            text = f'name = "{host}"\nsocket = "{directory}/{host}.sock"\n'
+            text = f'name = "{host}"\nsocket = "{_socket(directory, host)}"\n'
             if host.startswith("r") and host != "receiver":
                 rate = SHAPED if host == f"r{ROUTERS}" else 1000.0
                 text += f'pdp = "unix:{directory}/pdp.sock"\n[[links]]\ndevice = "out"\nrate_mbit = {rate}\npolicy = true\n'
@@ -78,13 +78,18 @@ async def daemons(hop: LastHop, directory: Path) -> AsyncIterator[Process]:
             for host in hop.hosts
         }
         for host, process in started.items():
-            await wait_until_answers(directory / f"{host}.sock", process, 60)
+            await wait_until_answers(_socket(directory, host), process, 60)
         yield pdp
+
+
+def _socket(directory: Path, host: str) -> Path:
+    """Of a host's daemon: each has a directory of its own."""
+    return directory / f"at-{host}" / "rsvp.sock"
 
 
 async def announce(hop: LastHop, directory: Path) -> Connection:
     """The sender's announcement, as long as the connection is open."""
-    sender = await Connection.open(directory / "sender.sock")
+    sender = await Connection.open(_socket(directory, "sender"))
     await sender.say(Announce(flow(hop), hop.sender, 6000))
     await sender.until("announced", 10)
     return sender
@@ -92,7 +97,7 @@ async def announce(hop: LastHop, directory: Path) -> Connection:
 
 async def reserve(hop: LastHop, directory: Path, bundle: bytes) -> tuple[Connection, float]:
     """A reservation, and how many milliseconds it took to be in force everywhere."""
-    receiver = await Connection.open(directory / "receiver.sock")
+    receiver = await Connection.open(_socket(directory, "receiver"))
     began = time.monotonic()
     await receiver.say(Reserve(flow(hop), "FF", ((hop.sender, 6000),), None, bundle))
     await receiver.until("confirmed", 30)
@@ -142,7 +147,7 @@ async def measure_flow(directory: Path, seconds: float) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"part": "flow", "phase": phase}
             row |= await traffic(hop, processes, seconds, mbit, cross)
             if receiver is not None:
-                async with await Connection.open(directory / f"r{ROUTERS}.sock") as last:
+                async with await Connection.open(_socket(directory, f"r{ROUTERS}")) as last:
                     counts = (await last.show())["enforced"][0]
                 row |= {"within_packets": counts["packets"], "beyond_packets": counts["packets_beyond"]}
                 await receiver.close()
@@ -160,7 +165,7 @@ async def forgotten(directory: Path) -> None:
     """Wait until no router holds a reservation."""
     deadline = time.monotonic() + 60
     for number in range(1, ROUTERS + 1):
-        async with await Connection.open(directory / f"r{number}.sock") as router:
+        async with await Connection.open(_socket(directory, f"r{number}")) as router:
             while (facts := await router.show())["reservations"] or facts["enforced"]:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"r{number} keeps a reservation that was torn down: {facts}")

@@ -71,7 +71,7 @@ class Market:
 
     def pdp(self, side: Side) -> Path:
         """The socket of a side's decision point."""
-        return self._directory / f"pdp-{side.isp}.sock"
+        return self._directory / f"pdp-{side.isp}" / "pdp.sock"
 
     async def open(self) -> None:
         """Enrol everybody, open the accounts, sell. Raises ``ProcessError``, ``Refused``."""

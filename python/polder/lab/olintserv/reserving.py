@@ -140,7 +140,7 @@ class Reservations:
                         await asyncio.sleep(0.05)
 
     def _socket(self, host: str) -> Path:
-        return self._directory / f"rsvp-{host}.sock"
+        return self._directory / f"rsvp-{host}" / "rsvp.sock"
 
 
 def _flow(destination: str, protocol: int, mbit: float) -> Flow:
