@@ -54,11 +54,7 @@ pub struct Report {
 
 /// Sends. Errors: a kind that is none, an address outside the laboratory, too many; the system.
 pub fn run(config: &Config) -> Result<Report, LabError> {
-    for (_, address) in [config.relay, config.other, config.servlet] {
-        if !address.ip().is_loopback() && !guard::in_lab(address.ip()) {
-            return Err(LabError::Refused(format!("{address} is neither loopback nor an address of the laboratory")));
-        }
-    }
+    guard::here([config.relay, config.other, config.servlet].map(|(_, address)| address))?;
     if config.count > MOST {
         return Err(LabError::Refused(format!("a run is bounded to {MOST} packets")));
     }

@@ -7,7 +7,7 @@
 use crate::LabError;
 use crate::fabric::covers;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +27,14 @@ const FASTEST: u64 = 1_000_000;
 pub fn in_lab(address: IpAddr) -> bool {
     covers(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)), 15, address)
         || covers(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0)), 32, address)
+}
+
+/// Tools that attack nobody need no mark, but addresses of this machine or of a laboratory. The error says which is neither.
+pub fn here(addresses: impl IntoIterator<Item = SocketAddr>) -> Result<(), LabError> {
+    match addresses.into_iter().find(|address| !address.ip().is_loopback() && !in_lab(address.ip())) {
+        Some(stranger) => Err(LabError::Refused(format!("{stranger} is neither loopback nor an address of the laboratory"))),
+        None => Ok(()),
+    }
 }
 
 /// Whether this process may attack `targets` at `rate` a second for `time`. Errors say which bound is broken.
@@ -84,6 +92,16 @@ mod tests {
         assert!(bounds(&[lab], FASTEST + 1, Duration::from_secs(1)).is_err());
         assert!(bounds(&[lab], 1, LONGEST + Duration::from_secs(1)).is_err());
         assert!(bounds(&[lab, "198.19.255.255".parse().unwrap()], FASTEST, LONGEST).is_ok());
+    }
+
+    #[test]
+    fn tools_that_attack_nobody_work_here_and_in_the_laboratory() {
+        let address = |text: &str| text.parse().unwrap();
+        assert!(here(["198.19.2.10:443", "127.0.0.1:8443", "[::1]:1", "[2001:db8::1]:443"].map(address)).is_ok());
+        for stranger in ["192.0.2.1:443", "0.0.0.0:443"] {
+            let error = here(["127.0.0.1:1", stranger].map(address)).unwrap_err();
+            assert!(matches!(&error, LabError::Refused(why) if why.contains(stranger)), "{error}");
+        }
     }
 
     #[test]

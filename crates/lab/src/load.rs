@@ -118,9 +118,7 @@ impl Seen {
 
 /// Runs the load. Errors: the configuration; a target outside the laboratory; the system.
 pub fn run(config: &Config) -> Result<Report, LabError> {
-    if !config.target.ip().is_loopback() && !guard::in_lab(config.target.ip()) {
-        return Err(LabError::Refused(format!("{} is neither loopback nor an address of the laboratory", config.target)));
-    }
+    guard::here([config.target])?;
     if config.connections == 0 || config.streams == 0 || config.milliseconds == 0 {
         return Err(LabError::Config("connections, streams and milliseconds are at least 1".into()));
     }

@@ -49,11 +49,7 @@ struct Relay {
 
 /// Relays until it is killed. Errors: the configuration; an address outside the laboratory; the system.
 pub fn run(config: &Config) -> Result<(), LabError> {
-    for address in [config.listen, config.to] {
-        if !address.ip().is_loopback() && !guard::in_lab(address.ip()) {
-            return Err(LabError::Refused(format!("{address} is neither loopback nor an address of the laboratory")));
-        }
-    }
+    guard::here([config.listen, config.to])?;
     let relay = prepare(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

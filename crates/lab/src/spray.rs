@@ -68,11 +68,7 @@ struct Sink {
 
 /// Sends bursts until the time is over. Errors: an address outside the laboratory, a load too long; the system.
 pub fn run(config: &Config) -> Result<Report, LabError> {
-    for address in [config.to, config.sink] {
-        if !address.ip().is_loopback() && !guard::in_lab(address.ip()) {
-            return Err(LabError::Refused(format!("{address} is neither loopback nor an address of the laboratory")));
-        }
-    }
+    guard::here([config.to, config.sink])?;
     if config.seconds > LONGEST {
         return Err(LabError::Refused(format!("a load is bounded to {LONGEST} seconds")));
     }
