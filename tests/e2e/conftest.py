@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import aiohttp
 import pytest
 
 from polder.model import PathMode
@@ -81,6 +82,17 @@ def curl(proxy: str, url: str) -> str:
     command = ["curl", "-sS", "-i", "-m", "30", "--proxytunnel", "-x", f"http://{proxy}", url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
+
+
+async def echoes(url: str, proxy: str, headers: Mapping[str, str] | None = None) -> None:
+    """A WebSocket through a forwarder answers."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, proxy=f"http://{proxy}", headers=headers, timeout=aiohttp.ClientWSTimeout(10)) as socket,
+    ):
+        for number in range(20):
+            await socket.send_str(f"hello {number}")
+            assert await socket.receive_str(timeout=20) == f"echo hello {number}"
 
 
 def _traces(collector: Collector, *, sample: float, inbound: str) -> str:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from polder.model import PathMode
-from tests.e2e.conftest import SITES, World
+from tests.e2e.conftest import SITES, World, echoes
 from tests.support.origin import PIECE
 
 pytestmark = pytest.mark.parametrize("mode", list(PathMode))
@@ -37,12 +37,7 @@ def test_who_is_not_admitted_is_told_so_by_a_page_for_people(world: World, mode:
 
 
 async def test_a_websocket_echoes(world: World, mode: PathMode) -> None:
-    async with aiohttp.ClientSession() as session:
-        url = f"ws://{SITES[mode]}.test/echo"
-        async with session.ws_connect(url, proxy=f"http://{world.proxy}", timeout=aiohttp.ClientWSTimeout(10)) as socket:
-            for number in range(20):
-                await socket.send_str(f"hello {number}")
-                assert await socket.receive_str(timeout=20) == f"echo hello {number}"
+    await echoes(f"ws://{SITES[mode]}.test/echo", world.proxy)
 
 
 async def test_a_long_download_and_an_upload_arrive_whole(world: World, mode: PathMode) -> None:

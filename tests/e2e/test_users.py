@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicNumbers
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from tests.e2e.conftest import echoes
 from tests.support.origin import Origin
 from tests.support.overlay import Overlay, free_port, polder, until
 
@@ -201,13 +201,7 @@ def test_signed_fields_name_the_user_whatever_he_forges_and_however_he_asks(runn
 async def test_a_websocket_is_told_too_and_works(running: Running) -> None:
     await asyncio.to_thread(until, lambda: "The wiki is up" in get(running.proxies["ann"], "http://app.test/"), "the app")
     running.origin.requests.clear()
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect("ws://app.test/echo", proxy=f"http://{running.proxies['ann']}", headers=FORGED) as ws,
-    ):
-        for number in range(5):
-            await ws.send_str(f"hello {number}")
-            assert await ws.receive_str(timeout=20) == f"echo hello {number}"
+    await echoes("ws://app.test/echo", running.proxies["ann"], FORGED)
     await asyncio.to_thread(check, running, running.origin.requests[0][2], "ann", ["night", "staff"])
 
 
