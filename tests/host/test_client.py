@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
 import pytest
 
 from polder.host import HostError, HostHelper, client
-from polder.host.messages import MAX_MESSAGE, Done, Failed, encode
+from polder.host.messages import MAX_MESSAGE, Done, Failed, FilterState, encode
+from polder.perimeter import Plan
+from polder.settings.site import SiteSettings
+from polder.site.perimeter import Perimeter
 
 
 def listen(path: Path) -> socket.socket:
@@ -16,6 +20,7 @@ def listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
     listener.listen()
+    listener.settimeout(60.0)
     return listener
 
 
@@ -37,6 +42,26 @@ async def test_an_answer_that_comes_late_is_not_taken_for_the_next_ones(tmp_path
         assert agent.recv(MAX_MESSAGE) == b"", "and the helper takes back what it has made"
         await host.close()
         agent.close()
+
+
+async def test_a_site_puts_its_filter_in_force_at_a_helper_that_was_started_anew(tmp_path: Path) -> None:
+    settings = SiteSettings(name="wiki", origin="http://127.0.0.1:80", edge="198.19.1.2", filter_helper=str(tmp_path / "sock"))
+    perimeter, plan = Perimeter(tmp_path / "filter.json", settings, 60.0), Plan("wiki", 1, ("198.19.1.2",))
+    with listen(tmp_path / "sock") as listener:
+
+        def serve() -> None:
+            """Take an agent, answer once, and end."""
+            agent, _ = listener.accept()
+            agent.recv(MAX_MESSAGE)
+            agent.send(encode(FilterState("wiki", True, None, {})))
+            agent.close()
+
+        for _ in range(2):
+            serving = asyncio.create_task(asyncio.to_thread(serve))
+            await perimeter.apply(plan)
+            await serving
+            assert await perimeter.counters() == {}
+        await perimeter.close()
 
 
 async def test_a_helper_that_hung_up_is_noticed_without_a_question(tmp_path: Path) -> None:
