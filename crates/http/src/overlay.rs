@@ -6,6 +6,7 @@ use crate::plane::{Plane, unix_now};
 use crate::tell;
 use crate::trace::{Context, Span};
 use crate::tunnel::{Asker, BoxFuture, Opener, Source, Target, Tunnel};
+use crate::word::Word;
 use bytes::Bytes;
 use h2::RecvStream;
 use polder_plan::{Denied, Stage};
@@ -109,7 +110,12 @@ impl Opener for Overlay {
             let site = world.plan.admit(asker, &target.host, target.port, unix_now());
             let site = site.map_err(|denied| self.denied(who, target, denied))?.clone();
             let limits = &world.plan.limits;
-            let word = tell::word(&self.plane, &world, &site, asker, target, client.peer);
+            let detour = client.detour.take().map(|claim| *claim);
+            // The site hears nothing of a detour.
+            let word = match detour {
+                Some(_) => Word::Nothing,
+                None => tell::word(&self.plane, &world, &site, asker, target, client.peer),
+            };
             let span = self.plane.root(brought, "access point");
             let ask = Ask {
                 from: None,
@@ -121,7 +127,7 @@ impl Opener for Overlay {
                 within: site.patience(Stage::Entry, limits),
                 word,
                 trace: span.as_ref().map(Span::context),
-                detour: client.detour.take().map(|claim| *claim),
+                detour,
             };
             let opened = path::open(&self.plane, Arc::new(ask), client).await;
             if let Some(span) = span {

@@ -310,6 +310,17 @@ async fn a_servlet_that_was_dismissed_is_left_for_access_points() {
     tokio::time::timeout(Duration::from_secs(5), async { ask(&stage.ann, "hello").await.unwrap() }).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_ended_while_it_begins_does_not_stay() {
+    let mut stage = stage(PlaneChoice::Tunnel).await;
+    let ann = std::mem::replace(&mut stage.ann, forwarder(&stage.pki, "nobody", &stage.node, PlaneChoice::Tunnel).await);
+    let (order, guest) = stage.issue(&ann, None);
+    stage.servlet.expect(&guest, stage.relays.members.clone()).unwrap();
+    ann.plane.users.ticket(&ann.plane, &order).unwrap();
+    ann.plane.users.drop_session("wiki");
+    assert!(!session(&ann).await.0, "it is over before it was up");
+}
+
 /// Says something and hears the echo, as often as it takes until `done`.
 async fn talk(stage: &Stage, tunnel: &mut Tunnel, done: impl Fn(&SessionNow) -> bool) {
     let talk = async {

@@ -8,7 +8,7 @@ use crate::plane::Plane;
 use crate::trace::Context;
 use crate::tunnel::{Source, Target, Tunnel};
 use polder_quic::wire::UdpWire;
-use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, RecvStream};
+use polder_quic::{Clock, Connection, Counters, ForwarderEnd, Limits, RecvStream, VarInt};
 use polder_spread::{Micros, PathReport, SessionId, SpreadConfig, State, detour_proof};
 use polder_types::{Event, SiteName};
 use polder_wire::ProxyError;
@@ -118,7 +118,7 @@ impl Users {
     pub fn drop_session(&self, site: &str) {
         let held = self.sessions().remove(site);
         if let Some(connection) = held.as_ref().and_then(|held| held.connection.get()) {
-            connection.close(polder_quic::VarInt::from_u32(0), b"");
+            connection.close(VarInt::from_u32(0), b"");
         }
     }
 
@@ -163,8 +163,13 @@ async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, lim
             Ok(Err(error)) => error.to_string(),
             Ok(Ok(connection)) => {
                 let _ = held.connection.set(connection.clone());
-                tell(true, String::new());
-                plane.stir();
+                // Ended while it began: who ended it found no connection to close.
+                if plane.users.sessions().contains_key(&held.site) {
+                    tell(true, String::new());
+                    plane.stir();
+                } else {
+                    connection.close(VarInt::from_u32(0), b"");
+                }
                 let reason = connection.closed().await;
                 told_at_end(&plane, &connection, &reason);
                 reason.to_string()
