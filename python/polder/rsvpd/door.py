@@ -74,10 +74,10 @@ class Door:
         except asyncio.CancelledError:
             pass
         finally:
-            application.end()
             self._connections.discard(task)
             with contextlib.suppress(OSError):
                 writer.close()
+            application.end()
 
 
 class Application:
@@ -121,7 +121,7 @@ class Application:
 
     def _announce(self, said: Announce) -> None:
         session, tspec = _session(said.flow), _tspec(said.flow)
-        sender = Sender(ip_address(said.source), said.source_port)
+        sender = _sender(session, said.source, said.source_port)
         self._daemon.node.announce(session, sender, tspec, monotonic())
         self._announced.add((session, sender))
         self._write(Told("announced"))
@@ -131,6 +131,7 @@ class Application:
         if self._session is not None and session.key() != self._session.key():
             raise RsvpError("one connection reserves for one session", Code.API)
         _flowspec(said).check()
+        _senders(session, said)
         self._session, self._reserve, self._short = session, said, False
         known = [path.sender for path in self._daemon.node.paths if path.session.key() == session.key()]
         if self._complete(known):
@@ -141,15 +142,15 @@ class Application:
     def _complete(self, known: list[Sender]) -> bool:
         """Whether every sender that is wanted has announced itself; with WF, whether anybody has."""
         assert self._reserve is not None
-        wanted = {Sender(ip_address(address), port) for address, port in self._reserve.senders}
-        return bool(known) and wanted <= set(known)
+        assert self._session is not None
+        return bool(known) and set(_senders(self._session, self._reserve)) <= set(known)
 
     def _request(self) -> None:
         said, session = self._reserve, self._session
         assert said is not None
         assert session is not None
         style, flowspec = Style[said.style], _flowspec(said)
-        senders = tuple(Sender(ip_address(address), port) for address, port in said.senders)
+        senders = _senders(session, said)
         if style == Style.FF:
             flows = tuple(FlowDescriptor(flowspec, (sender,)) for sender in senders)
         else:
@@ -225,17 +226,33 @@ def _session(flow: Flow) -> Session:
     return Session(ip_address(flow.destination), flow.protocol, flow.port)
 
 
+def _sender(session: Session, address: str, port: int) -> Sender:
+    """One that can be: what cannot be written into a message must not become state that is to be sent again and again."""
+    sender = Sender(ip_address(address), port)
+    if not 0 <= port <= 65_535:
+        raise RsvpError(f"a sender's port {port}: 0 to 65535", Code.API)
+    if sender.address.version != session.destination.version:
+        raise RsvpError(f"from {address} to {session.destination}: both of one IP version", Code.API)
+    return sender
+
+
+def _senders(session: Session, said: Reserve) -> tuple[Sender, ...]:
+    return tuple(_sender(session, address, port) for address, port in said.senders)
+
+
 def texts(said: Reserve) -> tuple[str, tuple[str, ...], Flowspec]:
     """Session, senders and request as routers will put them to the policy decision point. Raises ``RsvpError``."""
     flowspec = _flowspec(said)
     flowspec.check()
     rspec = flowspec.rspec
     rounded = Flowspec(flowspec.tspec, Rspec(single(rspec.rate), rspec.slack) if rspec else None)
-    senders = tuple(sorted(str(Sender(ip_address(address), port)) for address, port in said.senders))
-    return str(_session(said.flow)), senders, rounded
+    session = _session(said.flow)
+    return str(session), tuple(sorted(map(str, _senders(session, said)))), rounded
 
 
 def _tspec(flow: Flow) -> Tspec:
+    if flow.max_packet > 65_535:
+        raise RsvpError(f"packets of {flow.max_packet} bytes: 65535 at most", Code.API)
     tspec = Tspec(flow.rate, flow.bucket, flow.peak, flow.min_unit, flow.max_packet).rounded()
     tspec.check()
     return tspec
