@@ -83,7 +83,7 @@ def net(balances: Mapping[str, int]) -> list[Due]:
 
 
 def _upwards(guarantors: Mapping[str, str]) -> Sequence[str]:
-    """The accounts that have a guarantor, each before the one that answers for it. Chains may be long: nothing here recurs."""
+    """The accounts that have a guarantor, each before the one that answers for it. Chains may be long: no function here calls itself."""
     depth: dict[str, int] = {}
     for first in guarantors:
         way: list[str] = []

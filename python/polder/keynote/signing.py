@@ -5,8 +5,6 @@ A key file holds one quoted string: ``"rsa-base64:…"`` or ``"private-rsa-base6
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo
@@ -31,12 +29,6 @@ OFFSET, LENGTH = 12, 50
 KINDS = ("ed25519", "ecdsa-p256", "rsa", "dsa")
 BEST = {"ed25519": "sig-ed25519", "ecdsa-p256": "sig-ecdsa-p256", "rsa": "sig-rsa-sha256", "dsa": "sig-dsa-sha1"}
 """The algorithm that a kind of key signs with when nobody asks for another."""
-
-
-class Wrap(Protocol):
-    """How a string is written in a file."""
-
-    def __call__(self, value: str, offset: int = OFFSET, length: int = LENGTH) -> str: ...
 
 
 def make_key(kind: str, bits: int = 0) -> PrivateKey:
