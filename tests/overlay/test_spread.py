@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from random import Random
 
+import msgspec
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -147,11 +148,27 @@ def test_a_session_is_carried_on_with_the_same_servlet_by_the_same_user() -> Non
         and renewed.ticket.session != issued.ticket.session
     )
     thief = Issue(ASKED.site, "spiffe://o.test/user/eve", ASKED.key, ASKED.not_after, issued.ticket.session, HALF)
+    with pytest.raises(Refused) as unknown:
+        roles["n1"].issue(again, caller(MEMBERS[1]), (), NOW + 300)
+    assert unknown.value.verdict is Verdict.UNKNOWN
     for asked, verdict in ((thief, Verdict.DENIED), (again, Verdict.UNKNOWN)):
         known = servlets if asked is thief else tuple(member for member in servlets if member != first)
         with pytest.raises(Refused) as refused:
             roles["n1"].issue(asked, caller(MEMBERS[1]), known, NOW + 300)
         assert refused.value.verdict is verdict
+
+
+def test_another_beacon_asks_every_servlet_whose_session_it_is() -> None:
+    roles = nodes()
+    servlets = MEMBERS[2:6]
+    first, _, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), servlets, NOW)
+    again = msgspec.structs.replace(ASKED, renews=issued.ticket.session)
+    assert roles["n1"].places(again, servlets) == (first,) and roles["n1"].places(again, MEMBERS[:1]) == ()
+    places = roles["n2"].places(again, servlets)
+    assert set(places) == set(servlets) and set(roles["n2"].places(ASKED, servlets)) == set(servlets)
+    for place in places:
+        servlet, expect, renewed = roles["n2"].issue(again, caller(MEMBERS[1]), (place,), NOW + 300)
+        assert (servlet, expect.renews, renewed.renewed) == (place, issued.session, True)
 
 
 def test_only_nodes_get_keys_and_tickets() -> None:

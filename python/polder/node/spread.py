@@ -123,12 +123,16 @@ class Spreading:
     async def _issue(self, caller: Caller, _source: str, body: Issue) -> Issued:
         self._check_on()
         servlets = self._node.roles.beacons.entries(wall()).get(body.site, ())
-        servlet, expect, issued = self.role.issue(body, caller, servlets, wall())
-        try:
-            expected: Expected = await self._node.role_call(servlet, "expect", expect)
-        except CallFailed as error:
-            raise Refused(Verdict.BUSY, "the session cannot end where it was to; try again", retry=True) from error
-        return msgspec.structs.replace(issued, pin=expected.pin)
+        for place in self.role.places(body, servlets) or (None,):
+            servlet, expect, issued = self.role.issue(body, caller, (place,) if place else (), wall())
+            try:
+                expected: Expected = await self._node.role_call(servlet, "expect", expect)
+            except CallFailed:
+                continue
+            return msgspec.structs.replace(issued, pin=expected.pin)
+        if body.renews:
+            raise Refused(Verdict.UNKNOWN, "no servlet knows the session that is to be carried on; ask for a new one", retry=True)
+        raise Refused(Verdict.BUSY, "no servlet of the site is known here that takes a session; try again", retry=True)
 
     def _expect(self, caller: Caller, _source: str, body: Expect) -> Expected:
         self._check_on()

@@ -131,17 +131,26 @@ class SpreadRole:
         node = int.from_bytes(caller.ring_id[:8], "big")
         return self._keys.grant(node, self._rng.randbytes(8), now)
 
+    def places(self, body: Issue, servlets: tuple[Member, ...]) -> tuple[Member, ...]:
+        """As a beacon: where the session may end, in the order in which to ask. One that another beacon began, or this one before it
+        was started again, is carried on by the servlet that knows it: that judges whose it is.
+        """
+        before = self._sent.get(body.renews) if body.renews else None
+        if before is not None:
+            return tuple(servlet for servlet in servlets if servlet == before.servlet)
+        return tuple(self._rng.sample(servlets, len(servlets)))
+
     def issue(self, body: Issue, caller: Caller, servlets: tuple[Member, ...], now: float) -> tuple[Member, Expect, Issued]:
         """As a beacon: the servlet to tell, what to tell it, and the user's half (its ``pin``, ``hosts`` and ``ports`` are still empty).
 
-        Raises ``Refused``: not a node, no servlet known here, or no relay's keys yet.
+        Raises ``Refused``: not a node, another's session, no servlet known here, or no relay's keys yet.
         """
         if caller.kind is not Kind.NODE:
             raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: access points ask for tickets on their users' behalf")
         before = self._sent.get(body.renews) if body.renews else None
         if before is not None and (before.user, before.key, before.site) != (body.user, body.key, body.site):
             raise Refused(Verdict.DENIED, "the session to be carried on is another's")
-        if body.renews and (before is None or before.servlet not in servlets):
+        if before is not None and before.servlet not in servlets:
             raise Refused(Verdict.UNKNOWN, "the session to be carried on is not known here; ask for a new one", retry=True)
         if not servlets or not self._lists:
             raise Refused(Verdict.BUSY, "no servlet of this site, or no list of relays, is known here yet", retry=True)
@@ -160,10 +169,10 @@ class SpreadRole:
             raise Refused(Verdict.BUSY, "no relay has answered this node yet; try again shortly", retry=True)
         relays = issue(session, key, node_number(servlet), terms, granted)
         self._remember(session, _Sent(servlet, body.user, body.key, body.site, starts + lasts), now)
-        renews, redundancy = body.renews if before else None, body.redundancy.bounded()
+        renews, redundancy = body.renews, body.redundancy.bounded()
         expect = Expect(body.site, session, key, terms, body.user, body.key, renews, redundancy)
         ticket = Ticket(session, key, terms, current.list.version, relays)
-        issued = Issued(body.site, (), (), b"", before is not None, int(now * 1e6), ticket, current.signed)
+        issued = Issued(body.site, (), (), b"", body.renews is not None, int(now * 1e6), ticket, current.signed)
         return servlet, expect, issued
 
     def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:

@@ -93,7 +93,8 @@ impl Servlet {
             None => None,
             Some(name) => {
                 let name: [u8; 16] = name.as_ref().try_into().map_err(|_| "renews: a session's name has 16 bytes")?;
-                self.tables().names.get(&SessionId(name)).map(|named| named.address)
+                let known = self.tables().names.get(&SessionId(name)).map(|named| named.address);
+                Some(known.ok_or("renews: no such session ends here")?)
             }
         };
         if let Some(address) = before {

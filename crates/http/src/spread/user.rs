@@ -184,11 +184,15 @@ async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, lim
         plane.counters.spread_detours_open.drop_by(1);
     }
     let mut sessions = plane.users.sessions();
-    if sessions.get(&held.site).is_some_and(|now| Arc::ptr_eq(now, &held)) {
+    // One that another has replaced ends by itself: that says nothing of the other.
+    let current = sessions.get(&held.site).is_none_or(|now| Arc::ptr_eq(now, &held));
+    if current {
         sessions.remove(&held.site);
     }
     drop(sessions);
-    tell(false, reason);
+    if current {
+        tell(false, reason);
+    }
 }
 
 impl Held {
