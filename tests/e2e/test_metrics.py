@@ -25,9 +25,9 @@ def sockets(world: World) -> dict[str, Path]:
     }
 
 
-ELSEWHERE = ("gre_", "spread_", "clearing_", "portal_", "rsvp_", "pdp_", "desk_", "keynote_")
-"""Told where there is a GRE endpoint, by a node that relays datagrams (``test_spread.py``), and by the processes of BandEx, whose
-tests read their pages (``tests/clearing``, ``tests/rsvpd``, ``tests/pdp``)."""
+ELSEWHERE = ("gre_", "clearing_", "portal_", "rsvp_", "pdp_", "desk_", "keynote_")
+"""Told where there is a GRE endpoint, and by the processes of BandEx, whose tests read their pages (``tests/clearing``,
+``tests/rsvpd``, ``tests/pdp``)."""
 
 
 @pytest.mark.parametrize("part", ["node", "site", "forwarder", "authority"])

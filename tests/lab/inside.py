@@ -16,6 +16,7 @@ import msgspec
 
 from polder.keynote import signing
 from polder.lab import attacks, enclosure, load, origin, pageset, phases, spread, topology
+from polder.lab.access import Access
 from polder.lab.links import LinkError, enter, ip
 from polder.lab.olintserv.crossing import Cross
 from polder.lab.olintserv.isps import LINE_DELAY_MS, LINE_MBIT, SIDES, TwoIsps
@@ -63,6 +64,14 @@ places = ["Amsterdam"]
 place = "Amsterdam"
 down_mbit = 100
 up_mbit = 100
+"""
+
+LINES = """
+[[groups]]
+name = "line"
+count = 2
+places = ["London"]
+down_mbit = 16
 """
 
 CONNECT = """
@@ -318,6 +327,36 @@ async def flow(processes: Processes, world: World, node: str) -> float:
     await receiving.first_line(60)
     sent = await send(processes, world, node, 2.0)
     return float(json.loads(await receiving.output(60))["arrived"]) / sent
+
+
+async def moving(directory: Path) -> None:
+    """A download over relays goes on when the home router forgets its translations, and when the user takes another line."""
+    file, large = directory / "moving.toml", 8_000_000
+    file.write_text(SPREAD + LINES)
+    world = World(topology.load(str(file)), directory)
+    access = Access(world)
+    async with Processes(directory) as processes:
+        site = await origin.start(processes, "site", directory / "nginx", ["www.polder.test"], [("0.0.0.0", 80, False)])
+        body = random.Random(5).randbytes(large)
+        (site.root / "www" / "large.bin").write_bytes(body)
+        overlay = spread.Overlay(world, directory, [f"node{n}" for n in range(1, 7)], "servlet", random.Random(1))
+        session = await overlay.session("user", (SITE_ADDRESS[0], 80), spread.Mode(naive=False, copies=0.5))
+        try:
+            got = directory / "got.bin"
+            curl = ["curl", "-sS", "-m", "120", "-o", str(got), f"http://127.0.0.1:{spread.LISTEN}/large.bin"]
+            reader = await processes.start("user", "curl", curl)
+            happenings = (access.rebind, lambda: access.take("line2"), access.rebind, lambda: access.take("line1"))
+            for number, happen in enumerate(happenings, 1):
+                while not got.exists() or got.stat().st_size < large * number / 5:
+                    processes.check(reader)
+                    await asyncio.sleep(0.02)
+                happen()
+            assert await reader.process.wait() == 0, reader.tail()
+            assert got.read_bytes() == body
+        finally:
+            session.stop()
+            overlay.stop()
+    world.close()
 
 
 async def mistakes(directory: Path) -> None:

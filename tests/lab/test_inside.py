@@ -25,7 +25,7 @@ def _namespaces() -> None:
     need_namespaces()
 
 
-@pytest.mark.parametrize("name", ["distances", "floods", "strangers", "reading", "spreading", "last_hops", "mistakes"])
+@pytest.mark.parametrize("name", ["distances", "floods", "strangers", "reading", "spreading", "moving", "last_hops", "mistakes"])
 def test_inside(name: str, tmp_path: Path) -> None:
     done = subprocess.run(command(name, tmp_path), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

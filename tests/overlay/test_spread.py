@@ -168,7 +168,7 @@ def test_another_beacon_asks_every_servlet_whose_session_it_is() -> None:
     assert set(places) == set(servlets) and set(roles["n2"].places(ASKED, servlets)) == set(servlets)
     for place in places:
         servlet, expect, renewed = roles["n2"].issue(again, caller(MEMBERS[1]), (place,), NOW + 300)
-        assert (servlet, expect.renews, renewed.renewed) == (place, issued.session, True)
+        assert (servlet, expect.renews, renewed.renewed) == (place, issued.ticket.session, True)
 
 
 def test_only_nodes_get_keys_and_tickets() -> None:
