@@ -14,7 +14,7 @@ import pytest
 
 from polder.api.admin import ask
 from polder.shell.clock import wall
-from tests.e2e.conftest import NODES, SPREAD, World, curl
+from tests.e2e.conftest import NODES, SPREAD, World, curl, echoes
 from tests.support.origin import PIECE
 from tests.support.overlay import Process, polder, until
 
@@ -63,14 +63,7 @@ def test_a_page_comes_over_relays_and_paths_tells_so(world: World, spread: Proce
 
 
 async def test_a_websocket_echoes(spread: Process) -> None:
-    proxy = f"http://{spread.hello['proxy']}"
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"{PAGE}echo", proxy=proxy, timeout=aiohttp.ClientWSTimeout(10)) as socket,
-    ):
-        for number in range(20):
-            await socket.send_str(f"hello {number}")
-            assert await socket.receive_str(timeout=20) == f"echo hello {number}"
+    await echoes(f"{PAGE}echo", spread.hello["proxy"])
 
 
 async def test_an_upload_arrives_whole(spread: Process) -> None:
