@@ -16,10 +16,11 @@ from polder.rsvp.errors import RsvpError
 from polder.rsvp.intserv import Flowspec
 from polder.rsvp.ip import Packet
 from polder.rsvp.node import Node
-from polder.rsvp.objects import ErrorSpec, Hop, Sender, Session, Style
+from polder.rsvp.objects import ErrorSpec, Hop, Scope, Sender, Session, Style
+from polder.rsvp.outlet import Where
 from polder.rsvp.state import Config, Install, Interface, Send
-from polder.rsvp.wire import split
-from tests.rsvp.examples import SENDER, SESSION, TSPEC, A, B
+from polder.rsvp.wire import messages, split
+from tests.rsvp.examples import SENDER, SESSION, TSPEC, A, B, R
 from tests.rsvp.net import Net, chain
 from tests.rsvp.test_network import announce, ask, established, gone, kinds, reserved
 from tests.rsvp.test_parts import node
@@ -121,6 +122,21 @@ def test_errors_of_strangers_are_neither_remembered_nor_repeated() -> None:
     assert len(answers) == 400, "one answer to each message that can be answered"
     assert box.leftovers() == 0
     assert box.deadline() is None
+
+
+def test_a_message_that_fits_no_datagram_takes_no_other_with_it() -> None:
+    box = node()
+    outlet, where = box._outlet, Where(1, R, A)
+    outlet.capable(A, reduces=True)
+    many = tuple(m.Flow(Flowspec(TSPEC), (Sender(B, number),)) for number in range(1500))
+    for flows, scope in ((many, None), (many[:1], Scope((SIX,) * 4096)), (many[:1], None)):
+        outlet.once(m.ResvTear(SESSION, Hop(R, 1), Style.FF, flows, scope), where, 0.0, reliable=False)
+    outlet.flush(0.0)
+    (send,) = [action for action in box.take() if isinstance(action, Send)]
+    (part,) = [grammar.read(split(each)) for each in messages(split(send.data))]
+    assert isinstance(part.body, m.ResvTear)
+    assert part.body.flows == many[:1]
+    assert box.counts["too-large"] == 2
 
 
 def test_messages_with_addresses_of_both_versions_mean_nothing() -> None:

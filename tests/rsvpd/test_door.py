@@ -86,6 +86,15 @@ async def test_what_cannot_be_sent_is_refused_to_sender_and_receiver(changes: di
         texts(wish)
 
 
+async def test_credentials_that_no_message_carries_are_refused() -> None:
+    for bundle, why in ((bytes(70_000), "70000 bytes"), (b"\xc1", "cannot be read")):
+        daemon, application, told = await asked(Reserve(FLOW, "FF", (SENDER,), None, bundle))
+        assert told.kind == "refused"
+        assert why in told.reason
+        application.end()
+        assert daemon.node.leftovers() == 0
+
+
 async def test_what_can_be_is_announced_and_waited_for() -> None:
     daemon, application, told = await asked(Announce(FLOW, *SENDER))
     assert (told.kind, len(daemon.node.paths)) == ("announced", 1)

@@ -236,9 +236,9 @@ class Outlet:
         where = group[0][0]
         parts: list[bytes] = []
         if len(group) > 1:
-            packed = [(each, message, message.pack()) for each, message in group]
-            parts = [data for _, _, data in packed if len(data) <= _BUNDLE_BYTES // 2]
-            group = [(each, message) for each, message, data in packed if len(data) > _BUNDLE_BYTES // 2]
+            sized = [(each, message, message.datagram()) for each, message in group]
+            parts = [datagram.seal() for _, _, datagram in sized if len(datagram) <= _BUNDLE_BYTES // 2]
+            group = [(each, message) for each, message, datagram in sized if len(datagram) > _BUNDLE_BYTES // 2]
         while parts:
             taken, size = 0, HEADER.size
             while taken < len(parts) and size + len(parts[taken]) <= _BUNDLE_BYTES:

@@ -65,7 +65,9 @@ class Raw:
     body: bytes
 
     def pack(self) -> bytes:
-        """The object's bytes; its length is a multiple of four (RFC 2205 §3.1.2)."""
+        """The object's bytes; its length is a multiple of four (RFC 2205 §3.1.2). Raises ``RsvpError`` for one that is too long."""
+        if len(self) > MAX_MESSAGE:
+            raise RsvpError(f"an object of {len(self)} bytes does not fit one datagram of {MAX_MESSAGE}")
         return OBJECT.pack(4 + len(self.body), self.class_num, self.ctype) + self.body
 
     def __len__(self) -> int:
@@ -83,6 +85,10 @@ class Datagram:
     objects: tuple[Raw, ...] = ()
     rest: bytes = b""
     length: int | None = None
+
+    def __len__(self) -> int:
+        """Bytes of the whole message, whether they fit a datagram or not."""
+        return HEADER.size + sum(map(len, self.objects)) + len(self.rest)
 
     def pack(self) -> bytes:
         """The bytes as they were, or with the checksum that the header carries."""

@@ -16,7 +16,7 @@ from polder.rsvp.errors import Code, Policy, RsvpError, explain
 from polder.rsvp.intserv import Flowspec, Rspec, Tspec, single
 from polder.rsvp.messages import Flow as FlowDescriptor
 from polder.rsvp.objects import Sender, Session, Style
-from polder.rsvp.policy_data import by_hash, whole
+from polder.rsvp.policy_data import by_hash, unpack_bundle, whole
 from polder.rsvp.state import Event
 from polder.rsvpd import showing
 from polder.rsvpd.daemon import Daemon
@@ -132,6 +132,8 @@ class Application:
             raise RsvpError("one connection reserves for one session", Code.API)
         _flowspec(said).check()
         _senders(session, said)
+        if said.bundle:
+            unpack_bundle(said.bundle)
         self._session, self._reserve, self._short = session, said, False
         known = [path.sender for path in self._daemon.node.paths if path.session.key() == session.key()]
         if self._complete(known):
