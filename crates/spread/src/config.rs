@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How many packets in a row go to one relay. Runs are what the kernel carries in one piece (UDP segmentation offload): runs of
-/// 16 cost a tenth of single packets. Short runs lose less at once when a relay dies.
+/// 16 cost a quarter of single packets. Short runs lose less at once when a relay dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunLength {
     /// Always so many, 1 to 64.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// Pauses between attempts to open a detour, the first and the longest.
+/// Pauses between attempts to open a detour, the first and the longest; after one that stood for longer, the first again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Between two measurements of the way through an access point.
@@ -85,7 +85,7 @@ pub(super) async fn watch(plane: Arc<Plane>, held: Arc<Held>) {
     // Dropped with this, streams end.
     let (mut streams, mut soundings) = (JoinSet::new(), JoinSet::new());
     let mut sound_at = Instant::now();
-    let (mut pause, mut again) = (AGAIN.0, Instant::now());
+    let (mut pause, mut again, mut began) = (AGAIN.0, Instant::now(), Instant::now());
     loop {
         let (now, seen) = held.end.seen();
         let orders = carriage.look(now, seen);
@@ -97,6 +97,9 @@ pub(super) async fn watch(plane: Arc<Plane>, held: Arc<Held>) {
             held.changed(&plane, detoured);
         }
         if streams.try_join_next().is_some() {
+            if began.elapsed() > AGAIN.1 {
+                pause = AGAIN.0;
+            }
             again = Instant::now() + pause;
             pause = (pause * 2).min(AGAIN.1);
         }
@@ -104,6 +107,7 @@ pub(super) async fn watch(plane: Arc<Plane>, held: Arc<Held>) {
             streams.abort_all();
             pause = AGAIN.0;
         } else if streams.is_empty() && Instant::now() >= again {
+            began = Instant::now();
             streams.spawn(open(plane.clone(), held.clone(), carries.subscribe()));
         }
         while soundings.try_join_next().is_some() {}
