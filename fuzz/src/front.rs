@@ -89,6 +89,12 @@ fn limits() -> Limits {
         spread_streams: 256,
         spread_idle_ms: 60_000,
         spread_tolerated_percent: 5,
+        refusal_rate: 1000,
+        flood_patience_ms: 5000,
+        overwork_rest: 3,
+        homes_per_identity: 16,
+        crowd_bytes: 1 << 20,
+        unsent_bytes: 256 * 1024,
         memory_bytes: 0,
     }
 }

@@ -1,11 +1,13 @@
 //! From an accepted socket to whoever serves it.
 
+use crate::lock::Lock;
 use polder_flow::Bucket;
 use polder_http::front::{self, FrontContext, Pass};
 use polder_http::plane::{Plane, World};
 use polder_http::tunnel::Opener;
 use polder_http::turns::Turns;
 use polder_http::{peer, relay};
+use polder_meter::Count;
 use polder_tls::{Alpn, Corked, HandshakeError};
 use polder_types::{Kind, Limits, Role};
 use std::future::Future;
@@ -20,9 +22,6 @@ use tokio::time::{sleep, timeout};
 /// Handshakes per second of all strangers together, and of all guests, as a multiple of one source's budget. A mutual handshake
 /// costs about 1.2 ms of CPU time: 8 × 50 a second leave half of a core to links and tunnels, however many sources a flood has.
 const SOURCES: u32 = 8;
-
-/// Bytes to a user that the kernel may hold beyond what is on its way: as many as a turn of reading yields.
-const UNSENT: u32 = 256 * 1024;
 
 /// Connections accepted before others get their turn.
 const AT_ONCE: usize = 4;
@@ -48,9 +47,9 @@ impl Budget {
     }
 
     /// Shakes hands one step at a time, with rests that leave all but `percent` of the thread to others.
-    async fn shake<T>(&self, percent: u32, shaking: impl Future<Output = T>) -> T {
+    async fn shake<T>(&self, percent: u32, rests: &Count, shaking: impl Future<Output = T>) -> T {
         let rest = 100 / percent.clamp(1, 100) - 1;
-        self.turns.take(rest, shaking).await
+        self.turns.take(rest, rests, shaking).await
     }
 }
 
@@ -68,14 +67,24 @@ pub(crate) struct Door {
 /// Accepts until the sender of `open` is gone. What waits in the backlog then is left to whoever else has the socket.
 pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open: watch::Receiver<()>) {
     let mut number = 0_usize;
+    let mut lock = Lock::new(listener.clone());
     loop {
         let accepted = tokio::select! {
             biased;
             _ = open.changed() => return,
             accepted = listener.accept() => accepted,
+            () = lock.waits() => {
+                lock.look(&door);
+                continue;
+            }
         };
         match accepted {
-            Ok((socket, from)) => enter(&door, socket, from.ip()),
+            Ok((socket, from)) => {
+                lock.admit(&socket);
+                if !enter(&door, socket, from.ip()) {
+                    lock.refused(from.ip());
+                }
+            }
             Err(e) => {
                 // Out of descriptors or memory: connections wait in the backlog meanwhile.
                 door.plane.log("error", "accept", format!("{e}: raise the limit of open files"));
@@ -84,16 +93,17 @@ pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open
         }
         number += 1;
         if number.is_multiple_of(AT_ONCE) {
+            lock.look(&door);
             yield_now().await;
         }
     }
 }
 
-/// Lets a connection in or closes it: whoever is refused costs no task.
-fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) {
+/// Lets a connection in or closes it: whoever is refused costs no task. Says whether it was let in.
+fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) -> bool {
     let plane = &door.plane;
     plane.counters.connections.up();
-    let Some(world) = plane.world() else { return };
+    let Some(world) = plane.world() else { return false };
     let limits = &world.plan.limits;
     match plane.config.role {
         Role::Node => {
@@ -106,6 +116,7 @@ fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) {
                     plane.counters.connections_refused.up();
                     // A reset: nothing of it stays behind in the kernel either.
                     let _ = socket.set_zero_linger();
+                    return false;
                 }
             }
         }
@@ -115,6 +126,7 @@ fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) {
         }
         Role::Forwarder | Role::Site => drop(tokio::spawn(own(door.clone(), socket, from))),
     }
+    true
 }
 
 /// A connection of the user's own programs, or of whoever the perimeter lets through to a site.
@@ -136,10 +148,11 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
     let shaking = plane.counters.handshakes_open.hold();
     let began = Instant::now();
     let accepting = world.tls.accept(socket);
+    let rests = &plane.counters.over_handshake_percent;
     let shaken = match &pass {
         // Guests are bounded by number alone: with rests they would wait for each other without end.
-        Some(pass) if pass.is_guest() => timeout(patience, door.guests.shake(100, accepting)).await,
-        Some(_) => timeout(patience, door.strangers.shake(world.plan.limits.handshake_percent, accepting)).await,
+        Some(pass) if pass.is_guest() => timeout(patience, door.guests.shake(100, rests, accepting)).await,
+        Some(_) => timeout(patience, door.strangers.shake(world.plan.limits.handshake_percent, rests, accepting)).await,
         None => timeout(patience, accepting).await,
     };
     let (stream, identity, alpn) = match shaken {
@@ -155,8 +168,9 @@ async fn stranger(door: Arc<Door>, world: Arc<World>, socket: TcpStream, from: I
     {
         return plane.counters.connections_refused.up();
     }
-    if identity.kind == Kind::User {
-        let _ = polder_sock::bound_unsent(stream.get_ref().0.socket(), UNSENT);
+    let unsent = world.plan.limits.unsent_bytes;
+    if identity.kind == Kind::User && unsent > 0 {
+        let _ = polder_sock::bound_unsent(stream.get_ref().0.socket(), unsent);
     }
     // The snapshot may have changed during the handshake; from here on the registry sees every change.
     let open = plane.clone();

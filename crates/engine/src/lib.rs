@@ -8,6 +8,7 @@
 mod accept;
 mod ends;
 mod listeners;
+mod lock;
 mod queue;
 mod spread;
 mod status;

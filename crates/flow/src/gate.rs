@@ -12,6 +12,13 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceKey(IpAddr);
 
+impl From<SourceKey> for IpAddr {
+    /// The address, or the first of the /64.
+    fn from(key: SourceKey) -> Self {
+        key.0
+    }
+}
+
 impl From<IpAddr> for SourceKey {
     fn from(address: IpAddr) -> Self {
         SourceKey(match address.to_canonical() {
@@ -42,6 +49,9 @@ pub struct Bounds {
     pub stalled_per_identity: u32,
     /// Handshakes per second per identity that count as a guest's.
     pub handshake_rate_per_identity: u32,
+    /// Sources that one identity makes guests', and identities that one source remembers: a user is at a few places, and a place has
+    /// more users than that only behind a carrier's gateway. Who has more addresses than this cannot fill the table with them.
+    pub homes_per_identity: u32,
 }
 
 /// Which bound was hit.
@@ -79,6 +89,7 @@ impl Held {
 struct Share {
     connections: u32,
     tunnels: u32,
+    waiting: u32,
     stalled: u32,
     opened: Bucket,
     frames: Bucket,
@@ -116,9 +127,9 @@ impl Gate {
     /// For how long a source is remembered as one of guests.
     pub const GUEST: Millis = 3_600_000;
 
-    /// Sources that one identity makes guests', and identities that one source remembers: a user is at a few places, and a place has
-    /// more users than that only behind a carrier's gateway. Who has more addresses than this cannot fill the table with them.
-    const HOMES: usize = 16;
+    /// What a new tunnel costs, in tokens of [`Bounds::tunnel_rate_per_identity`], while [`Bounds::stalled_per_identity`] of the
+    /// identity's receivers have yet to take what has come for them: the next would fetch more of it through everybody's links.
+    pub const CROWDED: u32 = 20;
 
     /// For how long, and a little more, receivers that take nothing can cost new tunnels.
     pub const PENANCE: Millis = 10_000;
@@ -157,7 +168,8 @@ impl Gate {
         let Some(held) = self.sources.get_mut(&source) else { return };
         let until = now.saturating_add(Self::GUEST);
         held.guests.retain(|(who, until)| who != identity && now < *until);
-        if held.guests.len() >= Self::HOMES {
+        let homes = bounds.homes_per_identity as usize;
+        if held.guests.len() >= homes.max(1) {
             held.guests.remove(0);
         }
         held.guests.push((identity.clone(), until));
@@ -166,7 +178,7 @@ impl Gate {
         share.guest_until = until;
         share.homes.retain(|home| *home != source);
         share.homes.push_back(source);
-        let left = if share.homes.len() > Self::HOMES { share.homes.pop_front() } else { None };
+        let left = if share.homes.len() > homes { share.homes.pop_front() } else { None };
         if let Some(held) = left.and_then(|home| self.sources.get_mut(&home)) {
             held.guests.retain(|(who, _)| who != identity);
         }
@@ -192,6 +204,20 @@ impl Gate {
     /// `identity` made us handle `count` costly frames or requests; milliseconds that it is to wait before more.
     pub fn spend(&mut self, identity: &Arc<str>, count: u32, bounds: &Bounds, now: Millis) -> Millis {
         self.share(identity, bounds, now).frames.spend(count, bounds.frame_rate_per_identity, now)
+    }
+
+    /// A receiver of `identity`'s has yet to take what has come for it. To be followed by one [`Gate::takes`].
+    pub fn waits(&mut self, identity: &str) {
+        if let Some(share) = self.identities.get_mut(identity) {
+            share.waiting += 1;
+        }
+    }
+
+    /// It has taken it, or has gone.
+    pub fn takes(&mut self, identity: &str) {
+        if let Some(share) = self.identities.get_mut(identity) {
+            share.waiting = share.waiting.saturating_sub(1);
+        }
     }
 
     /// A receiver of `identity`'s takes nothing. False: too many do already; else followed by one [`Gate::moves`]. One too many costs
@@ -221,6 +247,7 @@ impl Gate {
         let fresh = || Share {
             connections: 0,
             tunnels: 0,
+            waiting: 0,
             stalled: 0,
             opened: Bucket::full(bounds.tunnel_rate_per_identity, now),
             frames: Bucket::full(bounds.frame_rate_per_identity, now),
@@ -249,6 +276,9 @@ impl Gate {
         if !share.opened.take(rate, now) {
             return Err(Over::TunnelRate(share.opened.wait(rate)));
         }
+        if bounds.stalled_per_identity != 0 && share.waiting >= bounds.stalled_per_identity {
+            share.opened.spend(Self::CROWDED - 1, rate, now);
+        }
         share.tunnels += 1;
         Ok(())
     }
@@ -274,6 +304,18 @@ impl Gate {
     /// Forgets identities that hold nothing, have full buckets and were not here within the hour.
     pub fn sweep_identities(&mut self, bounds: &Bounds, now: Millis) {
         self.identities.retain(|_, share| !share.is_idle(bounds, now));
+    }
+
+    /// Up to `most` sources where somebody proved an identity within the hour, the latest first.
+    pub fn guests(&self, most: usize, now: Millis) -> Vec<SourceKey> {
+        let last = |held: &Held| held.guests.last().map(|(_, until)| *until).filter(|until| now < *until);
+        let mut all: Vec<_> = self.sources.iter().filter_map(|(key, held)| Some((last(held)?, *key))).collect();
+        if all.len() > most {
+            all.select_nth_unstable_by_key(most, |(until, _)| std::cmp::Reverse(*until));
+            all.truncate(most);
+        }
+        all.sort_unstable_by_key(|(until, _)| std::cmp::Reverse(*until));
+        all.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Connections let in and not ended.
@@ -307,6 +349,7 @@ mod tests {
         frame_rate_per_identity: 10,
         stalled_per_identity: 2,
         handshake_rate_per_identity: 1,
+        homes_per_identity: 3,
     };
 
     fn source(n: u8) -> SourceKey {
@@ -370,6 +413,20 @@ mod tests {
     }
 
     #[test]
+    fn who_has_much_to_take_opens_few_tunnels() {
+        let (mut gate, ann): (_, Arc<str>) = (Gate::default(), "ann".into());
+        let bounds = Bounds { tunnels_per_identity: 0, tunnel_rate_per_identity: 100, ..BOUNDS };
+        assert!(gate.join(&ann, &bounds, 0).is_ok());
+        let opened = |gate: &mut Gate, now| (0..1000).take_while(|_| gate.open(&ann, &bounds, now).is_ok()).count();
+        gate.waits("ann");
+        assert_eq!(opened(&mut gate, 0), 200, "one waits, and two may");
+        gate.waits("ann");
+        assert_eq!(opened(&mut gate, 2000), 10);
+        (0..2).for_each(|_| gate.takes("ann"));
+        assert_eq!(opened(&mut gate, 4000), 200);
+    }
+
+    #[test]
     fn where_somebody_proved_who_he_is_guests_come_from() {
         let (mut gate, ann): (_, Arc<str>) = (Gate::default(), "ann".into());
         assert_eq!(gate.enter(source(1), &BOUNDS, 0), Ok(false));
@@ -416,7 +473,10 @@ mod tests {
             gate.left(source(n));
         }
         gate.sweep(bounds.handshake_rate_per_source, 60_000);
-        assert_eq!(gate.sources(), Gate::HOMES);
+        assert_eq!(gate.sources(), bounds.homes_per_identity as usize);
+        assert_eq!(gate.guests(2, 60_000).len(), 2);
+        assert_eq!(gate.guests(9, 60_000).len(), 3);
+        assert!(gate.guests(9, 60_000).contains(&source(99)) && gate.guests(9, Gate::GUEST).is_empty());
         assert_eq!(gate.enter(source(99), &bounds, 60_000), Ok(true));
         assert_eq!(gate.enter(source(9), &bounds, 60_000), Ok(false));
     }

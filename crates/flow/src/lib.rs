@@ -4,6 +4,7 @@ mod bucket;
 mod gate;
 mod rate;
 mod retry;
+pub mod sluice;
 mod watermark;
 
 pub use bucket::Bucket;

@@ -31,6 +31,12 @@ polder_meter::counts! {
     connections_refused,
     /// Limit: handshakes of strangers in all, refused before they began.
     over_handshakes,
+    /// Limit: rests of strangers' handshakes, because they had used up their share of the thread.
+    over_handshake_percent,
+    /// Limit: new connections that the system dropped for us, because too many had to be refused.
+    over_refusals,
+    /// Limit: pieces that waited for room among what all streams of a link have to send.
+    over_crowd,
     /// Memory above 80 %: connections of strangers refused before their handshake.
     shed_connections,
     /// Memory above 95 %: tunnels refused to nodes.

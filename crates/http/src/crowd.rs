@@ -2,33 +2,42 @@
 //!
 //! Theory of operation. HTTP/2 sends one frame of each stream in turn, whatever each has sent before. When hundreds of streams send as
 //! fast as they can, a turn of all is tens of megabytes, and whoever says little waits for it at every node. So those who send
-//! much have only [`ROOM`] bytes between them that are with HTTP/2 and not yet written; they wait for it in the order in which they came. Who
+//! much have only a few bytes (`crowd_bytes`) between them that are with HTTP/2 and not yet written; they wait for it in the order in which they came. Who
 //! sends little does not wait. The room that a piece takes is free again when HTTP/2 lets go of the piece, whether it was written or its stream was
 //! reset: so a piece is asked room for only when its stream's window has place for it, and a receiver that takes nothing holds no room.
 
+use crate::plane::Plane;
 use crate::tunnel::BoxFuture;
 use bytes::Bytes;
 use h2::SendStream;
+use polder_types::Limits;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant};
 
-/// Bytes of all who send much: enough to keep a connection busy between two turns of its task.
-const ROOM: usize = 1 << 20;
 /// What a stream may say without waiting: the first flight of a site's TLS and a small page.
 const LITTLE: usize = 32 * 1024;
 /// And once more in every such time.
 const REST: Duration = Duration::from_millis(250);
 
 /// What the streams of one connection share.
-pub(crate) struct Crowd(Arc<Semaphore>);
+pub(crate) struct Crowd {
+    room: Arc<Semaphore>,
+    most: u32,
+    plane: Weak<Plane>,
+}
 
-impl Default for Crowd {
-    fn default() -> Self {
-        Crowd(Arc::new(Semaphore::new(ROOM)))
+impl Crowd {
+    /// Room for the bytes of all who send much on one connection of `plane`.
+    pub(crate) fn new(plane: &Arc<Plane>, limits: &Limits) -> Arc<Self> {
+        Crowd::of(limits.crowd_bytes, Arc::downgrade(plane))
+    }
+
+    fn of(most: u32, plane: Weak<Plane>) -> Arc<Self> {
+        Arc::new(Crowd { room: Arc::new(Semaphore::new(most as usize)), most, plane })
     }
 }
 
@@ -87,12 +96,15 @@ impl Member {
 
     /// Room for `bytes`, or for as many as it asked for before.
     fn poll_room(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<OwnedSemaphorePermit>> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.crowd.most);
         if self.waits.is_none() {
-            if let Ok(room) = self.crowd.0.clone().try_acquire_many_owned(bytes) {
+            if let Ok(room) = self.crowd.room.clone().try_acquire_many_owned(bytes) {
                 return Poll::Ready(Ok(room));
             }
-            self.waits = Some(Box::pin(self.crowd.0.clone().acquire_many_owned(bytes)));
+            if let Some(plane) = self.crowd.plane.upgrade() {
+                plane.counters.over_crowd.up();
+            }
+            self.waits = Some(Box::pin(self.crowd.room.clone().acquire_many_owned(bytes)));
         }
         let Some(waits) = &mut self.waits else { return Poll::Pending };
         let room = ready!(waits.as_mut().poll(cx)).map_err(io::Error::other);
@@ -124,6 +136,7 @@ mod tests {
     use std::task::Waker;
 
     const STREAMS: usize = 60;
+    const ROOM: usize = 1 << 20;
 
     /// A peer that asks for `STREAMS` answers, with windows for all of each, and reads none.
     #[tokio::test]
@@ -139,7 +152,7 @@ mod tests {
         });
         let mut builder = h2::server::Builder::new();
         let mut serving = builder.max_send_buffer_size(1 << 20).handshake::<_, Bytes>(near).await.expect("a connection");
-        let crowd = Arc::<Crowd>::default();
+        let crowd = Crowd::of(ROOM as u32, Weak::new());
         let mut members = Vec::new();
         while members.len() < STREAMS {
             let (_, mut respond) = serving.accept().await.expect("a stream").expect("a good one");
@@ -160,10 +173,10 @@ mod tests {
         let mut little = Bytes::from_static(&[7; 1024]);
         assert!(quiet[0].poll_feed(&mut cx, &mut little).is_ready() && little.is_empty());
         // A stream that is reset gives its room to the next.
-        let held = crowd.0.available_permits();
+        let held = crowd.room.available_permits();
         members.iter_mut().for_each(|member| member.stream().send_reset(h2::Reason::CANCEL));
         drop(members);
-        assert!(crowd.0.available_permits() > held && crowd.0.available_permits() > ROOM / 2);
+        assert!(crowd.room.available_permits() > held && crowd.room.available_permits() > ROOM / 2);
         drop(asking);
     }
 }

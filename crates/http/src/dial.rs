@@ -82,7 +82,7 @@ async fn open(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Identi
     });
     still_believed(plane, &peer)?;
     let rtt = first_ping(&mut pings).await?;
-    Ok(Dialled { live: Live::new(Some(send), heard), peer, pings, task, rtt })
+    Ok(Dialled { live: Live::new(Some(send), heard, Crowd::new(plane, &world.plan.limits)), peer, pings, task, rtt })
 }
 
 /// The servlet opens the streams (dial-out): TLS client, HTTP/2 server.
@@ -91,14 +91,14 @@ async fn serve(plane: &Arc<Plane>, world: &World, stream: Connected, peer: Ident
     let mut connection = server(&world.plan.limits).handshake::<_, Bytes>(stream).await.map_err(LinkError::new)?;
     let mut pings = connection.ping_pong();
     let here = plane.clone();
+    let crowd = Crowd::new(plane, &world.plan.limits);
     let servlet = peer.name.clone();
     let (wanted, mut unwanted) = oneshot::channel::<()>();
-    let live = Live::serving(wanted, heard);
+    let live = Live::serving(wanted, heard, crowd.clone());
     let used_up = live.used_up.clone();
     let task = plane.registry.spawn(Arc::new(peer.clone()), async move {
         let _open = here.counters.dialouts_open.hold();
         let (mut draining, mut leaving) = (here.draining(), false);
-        let crowd = Arc::<Crowd>::default();
         loop {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,

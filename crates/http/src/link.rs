@@ -8,6 +8,7 @@
 //! Tunnels and control calls use lanes of their own, that is, TCP connections of their own: a full send queue, an exhausted
 //! HTTP/2 window or the stream limit of the bulk lane never delays ring maintenance (trap 49).
 
+use crate::crowd::Crowd;
 use crate::estimate::Estimate;
 use crate::keeper::{BACKOFF_MAX, keep};
 use crate::plane::{Plane, World};
@@ -65,18 +66,20 @@ pub(crate) struct Live {
     /// Whether the peer, asked for a sign of life, has given none yet.
     pub(crate) silent: watch::Sender<bool>,
     heard: Arc<AtomicU64>,
+    /// Of all streams on it.
+    pub(crate) crowd: Arc<Crowd>,
 }
 
 impl Live {
     /// `heard`: counts what came from the peer.
-    pub(crate) fn new(send: Option<SendRequest<Bytes>>, heard: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(send: Option<SendRequest<Bytes>>, heard: Arc<AtomicU64>, crowd: Arc<Crowd>) -> Self {
         let (used_up, late, silent) = (Arc::default(), Notify::new(), watch::Sender::new(false));
-        Live { send, used_up, _serving: None, late, silent, heard }
+        Live { send, used_up, _serving: None, late, silent, heard, crowd }
     }
 
     /// As [`Live::new`], for a connection on which we serve.
-    pub(crate) fn serving(wanted: oneshot::Sender<()>, heard: Arc<AtomicU64>) -> Self {
-        Live { _serving: Some(wanted), ..Live::new(None, heard) }
+    pub(crate) fn serving(wanted: oneshot::Sender<()>, heard: Arc<AtomicU64>, crowd: Arc<Crowd>) -> Self {
+        Live { _serving: Some(wanted), ..Live::new(None, heard, crowd) }
     }
 
     /// Grows with everything that comes from the peer.

@@ -239,7 +239,14 @@ impl State {
     /// From here on nothing is kept and nothing repeated.
     fn settle(&mut self) {
         self.phase = match std::mem::replace(&mut self.phase, OVER) {
-            Phase::Trial(trial) => Phase::Settled { sink: Some(Sink::H2(trial.sink)), source: Some(trial.source) },
+            Phase::Trial(Trial { source, sink, live, .. }) => {
+                // On a link, with those of others: what many send at once must not keep one who says little.
+                let sink = match live {
+                    Some(live) => Sink::shared(sink, live.crowd.clone()),
+                    None => Sink::H2(sink),
+                };
+                Phase::Settled { sink: Some(sink), source: Some(source) }
+            }
             other => other,
         };
         self.early = Early::new(0);

@@ -25,10 +25,10 @@ pub async fn serve(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, al
 
 async fn streams(plane: Arc<Plane>, world: Arc<World>, peer: Arc<Identity>, source: IpAddr, stream: Accepted) {
     let handshake = dial::server(&world.plan.limits).handshake::<_, Bytes>(Corked::new(stream)).await;
+    let crowd = Crowd::new(&plane, &world.plan.limits);
     drop(world); // a connection must not keep an old snapshot alive
     let Ok(mut connection) = handshake else { return };
     let (mut draining, mut leaving) = (plane.draining(), false);
-    let crowd = Arc::<Crowd>::default();
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,

@@ -202,15 +202,20 @@ async fn carry(source: &mut Source, sink: &mut Sink, way: Way, shared: &Shared<'
 async fn patiently(work: impl Future<Output = io::Result<()>>, way: Way, shared: &Shared<'_>) -> io::Result<()> {
     let mut work = pin!(work);
     // Most often there is room: no timer then.
-    let at_once = poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Pending => Poll::Ready(None),
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-    });
-    match at_once.await {
+    match at_once(work.as_mut()).await {
         Some(done) => done,
         // Boxed: timers are large, and few tunnels ever need them.
         None => Box::pin(wait(work, way, shared)).await,
     }
+}
+
+/// What `work` yields without waiting.
+pub(crate) async fn at_once<F: Future>(mut work: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Pending => Poll::Ready(None),
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+    })
+    .await
 }
 
 async fn wait(
@@ -218,12 +223,14 @@ async fn wait(
     way: Way,
     Shared { terms, meter, .. }: &Shared<'_>,
 ) -> io::Result<()> {
+    // What a site does not take is not its user's fault.
+    let client = meter.stalls.filter(|_| way == Way::Down);
+    let _waits = client.map(Client::waits);
     if let Ok(done) = timeout(WAITING, work.as_mut()).await {
         return done;
     }
     let _waiting = meter.waiting.hold();
-    // What a site does not take is not its user's fault.
-    let _stalled = match meter.stalls.filter(|_| way == Way::Down) {
+    let _stalled = match client {
         Some(client) => Some(client.stalls().ok_or(io::ErrorKind::TimedOut)?),
         None => None,
     };

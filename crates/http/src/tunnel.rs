@@ -5,10 +5,11 @@
 use crate::crowd::{Crowd, Member, granted};
 use crate::mend::{Heard, Mend, Said};
 use crate::trace;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use polder_types::Identity;
 use polder_wire::Refusal;
+use polder_wire::SMALL_DATA;
 use polder_wire::detour::Claim;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -141,17 +142,9 @@ impl Source {
                 Ok(chunk) if chunk.is_empty() => None,
                 other => Some(other),
             },
-            Rest::H2(stream) => loop {
-                match ready!(stream.poll_data(cx)) {
-                    // Says nothing; passed on, a few would count as an attack on the link that others share.
-                    Some(Ok(chunk)) if chunk.is_empty() => {}
-                    Some(Ok(chunk)) => {
-                        let released = stream.flow_control().release_capacity(chunk.len());
-                        break Some(released.map(|()| chunk).map_err(std::io::Error::other));
-                    }
-                    Some(Err(e)) => break Some(Err(std::io::Error::other(e))),
-                    None => break None,
-                }
+            Rest::H2(stream) => match ready!(poll_chunk(stream, cx)) {
+                Some(Ok(chunk)) if chunk.len() < CRUMB => Some(Ok(gather(stream, cx, chunk))),
+                other => other,
             },
             Rest::Held | Rest::Mending(_) => return Poll::Pending,
             Rest::Broken(_) => match std::mem::replace(&mut self.rest, Rest::Ended) {
@@ -169,6 +162,38 @@ impl Source {
         }
         Poll::Ready(result)
     }
+}
+
+/// DATA that is shorter is gathered: each frame costs every node on the way as much as a long one.
+const CRUMB: usize = SMALL_DATA as usize;
+
+/// The next DATA with something in it. What says nothing is not passed on: a few would count as an attack on the link that others share.
+fn poll_chunk(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Bytes>>> {
+    loop {
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(chunk)) if chunk.is_empty() => {}
+            Some(Ok(chunk)) => {
+                let released = stream.flow_control().release_capacity(chunk.len());
+                return Poll::Ready(Some(released.map(|()| chunk).map_err(std::io::Error::other)));
+            }
+            Some(Err(e)) => return Poll::Ready(Some(Err(std::io::Error::other(e)))),
+            None => return Poll::Ready(None),
+        }
+    }
+}
+
+/// `first` and what has come behind it already, to about a frame. An end or an error is not lost: HTTP/2 says it again.
+fn gather(stream: &mut RecvStream, cx: &mut Context<'_>, first: Bytes) -> Bytes {
+    let Poll::Ready(Some(Ok(second))) = poll_chunk(stream, cx) else { return first };
+    let mut all = BytesMut::with_capacity(4 * CRUMB);
+    all.extend_from_slice(&first);
+    all.extend_from_slice(&second);
+    while all.len() < polder_tls::FRAME - CRUMB
+        && let Poll::Ready(Some(Ok(more))) = poll_chunk(stream, cx)
+    {
+        all.extend_from_slice(&more);
+    }
+    all.freeze()
 }
 
 /// Where a tunnel's bytes go.
@@ -408,6 +433,38 @@ mod tests {
         drop(far);
         source.foresee(Duration::MAX).await;
         assert!(!source.is_broken() && source.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn crumbs_go_on_together() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let asking = tokio::spawn(async move {
+            let (mut send, connection) = h2::client::handshake(far).await.expect("a connection");
+            let driving = tokio::spawn(connection);
+            let (_answer, mut stream) = send.send_request(http::Request::new(()), false).expect("a stream");
+            for n in 0..200_u8 {
+                stream.send_data(Bytes::from(vec![n]), false).expect("an open stream");
+            }
+            stream.send_data(Bytes::from(vec![7; 2 * CRUMB]), false).expect("an open stream");
+            stream.send_data(Bytes::from_static(b"end"), true).expect("an open stream");
+            let _ = driving.await;
+        });
+        let mut serving = h2::server::handshake(near).await.expect("a connection");
+        let (request, _respond) = serving.accept().await.expect("a stream").expect("a good one");
+        let mut source = Source::h2(request.into_body());
+        // All of it is there before it is read.
+        for _ in 0..1000 {
+            poll_fn(|cx| Poll::Ready(serving.poll_accept(cx).is_ready())).await;
+            tokio::task::yield_now().await;
+        }
+        let (mut all, mut chunks) = (Vec::new(), 0);
+        while let Some(chunk) = source.next().await {
+            all.extend_from_slice(&chunk.expect("no break"));
+            chunks += 1;
+        }
+        assert_eq!(all, [(0..200).collect(), vec![7; 2 * CRUMB], b"end".to_vec()].concat());
+        assert!(chunks <= 3, "{chunks}");
+        asking.abort();
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 //! twice, a third of a thread is theirs in the long run. Rests are owed together and are due only once [`BURST`] of them has gathered, so
 //! that whoever comes alone does not wait for his own second step (a generic cell rate of working time).
 
+use polder_meter::Count;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -55,11 +56,12 @@ impl Wake for Bell {
 }
 
 impl Turns {
-    /// Runs `work`, each step in a turn of its own and followed by a rest `rest` times as long. Those who wait are served in order.
-    pub async fn take<T>(&self, rest: u32, work: impl Future<Output = T>) -> T {
+    /// Runs `work`, each step in a turn of its own and followed by a rest `rest` times as long; rests that were waited for are counted. Those
+    /// who wait are served in order.
+    pub async fn take<T>(&self, rest: u32, rests: &Count, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
-            let (step, bell, _) = self.step(rest, work.as_mut()).await;
+            let (step, bell, _) = self.step(rest, rests, work.as_mut()).await;
             match step {
                 Poll::Ready(done) => return done,
                 Poll::Pending => bell.rings().await,
@@ -68,10 +70,16 @@ impl Turns {
     }
 
     /// Runs one step of `work` in a turn; how long it took, and what rings when the next is due.
-    pub(crate) async fn step<F: Future>(&self, rest: u32, mut work: Pin<&mut F>) -> (Poll<F::Output>, Arc<Bell>, Duration) {
+    pub(crate) async fn step<F: Future>(
+        &self,
+        rest: u32,
+        rests: &Count,
+        mut work: Pin<&mut F>,
+    ) -> (Poll<F::Output>, Arc<Bell>, Duration) {
         let turn = self.turn.acquire().await;
         let due = due(self.over(), self.born.elapsed());
         if due > Duration::ZERO {
+            rests.up();
             sleep(due).await;
         }
         let began = Instant::now();
@@ -118,7 +126,7 @@ mod tests {
             let (turns, order) = (turns.clone(), order.clone());
             all.spawn(async move {
                 turns
-                    .take(2, async {
+                    .take(2, &Count::default(), async {
                         order.lock().expect("order").push(number);
                         sleep(Duration::from_millis(number % 7)).await;
                     })

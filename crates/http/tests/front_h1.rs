@@ -436,6 +436,30 @@ async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
     assert_eq!(front.counter("over_stall"), 1);
 }
 
+/// Whose receivers have much to take opens few tunnels more: each would fetch as much again through links that all share.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_much_waiting_opens_few_tunnels() {
+    let mut limits = limits();
+    (limits.stalled_per_identity, limits.tunnel_rate_per_identity) = (2, 20);
+    let front = Front::with(limits, None);
+    let mut waiting = Vec::new();
+    let mut open = async || {
+        let mut io = front.connect(false);
+        io.write_all(b"CONNECT wiki.test:443 HTTP/1.1\r\nHost: wiki.test\r\n\r\n").await.unwrap();
+        let answer = hear(&mut io, "\r\n\r\n").await;
+        // What is sent comes back, and is not taken.
+        waiting.push(tokio::spawn(async move { io.write_all(&[0; 1 << 20]).await }));
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        answer.starts_with("HTTP/1.1 200")
+    };
+    let mut opened = 0;
+    while open().await {
+        opened += 1;
+    }
+    assert!((3..=5).contains(&opened), "{opened} of a burst of 40");
+    assert_eq!(front.counter("over_tunnel_rate"), 1);
+}
+
 /// Receivers that take nothing may hold windows of links that all share: a user has so many of them, and no more.
 #[tokio::test(start_paused = true)]
 async fn one_user_may_leave_so_many_receivers_waiting() {

@@ -169,6 +169,8 @@ fn check_limits(limits: &Limits) -> Result<(), PlanError> {
         ("work_percent_per_identity", limits.work_percent_per_identity),
         ("head_bytes", limits.head_bytes),
         ("head_fields", limits.head_fields),
+        ("homes_per_identity", limits.homes_per_identity),
+        ("crowd_bytes", limits.crowd_bytes),
     ];
     for (name, value) in fields {
         if value == 0 {

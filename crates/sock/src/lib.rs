@@ -8,6 +8,7 @@ mod listener;
 mod memory;
 mod ready;
 mod runs;
+pub mod sluice;
 mod unsent;
 
 pub use batch::{Inbox, send_batch};

@@ -385,6 +385,24 @@ pub struct Limits {
     /// Spread plane: percent of a round trip's bytes that may be lost without counting as congestion.
     #[serde(default = "spread_tolerated_percent")]
     pub spread_tolerated_percent: u32,
+    /// Connections refused per second before the system is asked to drop what comes from strangers; 0: any number.
+    #[serde(default = "refusal_rate")]
+    pub refusal_rate: u32,
+    /// Milliseconds that a connection may send more costly frames than its identity's budget allows; 0: any time.
+    #[serde(default = "flood_patience_ms")]
+    pub flood_patience_ms: u32,
+    /// How long who takes more than his share of the thread rests, as a multiple of each step, while others are at work.
+    #[serde(default = "overwork_rest")]
+    pub overwork_rest: u32,
+    /// Sources that one identity makes guests', and identities that one source remembers.
+    #[serde(default = "homes_per_identity")]
+    pub homes_per_identity: u32,
+    /// Bytes of all streams of a link that send much, which wait to be written.
+    #[serde(default = "crowd_bytes")]
+    pub crowd_bytes: u32,
+    /// Bytes to a user that the system may hold beyond what is on its way; 0: as many as it likes.
+    #[serde(default = "unsent_bytes")]
+    pub unsent_bytes: u32,
     /// Resident bytes of which 80 and 95 % are the watermarks; 0: none.
     #[serde(default)]
     pub memory_bytes: u64,
@@ -446,6 +464,24 @@ const fn spread_idle_ms() -> u32 {
 }
 const fn spread_tolerated_percent() -> u32 {
     5
+}
+const fn refusal_rate() -> u32 {
+    1000
+}
+const fn flood_patience_ms() -> u32 {
+    5000
+}
+const fn overwork_rest() -> u32 {
+    3
+}
+const fn homes_per_identity() -> u32 {
+    16
+}
+const fn crowd_bytes() -> u32 {
+    1 << 20
+}
+const fn unsent_bytes() -> u32 {
+    256 * 1024
 }
 const fn head_bytes() -> u32 {
     16 * 1024

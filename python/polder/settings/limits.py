@@ -247,6 +247,53 @@ class Limits(Settings):
         "sender slows down: chance and single relays lose what a full line would not. A higher one takes more than its share from "
         "others on a line that is full.",
     )
+    refusal_rate: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="New connections that this node accepts only to refuse them, per second and listener; 0: any number. What comes faster "
+        "is dropped by the system by chance, before it costs anything; who is honest asks again a second later. Nodes, and addresses from "
+        "which a user came within the hour, always pass; of an address that is refused more than twice handshake_rate_per_source, as many. "
+        "30 KiB of the kernel's memory per listener while a flood lasts.",
+    )
+    flood_patience_ms: Millis = Field(
+        5000,
+        ge=0,
+        le=600_000,
+        description="How long a connection may go on sending more than frame_rate_per_identity, without a second's rest, before it is cut; "
+        "0: for ever. Until then it is not read for a while again and again, and what it has sent waits in the kernel's buffers, which "
+        "would take minutes to digest after the attacker has gone. No honest program is over that budget for longer than a burst.",
+    )
+    overwork_rest: int = Field(
+        3,
+        ge=0,
+        le=100,
+        description="How long users who take more than work_percent_per_identity rest after each step, as a multiple of it, while others "
+        "are at work: with 3 a quarter of a thread is theirs in all, so that a machine that does other things too has a core left for "
+        "them. More slows bulk beside other users.",
+    )
+    homes_per_identity: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Addresses from which one user counts as a guest, and users that one address remembers; the latest count. A user is at "
+        "a few places, and a place has more users only behind a carrier's gateway. Bounds what an enrolled attacker with a thousand "
+        "addresses is believed. 40 bytes for each.",
+    )
+    crowd_bytes: Size = Field(
+        1 << 20,
+        ge=65536,
+        le=1 << 30,
+        description="What all streams of a link that send more than 128 KiB a second have waiting to be written together; who sends little "
+        "does not wait behind more than that. Enough to keep a connection busy between two turns of its task. As much memory per link.",
+    )
+    unsent_bytes: Size = Field(
+        262144,
+        ge=0,
+        le=1 << 30,
+        description="What the kernel may hold for a user beyond what is on its way (TCP_NOTSENT_LOWAT); 0: as much as it likes, which is "
+        "megabytes for each who reads nothing. As many as a turn of reading yields, so that a long line stays full.",
+    )
     memory_bytes: Size = Field(
         0,
         ge=0,

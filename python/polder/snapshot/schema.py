@@ -165,6 +165,12 @@ class Limits(Frozen, frozen=True):
     spread_streams: int = 256
     spread_idle_ms: int = 60000
     spread_tolerated_percent: int = 5
+    refusal_rate: int = 1000
+    flood_patience_ms: int = 5000
+    overwork_rest: int = 3
+    homes_per_identity: int = 16
+    crowd_bytes: int = 1 << 20
+    unsent_bytes: int = 262144
     memory_bytes: int = 0
 
 

@@ -1,7 +1,7 @@
 //! One client's connection, whatever HTTP it speaks.
 
 use super::FrontContext;
-use super::context::{Permit, Stalled};
+use super::context::{Permit, Stalled, Waits};
 use super::effort::Effort;
 use super::reverse::Reverse;
 use crate::trace::Context;
@@ -46,7 +46,12 @@ impl Client {
 
     /// See [`FrontContext::spend`].
     pub(crate) fn spend(&self, count: u32) -> u64 {
-        self.ctx.spend(&self.who, count)
+        self.ctx.spend(&self.who, self.effort.as_deref(), count)
+    }
+
+    /// See [`FrontContext::waits`].
+    pub(crate) fn waits(&self) -> Waits<'_> {
+        self.ctx.waits(&self.who)
     }
 
     /// See [`FrontContext::stalls`].

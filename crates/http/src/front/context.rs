@@ -24,9 +24,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long those who have taken more than their share rest together, as a multiple of their work, while others are there: a quarter
-/// of a thread is theirs at most, so that a machine that does other things too is not kept busy.
-const OVERWORK_REST: u32 = 3;
+/// What a costly frame of somebody who has used more than his share of the thread counts for: so who makes much work of few frames uses
+/// his budget up as well.
+const OVERWORKED: u32 = 4;
 
 /// Who is told what was refused (it becomes `Event::Refused`). Must not block; may drop and count.
 pub trait Report: Send + Sync + 'static {
@@ -100,6 +100,12 @@ impl FrontContext {
         self.draining.send_replace(true);
     }
 
+    /// Up to `most` addresses from which somebody has proved an identity within the hour, the latest first.
+    pub fn guests(&self, most: usize) -> Vec<IpAddr> {
+        let guests = self.gate().guests(most, self.now());
+        guests.into_iter().map(IpAddr::from).collect()
+    }
+
     /// A stranger or user connects, before his handshake. Keep the pass as long as the connection.
     pub fn enter(self: &Arc<Self>, source: IpAddr) -> Result<Pass, Refusal> {
         let key = SourceKey::from(source);
@@ -110,10 +116,13 @@ impl FrontContext {
         }
     }
 
-    /// `count` frames or requests of `who` that carry little: milliseconds to wait before more. A user's own programs wait for
-    /// nothing.
-    pub(crate) fn spend(&self, who: &Asker, count: u32) -> u64 {
+    /// `count` frames or requests of `who` that carry little, and whose work is counted in `effort`: milliseconds to wait before more. A
+    /// user's own programs wait for nothing.
+    pub(crate) fn spend(&self, who: &Asker, effort: Option<&Effort>, count: u32) -> u64 {
         let Some(identity) = who else { return 0 };
+        let percent = self.limits.load().work_percent_per_identity;
+        let over = effort.is_some_and(|effort| effort.is_over(percent, self.start.elapsed()));
+        let count = count.saturating_mul(if over { OVERWORKED } else { 1 });
         let wait = self.gate().spend(&identity.uri, count, &self.bounds(), self.now());
         if wait > 0 {
             self.counters.over_frames.up();
@@ -158,7 +167,8 @@ impl FrontContext {
             self.counters.over_work.up();
             let own = effort.turn(task).acquire().await;
             let others = self.calm().others(effort.id(), self.start.elapsed(), AT_WORK);
-            let (step, bell, took) = self.turns.step(if others { OVERWORK_REST } else { 0 }, work.as_mut()).await;
+            let rest = if others { self.limits.load().overwork_rest } else { 0 };
+            let (step, bell, took) = self.turns.step(rest, &self.counters.over_work_rests, work.as_mut()).await;
             self.worked(effort, took);
             drop(own);
             match step {
@@ -175,6 +185,15 @@ impl FrontContext {
     fn worked(&self, effort: &Effort, took: Duration) {
         effort.spend(took);
         self.measures.client_turn_seconds.took(took);
+    }
+
+    /// A receiver of `who` has yet to take what has come: what to hold while that lasts.
+    pub(crate) fn waits(&self, who: &Asker) -> Waits<'_> {
+        let identity = who.as_ref().map(|identity| identity.uri.clone());
+        if let Some(identity) = &identity {
+            self.gate().waits(identity);
+        }
+        Waits(self, identity)
     }
 
     /// A receiver of `who` has taken nothing for a moment: what to hold while that lasts; `None`: too many do, cut it.
@@ -276,11 +295,23 @@ impl FrontContext {
             frame_rate_per_identity: limits.frame_rate_per_identity,
             stalled_per_identity: limits.stalled_per_identity,
             handshake_rate_per_identity: limits.handshake_rate_per_identity,
+            homes_per_identity: limits.homes_per_identity,
         }
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A receiver that has yet to take something, while this lives.
+pub(crate) struct Waits<'a>(&'a FrontContext, Option<Arc<str>>);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(identity) = &self.1 {
+            self.0.gate().takes(identity);
+        }
     }
 }
 

@@ -60,10 +60,14 @@ polder_meter::counts! {
     over_connections_per_identity,
     /// Limit: pauses of users who sent too many frames or requests that carry little.
     over_frames,
+    /// Limit: connections cut because they went on sending too many of them.
+    over_flood_patience,
     /// Limit: receivers cut because too many of the same identity took nothing.
     over_stalled_per_identity,
     /// Limit: steps of users that waited for their turn, because they had taken more than their share of the thread.
     over_work,
+    /// Limit: rests of users who had taken more than their share of the thread, while others were at work.
+    over_work_rests,
     /// HTTP/2 connections ended for breaking its rules.
     refused_protocol,
     /// Memory above 80 %: idle tunnels to origins not kept for a next request.

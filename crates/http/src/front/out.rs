@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::request::{PSEUDONYM, field};
+use crate::pump::at_once;
 use crate::tunnel::Sink;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -304,6 +305,10 @@ const SOON: Duration = Duration::from_secs(1);
 /// Waits for the reader, but not for one that takes nothing for `stall`, or less than 1 KiB/s, nor for too many of one client.
 async fn stalled(patience: Patience<'_>, bytes: usize, work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let mut work = std::pin::pin!(work);
+    if let Some(done) = at_once(work.as_mut()).await {
+        return done;
+    }
+    let _waits = patience.client.waits();
     let most = patience.stall + Duration::from_millis(bytes as u64);
     if let Ok(done) = tokio::time::timeout(SOON.min(most), work.as_mut()).await {
         return done;

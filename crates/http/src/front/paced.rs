@@ -2,8 +2,8 @@
 //!
 //! Frames that carry little cost the client nothing and us a microsecond or ten: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, resets,
 //! empty DATA, heads. They are counted before `h2` sees them, against a budget of the identity, whatever number of connections
-//! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst; but who is still over his budget
-//! after [`PERSISTS`] is: what he has left in the kernel's buffers would keep his connection for hours after he has gone. Between a few dozen such
+//! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst; but who goes on over his budget for
+//! `flood_patience_ms` is: what he has left in the kernel's buffers would keep his connection for hours after he has gone. Between a few dozen such
 //! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond.
 
 use super::client::Client;
@@ -23,8 +23,10 @@ const SIP: usize = 1024;
 /// Costly frames after which the budget is asked.
 const SETTLE: u32 = 32;
 
-/// How long a connection may be over its identity's budget without a moment's rest.
-const PERSISTS: Duration = Duration::from_secs(20);
+/// Who is within his budget for so long has ended his flood; others of the same identity may have had it meanwhile.
+const RESTED: Duration = Duration::from_secs(1);
+/// The longest pause: so often at least it is seen whether a flood goes on.
+const PAUSE: u64 = 1000;
 
 /// What a client waits for before it is heard again.
 enum Pause {
@@ -41,8 +43,8 @@ pub(crate) struct Paced<S> {
     owed: u32,
     busy: bool,
     pause: Option<Pause>,
-    /// Since when every look has found the budget used up.
-    over: Option<Instant>,
+    /// When the budget was found used up first, and last, in one flood.
+    over: Option<(Instant, Instant)>,
 }
 
 impl<S> Paced<S> {
@@ -59,17 +61,30 @@ impl<S> Paced<S> {
         if self.owed >= SETTLE {
             let wait = self.client.spend(std::mem::take(&mut self.owed));
             if wait > 0 {
-                if self.over.get_or_insert_with(Instant::now).elapsed() > PERSISTS {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
-                self.pause = Some(Pause::Budget(Box::pin(tokio::time::sleep(Duration::from_millis(wait)))));
+                self.persist()?;
+                self.pause = Some(Pause::Budget(Box::pin(tokio::time::sleep(Duration::from_millis(wait.min(PAUSE))))));
                 return Ok(());
             }
-            self.over = None;
         }
         if self.turn >= TURN {
             self.turn = 0;
             self.pause = Some(Pause::Turn(Box::pin(tokio::task::yield_now())));
+        }
+        Ok(())
+    }
+
+    /// Once more over the budget. An error: for too long.
+    fn persist(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let since = self
+            .over
+            .filter(|(_, last)| now.duration_since(*last) < RESTED + Duration::from_millis(PAUSE))
+            .map_or(now, |(first, _)| first);
+        self.over = Some((since, now));
+        let patience = self.client.ctx.limits().flood_patience_ms;
+        if patience != 0 && now.duration_since(since) > Duration::from_millis(u64::from(patience)) {
+            self.client.ctx.counters.over_flood_patience.up();
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
     }
