@@ -231,6 +231,7 @@ async fn by_hand(front: &Front) -> tokio::io::DuplexStream {
 async fn frames_that_carry_nothing_wait_for_their_budget() {
     let mut limits = limits();
     limits.frame_rate_per_identity = 100;
+    limits.flood_patience_ms = 20_000;
     let mut front = Front::with(limits, None);
     let ping = b"\0\0\x08\x06\0\0\0\0\0polder!!";
     let answered = async |front: &Front, pings: usize| {

@@ -187,7 +187,8 @@ class Limits(Settings):
         ge=1,
         le=1_000_000,
         description="Receivers of one user that may take nothing for longer than a second at once (paused films); what is more is cut. "
-        "Each may hold a stream_window of every link on its way, and enough of them would stop a link for everybody.",
+        "Each may hold a stream_window of every link on its way, and enough of them would stop a link for everybody. While as many have "
+        "yet to take what came for them, each new tunnel counts for twenty of tunnel_rate_per_identity.",
     )
     handshake_rate_per_identity: int = Field(
         5,

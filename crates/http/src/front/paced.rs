@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What a turn may take: costly frames, or 4 KiB of anything.
 const TURN: u32 = 64;
@@ -25,13 +25,14 @@ const SETTLE: u32 = 32;
 
 /// Who is within his budget for so long has ended his flood; others of the same identity may have had it meanwhile.
 const RESTED: Duration = Duration::from_secs(1);
-/// The longest pause: so often at least it is seen whether a flood goes on.
-const PAUSE: u64 = 1000;
+/// So often at least it is seen whether a flood goes on.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a client waits for before it is heard again.
 enum Pause {
     Turn(Pin<Box<dyn Future<Output = ()> + Send>>),
-    Budget(Pin<Box<Sleep>>),
+    /// Until the debt is paid; looked after in between.
+    Budget(Pin<Box<Sleep>>, Instant),
 }
 
 /// A client's connection.
@@ -61,9 +62,7 @@ impl<S> Paced<S> {
         if self.owed >= SETTLE {
             let wait = self.client.spend(std::mem::take(&mut self.owed));
             if wait > 0 {
-                self.persist()?;
-                self.pause = Some(Pause::Budget(Box::pin(tokio::time::sleep(Duration::from_millis(wait.min(PAUSE))))));
-                return Ok(());
+                return self.rest(Instant::now() + Duration::from_millis(wait));
             }
         }
         if self.turn >= TURN {
@@ -73,31 +72,44 @@ impl<S> Paced<S> {
         Ok(())
     }
 
-    /// Once more over the budget. An error: for too long.
-    fn persist(&mut self) -> io::Result<()> {
+    /// Over the budget: a pause until the debt is paid, or until the next look. An error: it has been so for too long.
+    fn rest(&mut self, until: Instant) -> io::Result<()> {
         let now = Instant::now();
-        let since = self
-            .over
-            .filter(|(_, last)| now.duration_since(*last) < RESTED + Duration::from_millis(PAUSE))
-            .map_or(now, |(first, _)| first);
+        let since = self.over.filter(|(_, last)| now.duration_since(*last) < LOOK + RESTED).map_or(now, |(first, _)| first);
         self.over = Some((since, now));
         let patience = self.client.ctx.limits().flood_patience_ms;
         if patience != 0 && now.duration_since(since) > Duration::from_millis(u64::from(patience)) {
             self.client.ctx.counters.over_flood_patience.up();
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        self.pause = Some(Pause::Budget(Box::pin(sleep_until(until.min(now + LOOK))), until));
         Ok(())
+    }
+
+    /// Ends when the next bytes may be read. An error: see [`Paced::rest`].
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.pause {
+                Some(Pause::Turn(turn)) => ready!(turn.as_mut().poll(cx)),
+                Some(Pause::Budget(sleep, until)) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    let until = *until;
+                    if Instant::now() < until {
+                        self.rest(until)?;
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            self.pause = None;
+            return Poll::Ready(Ok(()));
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.pause {
-            Some(Pause::Turn(turn)) => ready!(turn.as_mut().poll(cx)),
-            Some(Pause::Budget(sleep)) => ready!(sleep.as_mut().poll(cx)),
-            None => {}
-        }
-        self.pause = None;
+        ready!(self.poll_pause(cx))?;
         if self.busy && buf.remaining() > SIP {
             let mut sip = [0; SIP];
             let mut part = ReadBuf::new(&mut sip);
