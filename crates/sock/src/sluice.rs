@@ -197,7 +197,7 @@ mod tests {
         let four = |n: u32| IpAddr::from(Ipv4Addr::from(n.wrapping_mul(0x9E37_79B1)));
         let six = |n: u32| IpAddr::from(Ipv6Addr::from(u128::from(n.wrapping_mul(0x9E37_79B1)) << 64 | u128::from(n)));
         for count in [0, 1, 4, 5, 9, 64, 400] {
-            let chance = |n: u32| if n % 5 == 0 { 1000 } else { ALWAYS };
+            let chance = |n: u32| if n.is_multiple_of(5) { 1000 } else { ALWAYS };
             let listed: Vec<_> = (0..count).flat_map(|n| [(four(n), chance(n)), (six(n), chance(n))]).collect();
             let program = program(&listed, 50);
             assert!(program.len() <= 4096, "{count}: {}", program.len());
