@@ -202,8 +202,9 @@ async def attack(
 
 
 def _tells(counter: str) -> bool:
-    """Whether a counter says that somebody was refused or bounded."""
-    return any(word in counter for word in ("over_", "refused", "handshakes_failed", "shed", "throttled"))
+    """Whether a counter says that somebody was refused or bounded. Strangers' handshakes rest in every attack."""
+    words = ("over_", "refused", "handshakes_failed", "shed", "throttled")
+    return counter != "over_handshake_percent" and any(word in counter for word in words)
 
 
 def _noticed(way: str, samples: list[tuple[float, float, bool]], burn: float, begin: float) -> dict[str, Any]:

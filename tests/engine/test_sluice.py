@@ -18,7 +18,7 @@ GUEST = "127.5.0.1"
 async def greets(address: str, context: ssl.SSLContext, source: str) -> bool:
     """Whether a user from ``source`` can shake hands within a moment."""
     host, _, port = address.rpartition(":")
-    connecting = asyncio.open_connection(host, int(port), ssl=context, server_hostname="x", local_addr=(source, 0))
+    connecting = asyncio.open_connection(host, int(port), ssl=context, server_hostname=f"n.node.{DOMAIN}", local_addr=(source, 0))
     try:
         _, writer = await asyncio.wait_for(connecting, 5)
     except OSError:

@@ -42,9 +42,21 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
+    /// Rings for the task of `cx` when everybody else has had a turn. Other than `yield_now` it does not ring for being asked twice in
+    /// one step.
+    pub(crate) fn after_others(cx: &Context<'_>) -> Arc<Self> {
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
+        let _ = pin!(yield_now()).poll(&mut Context::from_waker(&Waker::from(bell.clone())));
+        bell
+    }
+
+    pub(crate) fn has_rung(&self) -> bool {
+        self.rung.load(SeqCst)
+    }
+
     /// Waits until the step is due.
     pub(crate) async fn rings(&self) {
-        poll_fn(|_| if self.rung.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|_| if self.has_rung() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 }
 
@@ -147,6 +159,26 @@ mod tests {
         assert_eq!(order.len(), 150);
         let last = order.iter().rposition(|who| *who == 1000).expect("the other");
         assert!(order[..last].iter().filter(|who| **who < 1000).count() <= 60, "they went in turns: {order:?}");
+    }
+
+    #[tokio::test]
+    async fn a_bell_rings_when_others_have_worked_however_often_it_is_asked() {
+        let worked = Arc::new(AtomicBool::new(false));
+        let other = worked.clone();
+        tokio::spawn(async move { other.store(true, SeqCst) });
+        let (mut bell, mut asked) = (None::<Arc<Bell>>, 0);
+        poll_fn(|cx| {
+            for _ in 0..10 {
+                if bell.as_ref().is_some_and(|bell| bell.has_rung()) {
+                    return Poll::Ready(());
+                }
+                asked += 1;
+                bell = Some(Bell::after_others(cx));
+            }
+            Poll::Pending
+        })
+        .await;
+        assert!(worked.load(SeqCst) && asked == 10, "{asked}");
     }
 
     #[test]

@@ -275,6 +275,31 @@ async fn who_floods_on_is_cut() {
     assert_eq!(front.counter("over_flood_patience"), 1);
 }
 
+/// A flood of requests is read in turns, though HTTP/2 asks for more after each stream that it has accepted.
+#[tokio::test]
+async fn a_flood_of_requests_is_read_in_turns() {
+    const REQUESTS: u32 = 8000;
+    let mut limits = limits();
+    (limits.streams_per_client, limits.frame_rate_per_identity) = (REQUESTS, 100_000_000);
+    let front = Front::with(limits, None);
+    let mut flood = Vec::new();
+    for number in 0..REQUESTS {
+        flood.extend_from_slice(b"\0\0\x10\x01\x05");
+        flood.extend_from_slice(&(2 * number + 1).to_be_bytes());
+        flood.extend_from_slice(b"\x82\x86\x84\x41\x0bnobody.test");
+    }
+    let (mut reader, mut writer) = tokio::io::split(by_hand(&front).await);
+    let listening = tokio::spawn(async move { while reader.read(&mut [0; 65536]).await.is_ok_and(|n| n > 0) {} });
+    let (mut said, mut most) = (writer.write(&flood).await.unwrap(), 0);
+    while said < flood.len() {
+        // As much as has been read since this task had a step.
+        let more = writer.write(&flood[said..]).await.unwrap();
+        (said, most) = (said + more, most.max(more));
+    }
+    listening.abort();
+    assert!(most <= 16 * 1024, "{most} bytes of heads in a step");
+}
+
 /// Who takes more than his share of the thread waits for turns, and is served all the same; the share is of all his connections.
 #[tokio::test]
 async fn who_takes_more_than_his_share_takes_turns() {

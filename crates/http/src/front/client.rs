@@ -46,7 +46,7 @@ impl Client {
 
     /// See [`FrontContext::spend`].
     pub(crate) fn spend(&self, count: u32) -> u64 {
-        self.ctx.spend(&self.who, self.effort.as_deref(), count)
+        self.ctx.spend(&self.who, count)
     }
 
     /// See [`FrontContext::waits`].

@@ -24,10 +24,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What a costly frame of somebody who has used more than his share of the thread counts for, while others are there: so who makes much
-/// work of few frames uses his budget up as well.
-const OVERWORKED: u32 = 4;
-
 /// Who is told what was refused (it becomes `Event::Refused`). Must not block; may drop and count.
 pub trait Report: Send + Sync + 'static {
     /// `what` is `limit` or `target`; `why` and `who` are for the operator.
@@ -116,13 +112,10 @@ impl FrontContext {
         }
     }
 
-    /// `count` frames or requests of `who` that carry little, and whose work is counted in `effort`: milliseconds to wait before more. A
-    /// user's own programs wait for nothing.
-    pub(crate) fn spend(&self, who: &Asker, effort: Option<&Effort>, count: u32) -> u64 {
+    /// `count` frames or requests of `who` that carry little: milliseconds to wait before more. A user's own programs wait for
+    /// nothing.
+    pub(crate) fn spend(&self, who: &Asker, count: u32) -> u64 {
         let Some(identity) = who else { return 0 };
-        let (percent, clock) = (self.limits.load().work_percent_per_identity, self.start.elapsed());
-        let over = effort.is_some_and(|effort| effort.is_over(percent, clock) && self.calm().others(effort.id(), clock, COMPANY));
-        let count = count.saturating_mul(if over { OVERWORKED } else { 1 });
         let wait = self.gate().spend(&identity.uri, count, &self.bounds(), self.now());
         if wait > 0 {
             self.counters.over_frames.up();

@@ -7,6 +7,7 @@
 //! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond.
 
 use super::client::Client;
+use crate::turns::Bell;
 use polder_wire::FrameCounter;
 use std::io;
 use std::pin::Pin;
@@ -18,6 +19,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What a turn may take: costly frames, or 4 KiB of anything.
 const TURN: u32 = 64;
+/// What a turn with costly frames in numbers may last: some are heads whose hundred fields take longer than all else.
+const LONG: Duration = Duration::from_micros(250);
 /// Bytes at once from somebody who sends costly frames in numbers.
 const SIP: usize = 1024;
 /// Costly frames after which the budget is asked.
@@ -30,7 +33,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What a client waits for before it is heard again.
 enum Pause {
-    Turn(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Until others have worked. `h2` asks for more after each stream that it has accepted, many times in one step.
+    Turn(Option<Arc<Bell>>),
     /// Until the debt is paid; looked after in between.
     Budget(Pin<Box<Sleep>>, Instant),
 }
@@ -41,6 +45,8 @@ pub(crate) struct Paced<S> {
     client: Arc<Client>,
     frames: FrameCounter,
     turn: u32,
+    /// When something was read first in this turn.
+    began: Option<Instant>,
     owed: u32,
     busy: bool,
     pause: Option<Pause>,
@@ -50,7 +56,7 @@ pub(crate) struct Paced<S> {
 
 impl<S> Paced<S> {
     pub(crate) fn new(io: S, client: Arc<Client>) -> Self {
-        Paced { io, client, frames: FrameCounter::default(), turn: 0, owed: 0, busy: false, pause: None, over: None }
+        Paced { io, client, frames: FrameCounter::default(), turn: 0, began: None, owed: 0, busy: false, pause: None, over: None }
     }
 
     /// Counts what came; decides on a pause before more. An error: it has been too much for too long.
@@ -65,9 +71,10 @@ impl<S> Paced<S> {
                 return self.rest(Instant::now() + Duration::from_millis(wait));
             }
         }
-        if self.turn >= TURN {
-            self.turn = 0;
-            self.pause = Some(Pause::Turn(Box::pin(tokio::task::yield_now())));
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if self.turn >= TURN || (self.busy && began.elapsed() >= LONG) {
+            (self.turn, self.began) = (0, None);
+            self.pause = Some(Pause::Turn(None));
         }
         Ok(())
     }
@@ -90,7 +97,12 @@ impl<S> Paced<S> {
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.pause {
-                Some(Pause::Turn(turn)) => ready!(turn.as_mut().poll(cx)),
+                Some(Pause::Turn(bell)) => {
+                    if !bell.as_ref().is_some_and(|bell| bell.has_rung()) {
+                        *bell = Some(Bell::after_others(cx));
+                        return Poll::Pending;
+                    }
+                }
                 Some(Pause::Budget(sleep, until)) => {
                     ready!(sleep.as_mut().poll(cx));
                     let until = *until;
@@ -107,8 +119,8 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl<S: AsyncRead + Unpin> Paced<S> {
+    fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pause(cx))?;
         if self.busy && buf.remaining() > SIP {
             let mut sip = [0; SIP];
@@ -122,6 +134,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             self.came(&buf.filled()[before..])?;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let some = self.poll_some(cx, buf);
+        if some.is_pending() {
+            self.began = None;
+        }
+        some
     }
 }
 
