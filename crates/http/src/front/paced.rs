@@ -97,12 +97,11 @@ impl<S> Paced<S> {
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.pause {
-                Some(Pause::Turn(bell)) => {
-                    if !bell.as_ref().is_some_and(|bell| bell.has_rung()) {
-                        *bell = Some(Bell::after_others(cx));
-                        return Poll::Pending;
-                    }
+                Some(Pause::Turn(bell)) if !bell.as_ref().is_some_and(|bell| bell.has_rung()) => {
+                    *bell = Some(Bell::after_others(cx));
+                    return Poll::Pending;
                 }
+                Some(Pause::Turn(_)) | None => {}
                 Some(Pause::Budget(sleep, until)) => {
                     ready!(sleep.as_mut().poll(cx));
                     let until = *until;
@@ -111,7 +110,6 @@ impl<S> Paced<S> {
                         continue;
                     }
                 }
-                None => {}
             }
             self.pause = None;
             return Poll::Ready(Ok(()));
