@@ -1,5 +1,6 @@
 //! Bounds on what others may make a process hold or do. Sans-io: every call takes `now`, nothing here has a clock.
 
+mod bounds;
 mod bucket;
 mod gate;
 mod rate;
@@ -7,8 +8,9 @@ mod retry;
 pub mod sluice;
 mod watermark;
 
+pub use bounds::{Bounds, Over, SourceKey};
 pub use bucket::Bucket;
-pub use gate::{Bounds, Gate, Over, SourceKey};
+pub use gate::Gate;
 pub use rate::MinRate;
 pub use retry::RetryBudget;
 pub use watermark::Watermark;
