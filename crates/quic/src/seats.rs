@@ -5,7 +5,7 @@ use crate::congestion::SharedLoss;
 use crate::detour::{Arrivals, Attached, Lane};
 use crate::timer::Timer;
 use crate::wire::Wire;
-use polder_spread::{Inbound, Members, Micros, Outbox, PathReport, Seen, Session, SessionId};
+use polder_spread::{Inbound, Members, Micros, Outbox, PathReport, Seen, Session, SessionId, peek};
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -236,15 +236,33 @@ impl Seats {
         (0..ASKED).for_each(|_| self.over_relays(&seat, &mut inner, &last, last.len()));
     }
 
-    /// Takes one packet; its datagrams go into `into`.
-    pub(crate) fn receive(&self, seat: &Seat, from: SocketAddr, packet: &mut [u8], into: &mut Inbound) {
-        let mut inner = seat.lock();
-        if inner.session.receive(self.clock.now(), from, packet, into).is_err() {
-            self.counters.refused_packets.up();
+    /// Takes packets of `segment` bytes, the last may be shorter, as far as they are those of `name`, and does what is due then; how
+    /// many bytes that were. Their datagrams go into `into`.
+    pub(crate) fn receive(
+        &self,
+        seat: &Seat,
+        name: SessionId,
+        from: SocketAddr,
+        packets: &mut [u8],
+        segment: usize,
+        into: &mut Inbound,
+    ) -> usize {
+        let (mut inner, now) = (seat.lock(), self.clock.now());
+        let mut taken = 0;
+        for packet in packets.chunks_mut(segment) {
+            if peek(packet).is_none_or(|(_, other)| other != name) {
+                break;
+            }
+            taken += packet.len();
+            if inner.session.receive(now, from, packet, into).is_err() {
+                self.counters.refused_packets.up();
+            }
         }
         if inner.session.heard() > inner.unheard {
             inner.unheard = None;
         }
+        self.flush(seat, &mut inner, now);
+        taken
     }
 
     /// What a user's end knows of its relays, and whether a detour stands.

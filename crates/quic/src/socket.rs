@@ -92,25 +92,23 @@ impl Incoming {
         self.given = 0;
         let mut current: Option<Arc<Seat>> = None;
         let Some(from) = self.batch.from else { return };
+        let segment = self.batch.segment.max(1);
         while self.taken < self.batch.bytes.len() {
-            let end = (self.taken + self.batch.segment.max(1)).min(self.batch.bytes.len());
-            let packet = &mut self.batch.bytes[self.taken..end];
-            let Some(seat) = peek(packet).and_then(|(_, session)| seats.of(session)) else {
+            let rest = &mut self.batch.bytes[self.taken..];
+            let first = segment.min(rest.len());
+            let Some((name, seat)) = peek(&rest[..first]).and_then(|(_, name)| Some((name, seats.of(name)?))) else {
                 seats.counters.unknown_packets.up();
-                self.taken = end;
+                self.taken += first;
                 continue;
             };
             if current.as_ref().is_some_and(|current| current.address != seat.address) {
                 break;
             }
-            seats.receive(&seat, from, packet, &mut self.inbound);
-            self.taken = end;
+            // All of a run is one session's, as a rule: it is looked for and locked once.
+            self.taken += seats.receive(&seat, name, from, rest, segment, &mut self.inbound);
             current = Some(seat);
         }
-        self.from = current.as_ref().map(|seat| seat.address);
-        if let Some(seat) = current {
-            seats.look(&seat);
-        }
+        self.from = current.map(|seat| seat.address);
     }
 
     /// Fills quinn's buffers with what was unpacked; how many were used.
