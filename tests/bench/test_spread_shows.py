@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bench.spread_interruptions import Downloaded, Event
 
-from bench import spread_interruptions
+from bench import spread_interruptions, spread_session
 
 FIRST = Downloaded(600, "right", [(0.0, 0), (1.0, 100), (1.5, 200), (4.0, 300), (4.1, 600)])
 SECOND = Downloaded(600, "right", [(6.0, 0), (6.2, 500), (6.3, 600)])
@@ -29,3 +29,12 @@ def test_a_row_tells_what_the_line_carried_for_each_byte() -> None:
     made = spread_interruptions.row(Event("it happens", 2.0, 5.0, 450), [FIRST])
     assert (made["wire_per_byte"], made["bytes"], made["seconds"]) == (1.5, 300, 3.0)
     assert spread_interruptions.row(Event("it happens", 4.2, 5.0, 450), [FIRST])["wire_per_byte"] is None
+
+
+def test_throughput_is_compared_turn_by_turn() -> None:
+    rest = dict.fromkeys(spread_session.FIELDS, 1)
+    speeds = {"quinn": (1000, 3000, 2000), "spread": (500, 1800, 1700)}
+    rows = [{"turn": n, "kind": kind} | rest | {"mbit_s": speeds[kind][n]} for n in range(3) for kind in spread_session.KINDS]
+    found = spread_session.summary(rows)
+    assert found[-1]["mbit_s"] == 0.6
+    assert [row["mbit_s"] for row in found if row["turn"] == "median"][:2] == [2000, 1700]

@@ -51,6 +51,8 @@ pub fn run(name: &str, config: &[u8]) -> Result<Vec<u8>, LabError> {
         "spread-relays" => spread::relays::run(&parse(config)?).map(|()| Vec::new()),
         "spread-servlet" => spread::ends::serve(&parse(config)?).map(|()| Vec::new()),
         "spread-forwarder" => spread::ends::forward(&parse(config)?).map(|()| Vec::new()),
+        "bulk-server" => spread::bulk::serve(&parse(config)?).map(|()| Vec::new()),
+        "bulk-client" => spread::bulk::fetch(&parse(config)?).map(|report| report_bytes(&report)),
         "load" => load::run(&parse(config)?).map(|report| report_bytes(&report)),
         "strangers" => strangers::run(&parse(config)?).map(|report| report_bytes(&report)),
         _ => Err(LabError::Config(format!("there is no tool {name:?}"))),

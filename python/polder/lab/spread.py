@@ -102,10 +102,24 @@ class Member:
     id: int
     address: str
     secret: bytes
+    port: int = PORT
 
     def record(self) -> dict[str, Any]:
         """As the tools read it."""
-        return {"id": self.id, "address": socket_record(self.address, PORT), "secret": self.secret}
+        return {"id": self.id, "address": socket_record(self.address, self.port), "secret": self.secret}
+
+
+def describe(members: Sequence[Member], mode: Mode, rng: random.Random) -> dict[str, Any]:
+    """What all tools of a new session are told; the last member is the servlet. Ids and keys guard nothing but this run."""
+    return {
+        "members": [one.record() for one in members],
+        "servlet": members[-1].id,
+        "session": rng.randbytes(16),
+        "key": rng.randbytes(32),
+        "starts": int(wall()) - 1,
+        "lasts": LIFE_S,
+        "mode": mode,
+    }
 
 
 class Overlay:
@@ -120,7 +134,7 @@ class Overlay:
         sockets = [links.open_udp(one.host, one.address, PORT) for one in self.members[:-1]]
         try:
             pairs = [(one.id, fd) for one, fd in zip(self.members, sockets, strict=False)]
-            config = {"overlay": self.description(Mode(naive=True, copies=0.0)), "sockets": pairs}
+            config = {"overlay": describe(self.members, Mode(naive=True, copies=0.0), rng), "sockets": pairs}
             self.relays = Tool(directory, None, f"relays-{time.monotonic_ns()}", "spread-relays", config, sockets)
         finally:
             for fd in sockets:
@@ -129,23 +143,11 @@ class Overlay:
     def _member(self, host: str) -> Member:
         return Member(host, self._rng.getrandbits(63), self.world.hosts[host].ipv4, self._rng.randbytes(32))
 
-    def description(self, mode: Mode) -> dict[str, Any]:
-        """What all tools of a new session are told."""
-        return {
-            "members": [one.record() for one in self.members],
-            "servlet": self.servlet.id,
-            "session": self._rng.randbytes(16),
-            "key": self._rng.randbytes(32),
-            "starts": int(wall()) - 1,
-            "lasts": LIFE_S,
-            "mode": mode,
-        }
-
     async def session(self, user: str, site: tuple[str, int], mode: Mode) -> Session:
         """A session from ``user`` to the site (address and port), ready for readers. Raises ``ProcessError``."""
         self._sessions += 1
-        overlay, name = self.description(mode), f"{len(self.members) - 1}-{self._sessions}"
-        chain, key = _certificate()
+        overlay, name = describe(self.members, mode, self._rng), f"{len(self.members) - 1}-{self._sessions}"
+        chain, key = certificate()
         config: dict[str, Any] = {"overlay": overlay, "chain": chain, "key": key, "site": socket_record(*site)}
         servlet = Tool(self.directory, self.servlet.host, f"servlet-{name}", "spread-servlet", config)
         session = Session(servlet, None)
@@ -206,7 +208,7 @@ class Session:
             tool.stop()
 
 
-def _certificate() -> tuple[bytes, bytes]:
+def certificate() -> tuple[bytes, bytes]:
     """A servlet's own certificate and key (DER), as a ticket would pin it."""
     key = ec.generate_private_key(ec.SECP256R1())
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)

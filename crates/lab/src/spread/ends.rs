@@ -52,11 +52,11 @@ pub struct Forwarder {
     pub seed: u64,
 }
 
-fn wrong(error: impl ToString) -> LabError {
+pub(super) fn wrong(error: impl ToString) -> LabError {
     LabError::Config(error.to_string())
 }
 
-fn system(error: impl ToString) -> LabError {
+pub(super) fn system(error: impl ToString) -> LabError {
     LabError::System(std::io::Error::other(error.to_string()))
 }
 
@@ -65,13 +65,9 @@ pub fn serve(config: &Servlet) -> Result<(), LabError> {
     config.overlay.check()?;
     guard::here([config.site])?;
     let overlay = &config.overlay;
-    let me = overlay.members.iter().find(|node| node.id == overlay.servlet).ok_or_else(|| wrong("the servlet is no member"))?;
-    let chain = vec![CertificateDer::from(config.chain.to_vec())];
-    let key = PrivatePkcs8KeyDer::from(config.key.to_vec());
-    let tls = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13]).with_no_client_auth();
-    let tls = tls.with_single_cert(chain, key.into()).map_err(wrong)?;
+    let (me, tls) = (overlay.servlet()?, server_tls(&config.chain, &config.key)?);
     runtime()?.block_on(async {
-        let wire = Arc::new(UdpWire::bind(me.address)?);
+        let wire = Arc::new(UdpWire::bind(me)?);
         let end = ServletEnd::new(wire, tls, &overlay.limits(), overlay.spread(), Arc::new(Counters::default()), 1)?;
         let session = end.host(&overlay.hosted()?, overlay.list()?, 1).map_err(system)?;
         let site = config.site;
@@ -103,9 +99,7 @@ pub fn forward(config: &Forwarder) -> Result<(), LabError> {
     config.overlay.check()?;
     guard::here([config.listen])?;
     let overlay = &config.overlay;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(config.root.to_vec())).map_err(wrong)?;
-    let tls = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13]).with_root_certificates(roots).with_no_client_auth();
+    let tls = client_tls(&config.root)?;
     let any = if config.listen.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
     let any: SocketAddr = any.parse().map_err(wrong)?;
     runtime()?.block_on(async {
@@ -135,7 +129,23 @@ pub fn forward(config: &Forwarder) -> Result<(), LabError> {
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, LabError> {
+/// Who shows this certificate.
+pub(super) fn server_tls(chain: &[u8], key: &[u8]) -> Result<rustls::ServerConfig, LabError> {
+    let chain = vec![CertificateDer::from(chain.to_vec())];
+    let key = PrivatePkcs8KeyDer::from(key.to_vec());
+    let tls = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13]).with_no_client_auth();
+    tls.with_single_cert(chain, key.into()).map_err(wrong)
+}
+
+/// Who believes this certificate.
+pub(super) fn client_tls(root: &[u8]) -> Result<rustls::ClientConfig, LabError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(root.to_vec())).map_err(wrong)?;
+    let tls = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13]);
+    Ok(tls.with_root_certificates(roots).with_no_client_auth())
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, LabError> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 

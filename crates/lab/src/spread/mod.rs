@@ -4,6 +4,7 @@
 //! ticket and keys by itself from the description, and that a session ends at TCP listeners. All relays may run in one process:
 //! each has its own socket, which somebody opened on its host.
 
+pub mod bulk;
 pub mod ends;
 pub mod relays;
 
@@ -111,6 +112,12 @@ impl Overlay {
 
     fn terms(&self) -> Terms {
         Terms { starts: self.starts, lasts: self.lasts, pace: 17, rate: 17 }
+    }
+
+    /// Where the servlet takes datagrams.
+    fn servlet(&self) -> Result<SocketAddr, LabError> {
+        let me = self.members.iter().find(|node| node.id == self.servlet);
+        Ok(me.ok_or_else(|| LabError::Config("the servlet is no member".into()))?.address)
     }
 
     fn relays(&self) -> impl Iterator<Item = &Node> {
