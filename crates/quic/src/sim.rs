@@ -236,9 +236,9 @@ fn far(relays: usize) -> Vec<f64> {
 
 /// A download over `relays` of them for `quiet` and then again as long, behind a line of 12 Mbit/s; what `trouble` does every half second
 /// of the second part. Mbit/s of both parts, and the longest pause of the second.
-fn download(relays: usize, quiet: Duration, mut trouble: impl FnMut(&mut Net, usize)) -> (f64, f64, Duration) {
+fn download(relays: usize, quiet: Duration, seed: u64, mut trouble: impl FnMut(&mut Net, usize)) -> (f64, f64, Duration) {
     let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
-    let mut sim = Sim::new(&far(relays), &config, &Limits::default(), 3);
+    let mut sim = Sim::new(&far(relays), &config, &Limits::default(), seed);
     sim.net.line = Some(net::Line::new(12_000_000, Duration::from_millis(100)));
     sim.ask(1 << 30);
     sim.run(Duration::from_secs(4)); // slow start, and what follows it
@@ -263,10 +263,16 @@ fn a_flood_that_moves_over_all_relays_does_not_stop_a_download() {
     let flood = |net: &mut Net, step: usize| {
         net.ways.iter_mut().enumerate().for_each(|(n, way)| way.loss = if n % 5 == step % 5 { 0.9 } else { 0.0 });
     };
-    let (quiet, flooded, pause) = download(40, Duration::from_secs(8), flood);
-    assert!(quiet > 6.0, "of 12 Mbit/s, a third of them copies: {quiet}");
-    assert!(flooded > 0.85 * quiet, "{flooded} of {quiet} Mbit/s");
-    assert!(pause < Duration::from_millis(1500), "{pause:?}");
+    let mut shares = Vec::new();
+    for seed in 0..7 {
+        let (quiet, flooded, pause) = download(40, Duration::from_secs(8), seed, flood);
+        assert!(quiet > 5.0, "of 12 Mbit/s, a third of them copies: {quiet}");
+        assert!(flooded > 0.5 * quiet, "{flooded} of {quiet} Mbit/s");
+        assert!(pause < Duration::from_millis(2500), "{pause:?}");
+        shares.push(flooded / quiet);
+    }
+    shares.sort_by(f64::total_cmp);
+    assert!(shares[3] > 0.85, "of the quiet rate: {shares:?}");
 }
 
 #[test]

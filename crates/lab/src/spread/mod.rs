@@ -27,7 +27,7 @@ const EPOCH: u32 = 1;
 const GRANT: [u8; 8] = [1; 8];
 
 /// Loss that is no congestion without feedback, and round trips after which a packet counts as lost.
-const NAIVE: (f64, f32) = (0.3, 1.25);
+const NAIVE: (f64, f32) = (0.3, 2.5);
 
 /// A member of the overlay.
 #[derive(Clone, Debug, Deserialize)]
