@@ -50,7 +50,7 @@ impl Limits {
         let most = usize::from(largest).saturating_sub(polder_spread::OVERHEAD).max(1200);
         // What relays are known to carry grows while a session is young: look again soon.
         let most = u16::try_from(most).unwrap_or(u16::MAX);
-        probing.upper_bound(most).interval(Duration::from_secs(5)).minimum_change(64);
+        probing.upper_bound(most).interval(Duration::from_secs(5)).minimum_change(16);
         transport
             // Packets that overtake each other are no loss: one is given up when thousands came after it, or after some
             // time (RFC 9002 §6.1 allows both).
