@@ -162,7 +162,10 @@ async def attack(
     }
     core = max(os.sched_getaffinity(0)) + 1
     source = HERE if shared else ""
-    task = attackers.Task(name, victim.address, tuple(files[BROWSERS:]), core, burn, begin, times.attack_s, block, source)
+    # Somebody else each time: who has flooded owes for it for a minute and more.
+    attacker = BROWSERS + block % ATTACKERS
+    eves = (*files[attacker:], *files[BROWSERS:attacker])
+    task = attackers.Task(name, victim.address, eves, core, burn, begin, times.attack_s, block, source)
 
     async def run(module: str, label: str, about: msgspec.Struct) -> bytes:
         argv = [sys.executable, "-m", f"bench.punishment.{module}"]
