@@ -69,6 +69,7 @@ SHARED = (
     "connections of one user",
 )
 """Attacks that come from the neighbours' address too: one of a kind."""
+RESTS = "over_handshake_percent"
 HERE, THERE = "127.1.1.1", tuple(f"127.1.0.{number + 1}" for number in range(BROWSERS))
 """The address of attacker and neighbours, and those of browsers."""
 
@@ -186,8 +187,8 @@ async def attack(
     after = await victim.apply()
     done = msgspec.json.decode(attacked)
     moved = {key: after[key] - before[key] for key in after if _tells(key) and after[key] > before[key]}
-    # What names its limit says more than what only says that something was refused.
-    told = max(moved, key=lambda key: ("over_" in key or "shed" in key, moved[key])) if moved else ""
+    # What names its limit says more than what only says that something was refused; strangers' handshakes rest in every attack.
+    told = max(moved, key=lambda key: (key != RESTS, "over_" in key or "shed" in key, moved[key])) if moved else ""
     common = {
         "attack": name,
         "from": "the users' address" if shared else "elsewhere",
@@ -205,9 +206,8 @@ async def attack(
 
 
 def _tells(counter: str) -> bool:
-    """Whether a counter says that somebody was refused or bounded. Strangers' handshakes rest in every attack."""
-    words = ("over_", "refused", "handshakes_failed", "shed", "throttled")
-    return counter != "over_handshake_percent" and any(word in counter for word in words)
+    """Whether a counter says that somebody was refused or bounded."""
+    return any(word in counter for word in ("over_", "refused", "handshakes_failed", "shed", "throttled"))
 
 
 def _noticed(way: str, samples: list[tuple[float, float, bool]], burn: float, begin: float) -> dict[str, Any]:
