@@ -1,6 +1,6 @@
 """``History``: what a shell counted lately, in bounded memory: each second for ten minutes, every ten seconds for six hours.
 
-Columns of doubles: 2,760 numbers of 8 bytes for each name, at most ``MAX_NAMES`` names, so 2.8 MB and no more.
+Columns of doubles: 2,760 numbers of 8 bytes for each name, at most ``MAX_NAMES`` names, so 5.7 MB and no more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 FINE = (1.0, 600)
 COARSE = (10.0, 2160)
 """Seconds between two samples, and how many are kept."""
-MAX_NAMES = 128
+MAX_NAMES = 256
 _BEFORE = -1e18
 """Older than every sample."""
 
