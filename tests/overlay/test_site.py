@@ -117,6 +117,21 @@ def test_rotation_needs_somebody_else() -> None:
     assert not one.rotate(NOW) and one.serving() == 2
 
 
+def test_a_rotation_waits_for_who_is_on_the_way_out_where_there_is_nobody_else() -> None:
+    one = settled(SiteConfig(servlets=1, rotate_every=None, overlap=5.0, drain=100.0), names="n1 n2")
+    (first,) = one.admitted()
+    one.rotate(NOW)
+    one.filter_applied(one.filter_version, NOW)
+    answer(one, NOW)
+    assert one.serving() == 2, "the overlap"
+    assert one.rotate(NOW + 1) and one.serving() == 2
+    assert one.poll_timeout() > NOW + 1, "and nobody is kept busy by the wait"
+    one.handle_timeout(NOW + 6)
+    assert one.stages()[first.member.name] is Stage.APPOINTING, "it goes, and comes back"
+    answer(one, NOW + 7)
+    assert one.stages()[first.member.name] is Stage.SERVING and one.rotate_at is None, "once"
+
+
 def test_who_drains_may_come_back_under_the_same_rule() -> None:
     one = settled(SiteConfig(servlets=1, rotate_every=None, overlap=1.0, drain=100.0), names="n1 n2")
     (first,) = one.admitted()

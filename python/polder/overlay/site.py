@@ -278,16 +278,17 @@ class SiteRole:
     def rotate(self, now: float) -> bool:
         """Draw fresh servlets; the old go when the new serve. ``False``: there is nobody else.
 
-        One rotation at a time: asked for while servlets are on their way in, it begins when those serve.
+        One at a time: asked for during another, it begins when who is on the way in serves, or who is on the way out is gone.
         """
         if self._settling():
             self._rotate_at = now
             return True
         old = [place for place in self._places.values() if place.stage is Stage.SERVING and not place.outgoing]
-        drain = [name for name, place in self._places.items() if place.stage is Stage.DRAINING]
-        fresh = self._draw(self.config.servlets, now, again=drain)
+        fresh = self._draw(self.config.servlets, now, again=[n for n, p in self._places.items() if p.stage is Stage.DRAINING])
         if not fresh:
-            return False
+            leaving = [place.leave_at for place in self._places.values() if place.leave_at is not None]
+            self._rotate_at = min(leaving, default=self._rotate_at)
+            return bool(leaving)
         for place in old[: len(fresh)]:
             place.outgoing = True
         self._new_epoch(now)
@@ -376,7 +377,6 @@ class SiteRole:
             self._check_superseded(now)
 
     # Inside
-
     def _fill(self, now: float) -> None:
         """As many places as wanted."""
         kept = [p for p in self._places.values() if p.stage is not Stage.DRAINING and not p.outgoing]
