@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import signal
@@ -12,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,18 +233,16 @@ def gone(pid: int) -> bool:
         return True
 
 
-def _ports() -> Iterator[int]:
-    """Ports below those that the kernel gives away by itself; each test process has its own."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
-    return itertools.cycle(range(12_000 + 5_000 * worker, 17_000 + 5_000 * worker))
-
-
-_PORTS = _ports()
+_ASKED: Counter[int] = Counter()
+"""Ports that each process tried: a forked one begins elsewhere."""
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago, and that nobody gets who asks for any."""
-    for port in _PORTS:
+    """A TCP port on loopback that was free a moment ago, below those that the kernel gives to anybody who asks for any."""
+    me = os.getpid()
+    for _ in range(20_000):
+        _ASKED[me] += 1
+        port = 12_000 + (211 * me + _ASKED[me]) % 20_000
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
