@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn who_refused_is_shunned_for_a_while_and_not_for_other_sites() {
         let (paths, a, b) = (Paths::default(), SiteName::from("a"), SiteName::from("b"));
-        let limits = limits();
+        let limits = Limits::default();
         paths.wanted(&a, &limits, 0);
         paths.wanted(&b, &limits, 0);
         paths.shun(&a, &"n1".into(), 10);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_dead_site_uses_up_its_own_budget_only() {
         let (paths, dead, alive) = (Paths::default(), SiteName::from("dead"), SiteName::from("alive"));
-        let limits = limits();
+        let limits = Limits::default();
         paths.wanted(&dead, &limits, 0);
         paths.wanted(&alive, &limits, 0);
         let granted = (0..1000).filter(|_| paths.may_try_again(&dead, &limits, 0)).count();
@@ -105,25 +105,5 @@ mod tests {
         assert!(paths.may_try_again(&alive, &limits, 0));
         paths.forget(UNUSED);
         assert!(paths.lock().is_empty());
-    }
-
-    fn limits() -> Limits {
-        let text = [
-            ("tunnels_per_identity", 1),
-            ("tunnel_rate_per_identity", 1),
-            ("connections_per_source", 1),
-            ("handshake_rate_per_source", 1),
-            ("connections", 1),
-            ("replay_bytes", 1),
-            ("open_timeout_ms", 1),
-            ("header_timeout_ms", 1),
-            ("idle_timeout_ms", 1),
-            ("stream_window", 1),
-            ("link_window", 1),
-            ("streams_per_link", 1),
-            ("max_hops", 1),
-        ];
-        let encoded = polder_types::encode(&std::collections::BTreeMap::from(text));
-        polder_types::decode(&encoded).expect("limits with defaults")
     }
 }

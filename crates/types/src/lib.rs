@@ -8,6 +8,7 @@ mod config;
 mod event;
 mod gre;
 mod identity;
+mod limits;
 mod snapshot;
 mod spread;
 
@@ -15,9 +16,10 @@ pub use config::{EngineConfig, Role};
 pub use event::{CallId, Event};
 pub use gre::{GreConfig, GrePeer, Prefix};
 pub use identity::{Identity, IdentityError, Kind, PeerName, RingId, SiteName};
+pub use limits::Limits;
 pub use snapshot::{
-    BeaconEntry, Delivery, Forwarder, IdentityMaterial, Limits, PathMode, Peer, PlaneChoice, Revocations, RingRoute, Rule,
-    ServletEntry, Site, Snapshot, Tell, Telling, Told, Tracing,
+    BeaconEntry, Delivery, Forwarder, IdentityMaterial, PathMode, Peer, PlaneChoice, Revocations, RingRoute, Rule, ServletEntry,
+    Site, Snapshot, Tell, Telling, Told, Tracing,
 };
 pub use spread::{Spread, SpreadEpoch, SpreadMembers};
 
