@@ -77,7 +77,7 @@ def story(root: Path, pages: list[str]) -> int:
                 if text.startswith("polder init"):
                     pin = next(word for word in heard.split() if word.startswith("sha256:"))
                     reader.replace["sha256:…"] = pin
-                if text.startswith("polder node run"):
+                if text.startswith(("polder node run", "polder drill")):
                     until(lambda: settled(reader), "the nodes find each other")
         print(json.dumps(said))
         return 0

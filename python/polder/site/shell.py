@@ -251,7 +251,11 @@ class Site(Linked):
     # Servlets
 
     async def _refresh_pool(self) -> None:
-        """Who may be a servlet: whoever the nodes know."""
+        """Keep up with the nodes."""
+        await asyncio.sleep(_POOL_EVERY if await self._ask_pool() else 1.0)
+
+    async def _ask_pool(self) -> bool:
+        """Who may be a servlet: whoever the nodes know. ``False``: no node answered."""
         known = {member.ring_id: member for member in (*self._identity.members, *self._pool)}
         asked = chance().sample(list(known.values()), min(3, len(known)))
         answers = await asyncio.gather(*(self._members_of(member) for member in asked))
@@ -260,7 +264,7 @@ class Site(Linked):
             self._pool = tuple(member for member in sorted(heard.values()) if not self._revoked.is_revoked(member))
             self._role.set_pool(self._candidates(), wall())
             self._driver.pump()
-        await asyncio.sleep(_POOL_EVERY if heard else 1.0)
+        return bool(heard)
 
     def _candidates(self) -> tuple[Member, ...]:
         """Who of the nodes may be drawn."""
@@ -436,8 +440,10 @@ class Site(Linked):
         at = self._role.rotate_at
         return None if at is None else max(0, round(at - wall()))
 
-    def _rotate(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _rotate(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         begun = self._role.rotate(wall())
+        if not begun and await self._ask_pool():  # a node may have come back since the nodes were asked last
+            begun = self._role.rotate(wall())
         self._driver.pump()
         if not begun:
             raise ValueError("there is no other node to draw: each is a servlet already, was burned, or is beyond exposure_max")
