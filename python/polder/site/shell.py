@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography import x509
 
+from polder.api.admin import Route
 from polder.api.keeper import Keeper
 from polder.api.metrics import MetricsServer
 from polder.engine import CallFailed
@@ -94,8 +95,8 @@ class Site(Linked):
         self._filter_wanted = asyncio.Event()
         self._filter_seen = 0
         self._filter_counts: dict[str, int] = {}
-        routes = {"status": self._status, "counters": self._counters, "links": self._links}
-        actions = {"rotate": self._rotate, "burn": self._burn, "moved": self._moved}
+        routes: dict[str, Route] = {"status": self._status, "counters": self._counters, "links": self._links}
+        actions: dict[str, Route] = {"rotate": self._rotate, "burn": self._burn, "moved": self._moved}
         self.serve_admin(path / "admin.sock", {**routes, **actions})
         self.metrics = MetricsServer(settings, path, "site", self.checks, self.numbers)
 
