@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from polder.model import Kind, Member, Refused, Signed, Verdict
 from polder.model.overlay_messages import Caller
 from polder.model.spread_messages import GrantQuery, Issue, Redundancy, RelayList, node_number
-from polder.overlay.spread import IN_FLIGHT, SETTLE, Listed, SpreadRole
+from polder.overlay.spread import IN_FLIGHT, MAX_SESSIONS, SETTLE, Listed, SpreadRole
 from polder.overlay.spread_keys import RelayKeys, epoch_key, grant_key, peer_key
 
 HOUR, GRACE, LIFE = 3600, 660, 600
@@ -75,7 +75,7 @@ def test_tickets_use_keys_of_a_new_epoch_when_servlets_know_them_too() -> None:
     assert exchange(roles, MEMBERS[0], turn) == len(MEMBERS)
 
     def epochs(now: float) -> set[int]:
-        return {relay.epoch for relay in roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS, now)[2].ticket.relays}
+        return {relay.epoch for relay in roles["n1"].issue(ASKED, MEMBERS[4], now)[1].ticket.relays}
 
     assert epochs(turn) == epochs(turn + SETTLE - 0.1) == {int(NOW) // HOUR}
     assert epochs(turn + SETTLE) == {int(NOW) // HOUR + 1}
@@ -90,7 +90,7 @@ def test_servlets_know_every_key_that_tickets_use_however_short_epochs_are(perio
             exchange(roles, member, now)
         known = {(relay, epoch) for relay, epoch, _ in roles[servlet.name].peer_keys()}
         for beacon in ("n1", "n2"):
-            ticket = roles[beacon].issue(ASKED, caller(MEMBERS[1]), (servlet,), now)[2].ticket
+            ticket = roles[beacon].issue(ASKED, servlet, now)[1].ticket
             assert {(relay.id, relay.epoch) for relay in ticket.relays} <= known, now - NOW
         assert len(known) <= len(MEMBERS) * (2 + 2 * SETTLE // period)
 
@@ -108,8 +108,9 @@ def test_a_relay_that_is_silent_is_asked_again() -> None:
 
 def test_a_ticket_names_no_servlet_and_every_relay_can_open_its_own_part_only() -> None:
     roles = nodes()
-    servlet, expect, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), (MEMBERS[4],), NOW)
-    assert servlet == MEMBERS[4] and (expect.session, expect.key) == (issued.ticket.session, issued.ticket.key)
+    servlet = MEMBERS[4]
+    expect, issued = roles["n1"].issue(ASKED, servlet, NOW)
+    assert (expect.session, expect.key) == (issued.ticket.session, issued.ticket.key)
     assert expect.user_key == ASKED.key and expect.redundancy == HALF and not issued.renewed
     told = repr(issued) + repr(expect)
     assert issued.ticket.key.hex() not in told and repr(issued.ticket.key) not in told
@@ -136,39 +137,63 @@ def _half(key: bytes, label: bytes, session: bytes) -> bytes:
 
 
 def test_a_session_is_carried_on_with_the_same_servlet_by_the_same_user() -> None:
-    roles = nodes()
+    role, asks = nodes()["n1"], caller(MEMBERS[1])
     servlets = MEMBERS[2:6]
-    first, _, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), servlets, NOW)
-    again = Issue(ASKED.site, ASKED.user, ASKED.key, ASKED.not_after, issued.ticket.session, HALF)
-    second, expect, renewed = roles["n1"].issue(again, caller(MEMBERS[1]), servlets, NOW + 300)
-    assert (
-        second == first
-        and expect.renews == issued.ticket.session
-        and renewed.renewed
-        and renewed.ticket.session != issued.ticket.session
-    )
-    thief = Issue(ASKED.site, "spiffe://o.test/user/eve", ASKED.key, ASKED.not_after, issued.ticket.session, HALF)
-    with pytest.raises(Refused) as unknown:
-        roles["n1"].issue(again, caller(MEMBERS[1]), (), NOW + 300)
-    assert unknown.value.verdict is Verdict.UNKNOWN
-    for asked, verdict in ((thief, Verdict.DENIED), (again, Verdict.UNKNOWN)):
-        known = servlets if asked is thief else tuple(member for member in servlets if member != first)
+    first = role.places(ASKED, asks, servlets)[0]
+    told, issued = role.issue(ASKED, first, NOW)
+    role.placed(first, told, NOW)
+    again = msgspec.structs.replace(ASKED, renews=issued.ticket.session)
+    assert role.places(again, asks, servlets) == (first,)
+    expect, renewed = role.issue(again, first, NOW + 300)
+    assert expect.renews == issued.ticket.session and renewed.renewed and renewed.ticket.session != issued.ticket.session
+    thief = msgspec.structs.replace(again, user="spiffe://o.test/user/eve")
+    others = tuple(member for member in servlets if member != first)
+    for asked, known, verdict in (
+        (thief, servlets, Verdict.DENIED),
+        (again, others, Verdict.UNKNOWN),
+        (again, (), Verdict.UNKNOWN),
+    ):
         with pytest.raises(Refused) as refused:
-            roles["n1"].issue(asked, caller(MEMBERS[1]), known, NOW + 300)
+            role.places(asked, asks, known)
         assert refused.value.verdict is verdict
 
 
 def test_another_beacon_asks_every_servlet_whose_session_it_is() -> None:
-    roles = nodes()
+    roles, asks = nodes(), caller(MEMBERS[1])
     servlets = MEMBERS[2:6]
-    first, _, issued = roles["n1"].issue(ASKED, caller(MEMBERS[1]), servlets, NOW)
+    told, issued = roles["n1"].issue(ASKED, servlets[0], NOW)
+    roles["n1"].placed(servlets[0], told, NOW)
     again = msgspec.structs.replace(ASKED, renews=issued.ticket.session)
-    assert roles["n1"].places(again, servlets) == (first,) and roles["n1"].places(again, MEMBERS[:1]) == ()
-    places = roles["n2"].places(again, servlets)
-    assert set(places) == set(servlets) and set(roles["n2"].places(ASKED, servlets)) == set(servlets)
-    for place in places:
-        servlet, expect, renewed = roles["n2"].issue(again, caller(MEMBERS[1]), (place,), NOW + 300)
-        assert (servlet, expect.renews, renewed.renewed) == (place, issued.ticket.session, True)
+    for asked in (again, ASKED):
+        places = roles["n2"].places(asked, asks, servlets)
+        assert len(places) == len(servlets) and set(places) == set(servlets)
+    expect, renewed = roles["n2"].issue(again, servlets[1], NOW + 300)
+    assert (expect.renews, renewed.renewed) == (issued.ticket.session, True)
+
+
+def test_a_servlet_that_has_not_taken_a_session_is_not_the_one_to_carry_it_on() -> None:
+    role, asks = nodes()["n1"], caller(MEMBERS[1])
+    refused, _ = role.issue(ASKED, MEMBERS[2], NOW)
+    again = msgspec.structs.replace(ASKED, renews=refused.session)
+    assert set(role.places(again, asks, MEMBERS[2:6])) == set(MEMBERS[2:6])
+
+
+def test_sessions_that_are_over_make_room() -> None:
+    role, asks = nodes()["n1"], caller(MEMBERS[1])
+    expect, _ = role.issue(ASKED, MEMBERS[2], NOW)
+
+    def place(number: int, now: float) -> bytes:
+        name = number.to_bytes(16, "big")
+        terms = msgspec.structs.replace(expect.terms, starts=int(now))
+        role.placed(MEMBERS[2], msgspec.structs.replace(expect, session=name, terms=terms), now)
+        return name
+
+    def known(name: bytes) -> bool:
+        return len(role.places(msgspec.structs.replace(ASKED, renews=name), asks, MEMBERS)) == 1
+
+    last = [place(number, NOW) for number in range(MAX_SESSIONS + 1)][-1]
+    assert not known(last)
+    assert known(place(MAX_SESSIONS + 1, NOW + 2 * LIFE))
 
 
 def test_only_nodes_get_keys_and_tickets() -> None:
@@ -177,25 +202,27 @@ def test_only_nodes_get_keys_and_tickets() -> None:
         with pytest.raises(Refused):
             roles["n1"].grant(Caller(kind, "x"), NOW)
         with pytest.raises(Refused):
-            roles["n1"].issue(ASKED, Caller(kind, "x"), MEMBERS, NOW)
+            roles["n1"].places(ASKED, Caller(kind, "x"), MEMBERS)
 
 
 def test_a_ticket_ends_with_the_users_certificate() -> None:
     roles = nodes()
     asked = Issue(ASKED.site, ASKED.user, ASKED.key, int(NOW) + 60, None, HALF)
-    _, expect, _ = roles["n1"].issue(asked, caller(MEMBERS[1]), MEMBERS, NOW)
+    expect, _ = roles["n1"].issue(asked, MEMBERS[4], NOW)
     assert expect.terms.starts + expect.terms.lasts <= int(NOW) + 62
 
 
 def test_without_servlets_lists_or_keys_there_is_no_ticket() -> None:
     roles = nodes()
     with pytest.raises(Refused):
-        roles["n1"].issue(ASKED, caller(MEMBERS[1]), (), NOW)
+        roles["n1"].places(ASKED, caller(MEMBERS[1]), ())
     fresh = SpreadRole(MEMBERS[0], RelayKeys(b"s" * 32, HOUR, GRACE), Random(1), life=LIFE)
+    with pytest.raises(Refused):
+        fresh.issue(ASKED, MEMBERS[0], NOW)
     for members in ((), MEMBERS):
         fresh.set_relays(listed(members), NOW)
         with pytest.raises(Refused):
-            fresh.issue(ASKED, caller(MEMBERS[1]), MEMBERS[:1], NOW)
+            fresh.issue(ASKED, MEMBERS[0], NOW)
 
 
 def test_equal_lists_have_equal_versions_wherever_they_come_from() -> None:
@@ -214,7 +241,7 @@ def test_the_list_before_stays_known_and_an_older_one_is_not_taken() -> None:
     assert role.set_relays(listed(MEMBERS[1:], NOW + 2), NOW) and role.take_change()
     assert not role.set_relays(listed(MEMBERS[2:], NOW + 1), NOW) and not role.take_change()
     assert [len(known.list.relays) for known in role.lists] == [5, 6]
-    assert roles["n1"].issue(ASKED, caller(MEMBERS[1]), MEMBERS[4:5], NOW)[2].ticket.members == role.lists[0].list.version
+    assert roles["n1"].issue(ASKED, MEMBERS[4], NOW)[1].ticket.members == role.lists[0].list.version
 
 
 @given(st.floats(0, 4e9), st.integers(60, 86_400), st.integers(0, 4000))

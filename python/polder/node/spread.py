@@ -123,12 +123,13 @@ class Spreading:
     async def _issue(self, caller: Caller, _source: str, body: Issue) -> Issued:
         self._check_on()
         servlets = self._node.roles.beacons.entries(wall()).get(body.site, ())
-        for place in self.role.places(body, servlets) or (None,):
-            servlet, expect, issued = self.role.issue(body, caller, (place,) if place else (), wall())
+        for servlet in self.role.places(body, caller, servlets):
+            expect, issued = self.role.issue(body, servlet, wall())
             try:
                 expected: Expected = await self._node.role_call(servlet, "expect", expect)
             except CallFailed:
                 continue
+            self.role.placed(servlet, expect, wall())
             return msgspec.structs.replace(issued, pin=expected.pin)
         if body.renews:
             raise Refused(Verdict.UNKNOWN, "no servlet knows the session that is to be carried on; ask for a new one", retry=True)

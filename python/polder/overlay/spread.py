@@ -73,7 +73,7 @@ class _Key:
         return next((keys for since, keys in self.known if since + SETTLE <= now), self.known[-1][1] if self.known else None)
 
 
-class _Sent(NamedTuple):
+class _Placed(NamedTuple):
     servlet: Member
     user: str
     key: bytes
@@ -93,7 +93,7 @@ class SpreadRole:
         self._held: dict[bytes, _Key] = {}
         self._running: dict[int, bytes] = {}
         self._calls: deque[CallOut] = deque()
-        self._sent: dict[bytes, _Sent] = {}
+        self._placed: dict[bytes, _Placed] = {}
         self._next_id = 0
         self._changed = False
 
@@ -131,49 +131,53 @@ class SpreadRole:
         node = int.from_bytes(caller.ring_id[:8], "big")
         return self._keys.grant(node, self._rng.randbytes(8), now)
 
-    def places(self, body: Issue, servlets: tuple[Member, ...]) -> tuple[Member, ...]:
+    def places(self, body: Issue, caller: Caller, servlets: tuple[Member, ...]) -> tuple[Member, ...]:
         """As a beacon: where the session may end, in the order in which to ask. One that another beacon began, or this one before it
         was started again, is carried on by the servlet that knows it: that judges whose it is.
-        """
-        before = self._sent.get(body.renews) if body.renews else None
-        if before is not None:
-            return tuple(servlet for servlet in servlets if servlet == before.servlet)
-        return tuple(self._rng.sample(servlets, len(servlets)))
 
-    def issue(self, body: Issue, caller: Caller, servlets: tuple[Member, ...], now: float) -> tuple[Member, Expect, Issued]:
-        """As a beacon: the servlet to tell, what to tell it, and the user's half (its ``pin``, ``hosts`` and ``ports`` are still empty).
-
-        Raises ``Refused``: not a node, another's session, no servlet known here, or no relay's keys yet.
+        Raises ``Refused``: not a node, another's session, no servlet known here.
         """
         if caller.kind is not Kind.NODE:
             raise Refused(Verdict.DENIED, f"{caller.kind} {caller.name}: access points ask for tickets on their users' behalf")
-        before = self._sent.get(body.renews) if body.renews else None
-        if before is not None and (before.user, before.key, before.site) != (body.user, body.key, body.site):
-            raise Refused(Verdict.DENIED, "the session to be carried on is another's")
-        if before is not None and before.servlet not in servlets:
-            raise Refused(Verdict.UNKNOWN, "the session to be carried on is not known here; ask for a new one", retry=True)
-        if not servlets or not self._lists:
-            raise Refused(Verdict.BUSY, "no servlet of this site, or no list of relays, is known here yet", retry=True)
-        servlet = before.servlet if before else self._rng.choice(servlets)
+        before = self._placed.get(body.renews) if body.renews else None
+        if before is not None:
+            if (before.user, before.key, before.site) != (body.user, body.key, body.site):
+                raise Refused(Verdict.DENIED, "the session to be carried on is another's")
+            if before.servlet not in servlets:
+                raise Refused(Verdict.UNKNOWN, "the session to be carried on is not known here; ask for a new one", retry=True)
+            return (before.servlet,)
+        if not servlets:
+            raise Refused(Verdict.BUSY, "no servlet of this site is known here yet", retry=True)
+        return tuple(self._rng.sample(servlets, len(servlets)))
+
+    def issue(self, body: Issue, servlet: Member, now: float) -> tuple[Expect, Issued]:
+        """As a beacon: what to tell a servlet, and the user's half (its ``pin``, ``hosts`` and ``ports`` are still empty).
+
+        Raises ``Refused``: no relay's keys yet.
+        """
         starts = int(now) - SKEW
         lasts = max(0, min(self._life, int(body.not_after - now)) + SKEW)
         terms = Terms(starts, lasts, PACE, self._rate)
         session, key = self._rng.randbytes(16), self._rng.randbytes(32)
-        current = self._lists[0]
         granted = [
             (member, keys)
-            for member in current.list.relays
+            for member in (self._lists[0].list.relays if self._lists else ())
             if (held := self._held.get(member.ring_id)) is not None and (keys := held.settled(now)) is not None
         ]
         if not granted:
             raise Refused(Verdict.BUSY, "no relay has answered this node yet; try again shortly", retry=True)
-        relays = issue(session, key, node_number(servlet), terms, granted)
-        self._remember(session, _Sent(servlet, body.user, body.key, body.site, starts + lasts), now)
-        renews, redundancy = body.renews, body.redundancy.bounded()
-        expect = Expect(body.site, session, key, terms, body.user, body.key, renews, redundancy)
+        relays, current = issue(session, key, node_number(servlet), terms, granted), self._lists[0]
+        expect = Expect(body.site, session, key, terms, body.user, body.key, body.renews, body.redundancy.bounded())
         ticket = Ticket(session, key, terms, current.list.version, relays)
-        issued = Issued(body.site, (), (), b"", body.renews is not None, int(now * 1e6), ticket, current.signed)
-        return servlet, expect, issued
+        return expect, Issued(body.site, (), (), b"", body.renews is not None, int(now * 1e6), ticket, current.signed)
+
+    def placed(self, servlet: Member, expect: Expect, now: float) -> None:
+        """As a beacon: the servlet has taken it, and is asked when it is to be carried on."""
+        if len(self._placed) >= MAX_SESSIONS:
+            self._placed = {name: known for name, known in self._placed.items() if known.ends > now}
+        if len(self._placed) < MAX_SESSIONS:
+            ends = expect.terms.starts + expect.terms.lasts
+            self._placed[expect.session] = _Placed(servlet, expect.user, expect.user_key, expect.site, ends)
 
     def peer_keys(self) -> tuple[tuple[int, int, bytes], ...]:
         """As a servlet: (relay, epoch, key) of every relay, of this epoch, the one before, and what beacons may still use."""
@@ -229,9 +233,3 @@ class SpreadRole:
         if held is not None:
             held.running = False
         return held
-
-    def _remember(self, session: bytes, sent: _Sent, now: float) -> None:
-        if len(self._sent) >= MAX_SESSIONS:
-            self._sent = {name: known for name, known in self._sent.items() if known.ends > now}
-        if len(self._sent) < MAX_SESSIONS:
-            self._sent[session] = sent
