@@ -132,7 +132,6 @@ impl Ends {
             }
             Order::Ticket(ticket) => plane.users.ticket(plane, &ticket)?,
             Order::Prefer { site, on } => plane.users.prefer(&site, on),
-            Order::Drop { site } => plane.users.drop_session(&site),
             Order::Sessions => return Ok(encode(&plane.users.now())),
         }
         Ok(encode(&()))

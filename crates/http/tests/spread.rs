@@ -41,6 +41,8 @@ struct Stage {
     relays: World,
     node: Node,
     servlet: Arc<Servlet>,
+    /// What the servlet's end counts.
+    counters: Arc<polder_quic::Counters>,
     end_key: Vec<u8>,
     ann: Node,
     redundancy: Redundancy,
@@ -64,10 +66,10 @@ async fn bounded(choice: PlaneChoice, limits: &Limits) -> Stage {
     let end_key = KeyPair::generate().unwrap().serialize_der();
     let tls = node.plane.world().unwrap().tls.spread_server(&end_key).unwrap();
     let counters = Arc::new(polder_quic::Counters::default());
-    let end = ServletEnd::new(relays.inlet.clone(), tls, limits, SpreadConfig::default(), counters, 10).unwrap();
+    let end = ServletEnd::new(relays.inlet.clone(), tls, limits, SpreadConfig::default(), counters.clone(), 10).unwrap();
     let servlet = Servlet::start(node.plane.clone(), end, 1);
     let ann = forwarder(&pki, "ann", &node, choice).await;
-    Stage { pki, relays, node, servlet, end_key, ann, redundancy: REDUNDANCY }
+    Stage { pki, relays, node, servlet, counters, end_key, ann, redundancy: REDUNDANCY }
 }
 
 async fn forwarder(pki: &Pki, name: &str, node: &Node, choice: PlaneChoice) -> Node {
@@ -117,6 +119,12 @@ impl Stage {
     /// All relays fall silent, or are there again.
     fn silence(&self, dead: bool) {
         self.relays.nodes.iter().for_each(|node| node.dead.store(dead, Relaxed));
+    }
+
+    /// Her session is cut.
+    fn revoke_ann(&self) {
+        let identities = vec![format!("spiffe://{DOMAIN}/user/ann")];
+        self.node.apply(|s| s.revocations = Revocations { epoch: 2, identities, ..s.revocations.clone() });
     }
 
     /// What ann's forwarder tells of her session.
@@ -229,15 +237,7 @@ async fn revocation_cuts_a_session() {
     let mut stage = stage(PlaneChoice::Spread).await;
     stage.session().await;
     assert_eq!(ask(&stage.ann, "hello").await.unwrap(), "hello");
-    stage.node.apply(|s| {
-        s.revocations = Revocations {
-            epoch: 2,
-            identities: vec![format!("spiffe://{DOMAIN}/user/ann")],
-            keys: vec![],
-            fresh_until: None,
-            issuers: vec![],
-        };
-    });
+    stage.revoke_ann();
     over(&stage.ann).await;
     assert!(stage.node.plane.counters.identities_cut.get() >= 1, "her link to the access point is another");
     assert!(stage.ann.plane.users.now().is_empty());
@@ -311,14 +311,25 @@ async fn a_servlet_that_was_dismissed_is_left_for_access_points() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_is_ended_while_it_begins_does_not_stay() {
-    let mut stage = stage(PlaneChoice::Tunnel).await;
+async fn a_session_that_another_replaces_while_it_begins_does_not_stay() {
+    let mut stage = stage(PlaneChoice::Spread).await;
     let ann = std::mem::replace(&mut stage.ann, forwarder(&stage.pki, "nobody", &stage.node, PlaneChoice::Tunnel).await);
-    let (order, guest) = stage.issue(&ann, None);
-    stage.servlet.expect(&guest, stage.relays.members.clone()).unwrap();
-    ann.plane.users.ticket(&ann.plane, &order).unwrap();
-    ann.plane.users.drop_session("wiki");
-    assert!(!session(&ann).await.0, "it is over before it was up");
+    stage.silence(true);
+    for _ in 0..2 {
+        let (order, guest) = stage.issue(&ann, None);
+        stage.servlet.expect(&guest, stage.relays.members.clone()).unwrap();
+        ann.plane.users.ticket(&ann.plane, &order).unwrap();
+    }
+    assert_eq!(stage.counters.sessions_open.get(), 2);
+    stage.silence(false);
+    assert!(session(&ann).await.0, "the other is up, and nothing is said of this one");
+    let gone = async {
+        while stage.counters.sessions_open.get() > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the first is over");
+    assert_eq!(ask(&ann, "hello").await.unwrap(), "hello");
 }
 
 /// Says something and hears the echo, as often as it takes until `done`.
@@ -471,7 +482,7 @@ async fn a_session_keeps_to_its_bounds() {
     drop((bulk, second.source));
     third.sink.send(Bytes::from_static(b"hello")).await.unwrap();
     assert_eq!(third.source.next().await.unwrap().unwrap(), "hello");
-    stage.ann.plane.users.drop_session("wiki");
+    stage.revoke_ann();
     over(&stage.ann).await;
     assert!(counters.spread_over_window.get() > 0);
 }

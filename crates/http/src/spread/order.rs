@@ -131,11 +131,6 @@ pub enum Order {
         /// Whether.
         on: bool,
     },
-    /// Forwarder: end a session.
-    Drop {
-        /// Site.
-        site: SiteName,
-    },
     /// Forwarder: what there is.
     Sessions,
 }

@@ -114,12 +114,9 @@ impl Users {
         }
     }
 
-    /// Ends a session with its tunnels.
-    pub fn drop_session(&self, site: &str) {
-        let held = self.sessions().remove(site);
-        if let Some(connection) = held.as_ref().and_then(|held| held.connection.get()) {
-            connection.close(VarInt::from_u32(0), b"");
-        }
+    /// Whether no other session of its site has taken its place.
+    fn keeps(&self, held: &Arc<Held>) -> bool {
+        self.sessions().get(&held.site).is_some_and(|now| Arc::ptr_eq(now, held))
     }
 
     /// The session for a target, if it is up; and whether tunnels are to use it: none begins on a detour that has an access point
@@ -163,11 +160,11 @@ async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, lim
             Ok(Err(error)) => error.to_string(),
             Ok(Ok(connection)) => {
                 let _ = held.connection.set(connection.clone());
-                // Ended while it began: who ended it found no connection to close.
-                if plane.users.sessions().contains_key(&held.site) {
+                if plane.users.keeps(&held) {
                     tell(true, String::new());
                     plane.stir();
                 } else {
+                    // Another took its place while it began: nothing would ever go over this one.
                     connection.close(VarInt::from_u32(0), b"");
                 }
                 let reason = connection.closed().await;
@@ -183,14 +180,8 @@ async fn keep(plane: Arc<Plane>, held: Arc<Held>, tls: rustls::ClientConfig, lim
     if held.detoured.swap(false, Relaxed) {
         plane.counters.spread_detours_open.drop_by(1);
     }
-    let mut sessions = plane.users.sessions();
-    // One that another has replaced ends by itself: that says nothing of the other.
-    let current = sessions.get(&held.site).is_none_or(|now| Arc::ptr_eq(now, &held));
-    if current {
-        sessions.remove(&held.site);
-    }
-    drop(sessions);
-    if current {
+    // The end of one that another has replaced says nothing of the other.
+    if plane.users.sessions().extract_if(|_, now| Arc::ptr_eq(now, &held)).next().is_some() {
         tell(false, reason);
     }
 }
