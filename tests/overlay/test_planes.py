@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polder.overlay.planes import ASIDE, BLOCKED, MOST, RETRY, WINDOW, Ask, Planes, Seen, Use
+from polder.overlay.planes import ASIDE, BLOCKED, MOST, RETRY, TARGETS, WINDOW, Ask, Planes, Seen, Use
 
 LIFE = 600.0
 
@@ -53,6 +53,18 @@ def test_who_is_refused_for_weeks_still_asks() -> None:
     for number in range(2000):
         assert asks(planes, number * MOST)
         planes.refused(Ask("wiki.test", 443, None), number * MOST)
+
+
+def test_names_that_nobody_knows_are_forgotten_when_there_are_many() -> None:
+    planes = Planes(auto=True)
+    for number in range(TARGETS):
+        planes.wanted(f"{number}.wiki.test", 443, 0.0)
+    asked = [planes.poll() for _ in range(TARGETS)]
+    assert None not in asked and not asks(planes, 0.0), "all under way: one more waits"
+    for ask in asked:
+        assert isinstance(ask, Ask)
+        planes.refused(ask, 1.0)
+    assert not asks(planes, 1.0 + RETRY - 0.1) and asks(planes, 1.0 + RETRY)
 
 
 def renewals(planes: Planes, now: float) -> list[Ask]:

@@ -23,6 +23,8 @@ WINDOW = 30.0
 """Seconds of which the least round trip counts: a full line makes all of them long, on either plane."""
 ASIDE = 60.0
 """Least seconds for which a session that did not help is left aside."""
+TARGETS = 1024
+"""Targets that are remembered: any name below a wildcard's may be one."""
 RENEW = 1 / 3
 """A ticket is renewed when this part of its life is left."""
 
@@ -100,6 +102,10 @@ class Planes:
 
     def wanted(self, host: str, port: int, now: float) -> None:
         """Tunnels go to a target without a session."""
+        if (host, port) not in self._targets and len(self._targets) >= TARGETS:
+            self._targets = {at: target for at, target in self._targets.items() if target.asked or now < target.again}
+            if len(self._targets) >= TARGETS:
+                return
         target = self._targets.setdefault((host, port), _Target())
         if not target.asked and now >= target.again:
             target.asked = True
