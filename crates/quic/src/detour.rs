@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 const WAITING: usize = 32;
 /// Bytes that may wait for QUIC, of all sessions of an end, and of one: who pours in more than QUIC takes loses his own.
 const ARRIVED: (usize, usize) = (4 << 20, 1 << 20);
+/// What a datagram counts for at the least: one of a few bytes takes no less memory.
+const LEAST: usize = 128;
 
 /// Datagrams one behind the other, `segment` bytes each, the last may be shorter.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ pub(crate) fn pair(seats: Arc<Seats>, seat: Arc<Seat>) -> (Lane, Attached) {
 }
 
 impl Attached {
-    /// What is to be sent next; `None` when another detour took its place.
+    /// What is to be sent next; `None` when another detour took its place, or the session is over.
     pub async fn next(&mut self) -> Option<Datagrams> {
         self.waiting.recv().await
     }
@@ -111,6 +113,7 @@ pub(crate) struct Arrivals(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// What they count for.
     bytes: usize,
     /// The same of each session that has some.
     by_session: HashMap<SocketAddr, usize>,
@@ -120,11 +123,12 @@ struct Queue {
 impl Arrivals {
     pub(crate) fn push(&self, from: SocketAddr, datagram: &[u8]) -> bool {
         let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let theirs = queue.by_session.get(&from).copied().unwrap_or_default() + datagram.len();
-        if queue.bytes + datagram.len() > ARRIVED.0 || theirs > ARRIVED.1 {
+        let counts = datagram.len().max(LEAST);
+        let theirs = queue.by_session.get(&from).copied().unwrap_or_default() + counts;
+        if queue.bytes + counts > ARRIVED.0 || theirs > ARRIVED.1 {
             return false;
         }
-        queue.bytes += datagram.len();
+        queue.bytes += counts;
         queue.by_session.insert(from, theirs);
         queue.waiting.push_back((from, datagram.to_vec()));
         if let Some(waker) = queue.waker.take() {
@@ -143,9 +147,10 @@ impl Arrivals {
             }
             return None;
         };
-        queue.bytes -= datagram.len();
+        let counts = datagram.len().max(LEAST);
+        queue.bytes -= counts;
         if let Some(theirs) = queue.by_session.get_mut(&from) {
-            *theirs -= datagram.len();
+            *theirs -= counts;
             if *theirs == 0 {
                 queue.by_session.remove(&from);
             }
@@ -162,9 +167,10 @@ mod tests {
     fn one_session_leaves_room_for_others() {
         let (arrivals, cx) = (Arrivals::default(), Context::from_waker(Waker::noop()));
         let of = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
-        let pour = |from| (0..4096).filter(|_| arrivals.push(from, &[7; 1024])).count();
-        assert_eq!([pour(of(1)), pour(of(2)), pour(of(1))], [1024, 1024, 0]);
-        assert_eq!([pour(of(3)), pour(of(4)), pour(of(5))], [1024, 1024, 0], "and all together have a bound");
+        let pour = |from, length: usize| (0..20_000).filter(|_| arrivals.push(from, &[7; 1024][..length])).count();
+        assert_eq!([pour(of(1), 1024), pour(of(2), 1024), pour(of(1), 1024)], [1024, 1024, 0]);
+        assert_eq!(pour(of(3), 1), 8192, "short ones are not many more");
+        assert_eq!([pour(of(4), 1024), pour(of(5), 1)], [1024, 0], "and all together have a bound");
         let came = std::iter::from_fn(|| arrivals.poll(&cx)).map(|(from, datagram)| (from.port(), datagram.len()));
         assert_eq!(came.last(), Some((4, 1024)));
         let queue = arrivals.0.lock().unwrap();
