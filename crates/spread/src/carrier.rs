@@ -21,7 +21,7 @@ const ASK: (Duration, Duration) = (Duration::from_millis(250), Duration::from_se
 const PROVING: Duration = Duration::from_millis(100);
 /// A detour is kept for so long after going back.
 const KEEP: Duration = Duration::from_secs(10);
-/// Between two looks: over relays, whose silence is to be noticed soon, and on a detour.
+/// Between two looks: while an answer of relays is awaited, whose silence is to be noticed soon; and else.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 
 /// What carries.
@@ -100,7 +100,8 @@ impl Carriage {
             return Orders { carrier: self.carrier, wanted: true, ask: false, next: self.ask_at };
         }
         let kept = self.returned.is_some_and(|returned| now.since(returned) < KEEP);
-        Orders { carrier: self.carrier, wanted: silent || kept, ask: false, next: now + LOOK.0 }
+        let next = now + if seen.unheard.is_some() { LOOK.0 } else { LOOK.1 };
+        Orders { carrier: self.carrier, wanted: silent || kept, ask: false, next }
     }
 
     fn on_detour(&mut self, now: Micros, seen: Seen, silent: bool) -> Orders {
@@ -141,6 +142,8 @@ mod tests {
     struct World {
         now: Micros,
         carriage: Carriage,
+        /// Of the last look.
+        orders: Orders,
         seen: Seen,
         up: bool,
         detours: bool,
@@ -156,20 +159,19 @@ mod tests {
             let now = Micros::from_secs(1000);
             let seen = Seen { rtt: Some(RTT), ..Seen::default() };
             let (changes, carriage) = (vec![], Carriage::new(now));
-            World { now, carriage, seen, up: true, detours: true, asked: None, wanted_since: None, changes, questions: 0 }
+            let orders = Orders { carrier: Carrier::Relays, wanted: false, ask: false, next: now };
+            World { now, carriage, orders, seen, up: true, detours: true, asked: None, wanted_since: None, changes, questions: 0 }
         }
 
         fn run(&mut self, time: Duration, busy: bool) {
             let end = self.now + time;
             while self.now < end {
                 self.now = self.now + STEP;
-                let before = self.carriage.carrier;
-                let orders = self.carriage.look(self.now, self.seen);
-                if orders.carrier != before {
-                    self.changes.push((self.now, orders.carrier));
+                self.orders.ask = false;
+                if self.orders.next <= self.now {
+                    self.look();
                 }
-                assert!(orders.next > self.now);
-                self.questions += u32::from(orders.ask);
+                let orders = self.orders;
                 if orders.ask || (busy && orders.carrier == Carrier::Relays) {
                     self.seen.unheard.get_or_insert(self.now);
                     self.asked.get_or_insert(self.now);
@@ -187,6 +189,16 @@ mod tests {
                     self.seen.attached = self.detours && self.now.since(since) >= 2 * RTT;
                 }
             }
+        }
+
+        fn look(&mut self) {
+            let before = self.carriage.carrier;
+            self.orders = self.carriage.look(self.now, self.seen);
+            if self.orders.carrier != before {
+                self.changes.push((self.now, self.orders.carrier));
+            }
+            assert!(self.orders.next > self.now);
+            self.questions += u32::from(self.orders.ask);
         }
 
         fn over(&self) -> Carrier {
