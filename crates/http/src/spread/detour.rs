@@ -34,6 +34,7 @@ pub(super) async fn carry(tunnel: Tunnel, attached: Attached, orders: Option<wat
 
 async fn say(mut sink: Sink, mut attached: Attached, mut orders: Option<watch::Receiver<bool>>) -> io::Result<()> {
     match &mut orders {
+        // Until a first byte comes, those on the path do not know that it stands, and would ask somebody else.
         None => sink.send(word(Word::Here)).await?,
         Some(orders) => orders.mark_changed(),
     }
