@@ -99,7 +99,7 @@ pub(crate) async fn listen(door: Arc<Door>, listener: Arc<TcpListener>, mut open
     }
 }
 
-/// Lets a connection in or closes it: whoever is refused costs no task. Says whether it was let in.
+/// Lets a connection in or closes it: whoever is refused costs no task. False: it was a stranger's and refused, as those of floods are.
 fn enter(door: &Arc<Door>, socket: TcpStream, from: IpAddr) -> bool {
     let plane = &door.plane;
     plane.counters.connections.up();

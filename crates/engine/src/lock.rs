@@ -1,7 +1,7 @@
 //! Keeps a listener from being flooded: what would only be refused is dropped by the system, before it costs anything.
 
 use crate::accept::Door;
-use polder_flow::sluice::{OPEN, Passage, Sluice};
+use polder_flow::sluice::{Passage, Sluice};
 use polder_sock::sluice;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,16 +62,21 @@ impl Lock {
         let Some(world) = door.plane.world() else { return };
         let limits = &world.plan.limits;
         let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let Some(passage) = self.sluice.look(limits.refusal_rate, 2 * limits.handshake_rate_per_source, now) else { return };
+        let of_one = limits.handshake_rate_per_source.saturating_mul(2);
+        let Some(passage) = self.sluice.look(limits.refusal_rate, of_one, now) else { return };
         let homes = world.plan.peers().map(|peer| peer.address.ip());
+        let sifted = self.sifts;
         self.set(door, &passage, homes);
         let dropped = sluice::dropped(&*self.listener).unwrap_or(self.dropped);
-        door.plane.counters.over_refusals.add(u64::from(dropped.wrapping_sub(self.dropped)));
+        // What was lost without a filter found the backlog full.
+        if sifted {
+            door.plane.counters.over_refusals.add(u64::from(dropped.wrapping_sub(self.dropped)));
+        }
         self.dropped = dropped;
     }
 
     fn set(&mut self, door: &Door, passage: &Passage, homes: impl Iterator<Item = IpAddr>) {
-        let open = passage.strangers == OPEN && passage.loud.is_empty();
+        let open = self.sluice.is_open();
         let done = if open {
             sluice::open(&*self.listener)
         } else {

@@ -45,7 +45,7 @@ pub struct Bounds {
     /// Handshakes per second per identity that count as a guest's.
     pub handshake_rate_per_identity: u32,
     /// Sources that one identity makes guests', and identities that one source remembers: a user is at a few places, and a place has
-    /// more users than that only behind a carrier's gateway. Who has more addresses than this cannot fill the table with them.
+    /// more users than that only behind a carrier's gateway. Who has more addresses than this cannot fill the table with them. 0 counts as 1.
     pub homes_per_identity: u32,
 }
 

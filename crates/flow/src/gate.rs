@@ -104,8 +104,8 @@ impl Gate {
         let Some(held) = self.sources.get_mut(&source) else { return };
         let until = now.saturating_add(Self::GUEST);
         held.guests.retain(|(who, until)| who != identity && now < *until);
-        let homes = bounds.homes_per_identity as usize;
-        if held.guests.len() >= homes.max(1) {
+        let homes = bounds.homes_per_identity.max(1) as usize;
+        if held.guests.len() >= homes {
             held.guests.remove(0);
         }
         held.guests.push((identity.clone(), until));

@@ -8,12 +8,12 @@ use crate::{Millis, SourceKey};
 use std::collections::HashMap;
 
 /// Between two looks, in milliseconds.
-pub const LOOK: Millis = 100;
+const LOOK: Millis = 100;
 /// Every chance, of 2³².
-pub const OPEN: u32 = u32::MAX;
+const OPEN: u32 = u32::MAX;
 /// Sources that have a chance of their own.
 const LOUD: usize = 64;
-/// Of so many refusals at least one is put down to its source.
+/// Of so many refusals one is put down to its source.
 const SAMPLE: u32 = 8;
 
 /// One chance, corrected.
