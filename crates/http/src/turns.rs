@@ -54,6 +54,11 @@ impl Bell {
         self.rung.load(SeqCst)
     }
 
+    /// Whether it rings for the task of `cx`.
+    pub(crate) fn is_for(&self, cx: &Context<'_>) -> bool {
+        self.task.will_wake(cx.waker())
+    }
+
     /// Waits until the step is due.
     pub(crate) async fn rings(&self) {
         poll_fn(|_| if self.has_rung() { Poll::Ready(()) } else { Poll::Pending }).await;

@@ -98,7 +98,9 @@ impl<S> Paced<S> {
         loop {
             match &mut self.pause {
                 Some(Pause::Turn(bell)) if !bell.as_ref().is_some_and(|bell| bell.has_rung()) => {
-                    *bell = Some(Bell::after_others(cx));
+                    if !bell.as_ref().is_some_and(|bell| bell.is_for(cx)) {
+                        *bell = Some(Bell::after_others(cx));
+                    }
                     return Poll::Pending;
                 }
                 Some(Pause::Turn(_)) | None => {}
