@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 from polder.engine import Engine
@@ -13,6 +15,8 @@ from polder.snapshot.schema import EngineConfig, Limits, Snapshot
 from tests.engine.pki import DOMAIN, Authority
 
 GUEST = "127.5.0.1"
+RETRANSMITTED = 100
+"""Where ``tcpi_total_retrans`` lies in ``struct tcp_info``."""
 
 
 async def greets(address: str, context: ssl.SSLContext, source: str) -> bool:
@@ -36,6 +40,17 @@ def knock(address: str, source: str) -> None:
         sock.connect((host, int(port)))
 
 
+def repeats(address: str, source: str) -> int:
+    """How often ``source`` had to say that it wants to connect, beyond the first time."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as sock:
+        sock.bind((source, 0))
+        sock.settimeout(5)
+        sock.connect((host, int(port)))
+        (count,) = struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), RETRANSMITTED)
+        return int(count)
+
+
 async def test_what_would_be_refused_is_dropped_and_guests_come_in(tmp_path: Path) -> None:
     authority = Authority()
     counted = {"over_refusals": 0}
@@ -47,14 +62,21 @@ async def test_what_would_be_refused_is_dropped_and_guests_come_in(tmp_path: Pat
     context = authority.context(authority.leaf("user", "ann"), tmp_path)
     assert await greets(address, context, GUEST)
     async with asyncio.timeout(60):
-        number = 0
-        while not counted["over_refusals"]:
-            for _ in range(20):
-                number += 1
+        numbers = itertools.count()
+
+        async def flood() -> None:
+            for number in itertools.islice(numbers, 20):
                 knock(address, f"127.6.{number // 250 % 250}.{1 + number % 250}")
             await asyncio.sleep(0.01)
+
+        while not counted["over_refusals"]:
+            await flood()
             counted = engine.counters()
         assert counted["connections_refused"] > 0
+        # Of strangers few pass by now; she always does, at the first attempt.
+        for _ in range(3):
+            await flood()
+            assert repeats(address, GUEST) == 0
         # Her handshake is one of two a second; the flood's were refused, and those that were dropped cost nothing.
         while not await greets(address, context, GUEST):
             await asyncio.sleep(0.1)
