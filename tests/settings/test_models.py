@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
@@ -14,6 +18,17 @@ from polder.snapshot.schema import Limits as DataPlaneLimits
 
 def test_limits_are_the_data_planes() -> None:
     assert DataPlaneLimits(**Limits().model_dump()) == DataPlaneLimits()
+
+
+def test_the_data_planes_own_defaults_are_the_same() -> None:
+    source = (Path(__file__).parents[2] / "crates/types/src/limits.rs").read_text()
+    told = dict(re.findall(r"^ {12}(\w+): (.+),$", source, re.MULTILINE))
+
+    def number(text: str) -> int:
+        terms = [int(term) for term in re.split(r" (?:\*|<<) ", text)]
+        return terms[0] << terms[1] if "<<" in text else math.prod(terms)
+
+    assert {name: number(text) for name, text in told.items()} == msgspec.structs.asdict(DataPlaneLimits())
 
 
 def test_models_are_frozen() -> None:
