@@ -253,9 +253,10 @@ class Limits(Settings):
         ge=0,
         le=1_000_000,
         description="New connections that this node accepts only to refuse them, per second and listener; 0: any number. What comes faster "
-        "is dropped by the system by chance, before it costs anything; who is honest asks again a second later. Nodes, and addresses from "
-        "which a user came within the hour, always pass; of an address that is refused more than twice handshake_rate_per_source, as many. "
-        "30 KiB of the kernel's memory per listener while a flood lasts.",
+        "is dropped by the system by chance, before it costs anything; who is honest asks again a second later. Nodes, and the last "
+        "addresses from which users came within the hour, always pass: 800 in all, or 200 where net.core.optmem_max is small; of an "
+        "address that is refused more than twice handshake_rate_per_source, as many. Up to 70 KiB of the kernel's memory per listener "
+        "while a flood lasts.",
     )
     flood_patience_ms: Millis = Field(
         5000,
