@@ -23,9 +23,10 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(fec: Fec) -> Self {
+    /// Its groups count from `first`.
+    pub(crate) fn new(fec: Fec, first: u32) -> Self {
         let fec = Fec { sources: fec.sources.clamp(1, MOST), repairs: fec.repairs.clamp(1, MOST) };
-        Encoder { fec, group: 0, sources: Vec::new() }
+        Encoder { fec, group: first, sources: Vec::new() }
     }
 
     /// The head of the next datagram.
@@ -156,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn group(datagrams: &[Vec<u8>], fec: Fec) -> Vec<(Inner, Vec<u8>)> {
-        let mut encoder = Encoder::new(fec);
+        let mut encoder = Encoder::new(fec, u32::MAX);
         let mut packets = Vec::new();
         for datagram in datagrams {
             packets.push((encoder.head(), datagram.clone()));

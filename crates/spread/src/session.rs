@@ -183,7 +183,7 @@ impl Session {
             generations: Vec::new(),
             run: None,
             owed: 0.0,
-            encoder: config.fec.map(Encoder::new),
+            encoder: config.fec.map(|fec| Encoder::new(fec, 0)),
             group_since: None,
             decoder: Decoder::default(),
             feedback: Feedback::default(),
@@ -261,11 +261,15 @@ impl Session {
         self.run = None;
     }
 
-    /// Sets the dial for redundancy.
+    /// Sets the dial for redundancy. A group that is open goes on, or ends without repairs when those change.
     pub fn set_redundancy(&mut self, copies: f64, fec: Option<crate::config::Fec>) {
-        (self.config.copies, self.config.fec) = (copies, fec);
-        self.encoder = fec.map(Encoder::new);
-        (self.group_since, self.run) = (None, None);
+        (self.config.copies, self.run) = (copies, None);
+        if self.config.fec != fec {
+            // By chance: the other end remembers groups of before.
+            let first = self.chance.draw() as u32;
+            (self.config.fec, self.encoder) = (fec, fec.map(|fec| Encoder::new(fec, first)));
+            self.group_since = None;
+        }
     }
 
     /// Sessions under which packets for this end may come.

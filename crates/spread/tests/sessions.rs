@@ -107,6 +107,25 @@ fn repairs_bring_back_what_dead_relays_took() {
 }
 
 #[test]
+fn a_dial_that_is_set_again_leaves_repairs_of_use() {
+    let fec = |sources| Some(Fec { sources, repairs: 8 });
+    let config = SpreadConfig { fec: fec(8), naive: true, run: RunLength::Fixed(1), ..SpreadConfig::default() };
+    let mut net = Net::new(16, &config, 7);
+    net.ways.iter_mut().take(4).for_each(|way| way.dead = true);
+    for sources in [8, 8, 4, 8] {
+        net.user.set_redundancy(0.0, fec(sources));
+        let before = (net.servlet.tallies().recovered, net.at_servlet.len());
+        for _ in 0..20 {
+            net.user_sends(&[7; 8000], 1000);
+            net.run(net.now + ms(5));
+        }
+        net.run(net.now + ms(100));
+        let (regained, came) = (net.servlet.tallies().recovered - before.0, net.at_servlet.len() - before.1);
+        assert!(regained > 20 && came >= 150, "{regained} regained, {came} of 160 came");
+    }
+}
+
+#[test]
 fn reordering_costs_nothing() {
     let mut net = Net::new(8, &SpreadConfig { copies: 1.0, ..SpreadConfig::default() }, 8);
     net.ways.iter_mut().for_each(|way| way.jitter = ms(60));
