@@ -133,13 +133,13 @@ impl ForwarderEnd {
 
     /// When the newest ticket ends, by the overlay's clock, and that clock's time.
     pub fn ends(&self) -> (Micros, Micros) {
-        let ends = self.seats.with(self.address, |session, _| session.ends()).unwrap_or_default();
+        let ends = self.seats.read(self.address, Session::ends).unwrap_or_default();
         (ends, self.seats.clock.now())
     }
 
     /// What the session has done.
     pub fn tallies(&self) -> Option<Tallies> {
-        self.seats.with(self.address, |session, _| session.tallies())
+        self.seats.read(self.address, Session::tallies)
     }
 
     /// Every relay, as the user may see it.
@@ -221,12 +221,12 @@ impl ServletEnd {
 
     /// When the newest ticket of a session ends, by the overlay's clock; `None`: it is not here.
     pub fn ends(&self, address: SocketAddr) -> Option<Micros> {
-        self.seats.with(address, |session, _| session.ends())
+        self.seats.read(address, Session::ends)
     }
 
     /// What a session has done.
     pub fn tallies(&self, address: SocketAddr) -> Option<Tallies> {
-        self.seats.with(address, |session, _| session.tallies())
+        self.seats.read(address, Session::tallies)
     }
 
     /// Every relay of a session, as this end sees it.

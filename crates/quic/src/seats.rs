@@ -155,6 +155,11 @@ impl Seats {
         self.timer.set(address, None);
     }
 
+    /// What is known of a session.
+    pub(crate) fn read<T>(&self, address: SocketAddr, of: impl FnOnce(&Session) -> T) -> Option<T> {
+        self.at(address).map(|seat| of(&seat.lock().session))
+    }
+
     /// Changes a session, then brings its names up to date and sends what it has to say.
     pub(crate) fn with<T>(&self, address: SocketAddr, change: impl FnOnce(&mut Session, Micros) -> T) -> Option<T> {
         let seat = self.at(address)?;
@@ -165,7 +170,10 @@ impl Seats {
         };
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.by_id.retain(|id, of| of.address != address || ids.contains(id));
-        ids.iter().for_each(|id| drop(tables.by_id.insert(*id, seat.clone())));
+        // Not when it was removed meanwhile: nobody would take these names away.
+        if tables.by_address.contains_key(&address) {
+            ids.iter().for_each(|id| drop(tables.by_id.insert(*id, seat.clone())));
+        }
         drop(tables);
         self.look(&seat);
         Some(told)
