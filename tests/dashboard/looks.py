@@ -74,7 +74,6 @@ def session(**changes: Any) -> dict[str, Any]:
         "recovered": 0,
         "rtt_us": 20_000,
         "open_us": 21_000,
-        "tunnel_open_us": 25_000,
         "tunnel_rtt_us": 24_000,
         "tunnels": 7,
         "failed": 0,

@@ -129,7 +129,6 @@ class SessionNow(msgspec.Struct, frozen=True):
     prefer: bool
     rtt_us: int
     open_us: int
-    tunnel_open_us: int
     tunnel_rtt_us: int
     tunnels: int
     failed: int

@@ -171,8 +171,6 @@ pub struct SessionNow {
     pub rtt_us: u64,
     /// Mean time from opening a stream to its acceptance, µs; 0: none yet.
     pub open_us: u64,
-    /// The same through access points.
-    pub tunnel_open_us: u64,
     /// Round trip to the same servlet through an access point, µs; 0: not measured yet.
     pub tunnel_rtt_us: u64,
     /// Tunnels opened over it.

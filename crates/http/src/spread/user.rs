@@ -52,8 +52,6 @@ pub(crate) struct Held {
 pub struct Users {
     sessions: Mutex<HashMap<SiteName, Arc<Held>>>,
     asked: Mutex<HashMap<Target, Instant>>,
-    /// How long tunnels through access points take to open.
-    pub(crate) through_access_points: Estimate,
     /// What the QUIC ends count.
     pub counters: Arc<Counters>,
     seeds: AtomicU64,
@@ -144,8 +142,7 @@ impl Users {
 
     /// What there is.
     pub fn now(&self) -> Vec<SessionNow> {
-        let through = self.through_access_points.mean();
-        let mut all: Vec<_> = self.sessions().values().map(|held| held.now(through)).collect();
+        let mut all: Vec<_> = self.sessions().values().map(|held| held.now()).collect();
         all.sort_by(|a, b| a.site.cmp(&b.site));
         all
     }
@@ -309,7 +306,7 @@ impl Held {
         Ok(stream::tunnel(send, receive))
     }
 
-    fn now(&self, through: Option<Duration>) -> SessionNow {
+    fn now(&self) -> SessionNow {
         let micros = |time: Option<Duration>| time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         let (ends, now) = self.end.ends();
         let connection = self.connection.get().filter(|_| self.is_up());
@@ -319,7 +316,6 @@ impl Held {
             prefer: self.prefer.load(Relaxed),
             rtt_us: micros(connection.map(Connection::rtt)),
             open_us: micros(self.opens.mean()),
-            tunnel_open_us: micros(through),
             tunnel_rtt_us: micros(self.soundings.mean()),
             tunnels: self.tunnels.load(Relaxed),
             failed: self.failed.load(Relaxed),
