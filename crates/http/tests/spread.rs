@@ -66,7 +66,7 @@ async fn bounded(choice: PlaneChoice, limits: &Limits) -> Stage {
     let end_key = KeyPair::generate().unwrap().serialize_der();
     let tls = node.plane.world().unwrap().tls.spread_server(&end_key).unwrap();
     let counters = Arc::new(polder_quic::Counters::default());
-    let end = ServletEnd::new(relays.inlet.clone(), tls, limits, SpreadConfig::default(), counters.clone(), 10).unwrap();
+    let end = ServletEnd::new(relays.inlet.clone(), tls, limits, SpreadConfig::default(), counters.clone(), 40).unwrap();
     let servlet = Servlet::start(node.plane.clone(), end, 1);
     let ann = forwarder(&pki, "ann", &node, choice).await;
     Stage { pki, relays, node, servlet, counters, end_key, ann, redundancy: REDUNDANCY }
@@ -220,6 +220,20 @@ async fn a_ticket_of_another_is_refused() {
     assert_eq!(stage.node.plane.counters.spread_sessions.get(), 0);
 }
 
+#[tokio::test]
+async fn who_asks_for_ever_more_tickets_leaves_room_for_others() {
+    let mut stage = stage(PlaneChoice::Spread).await;
+    let ann = std::mem::replace(&mut stage.ann, forwarder(&stage.pki, "nobody", &stage.node, PlaneChoice::Tunnel).await);
+    let bob = forwarder(&stage.pki, "bob", &stage.node, PlaneChoice::Tunnel).await;
+    let mut expect = |user: &Node| {
+        let (_, guest) = stage.issue(user, None);
+        stage.servlet.expect(&guest, stage.relays.members.clone())
+    };
+    (0..32).for_each(|_| expect(&ann).unwrap());
+    assert!(expect(&ann).unwrap_err().contains("32 sessions"));
+    expect(&bob).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_servlet_with_another_key_is_not_believed() {
     let mut stage = stage(PlaneChoice::Spread).await;
@@ -253,6 +267,8 @@ async fn a_session_is_carried_on_by_its_own_user_only() {
         stage.issue(&eve, Some(first))
     };
     assert!(stage.servlet.expect(&stolen, stage.relays.members.clone()).unwrap_err().contains("another"));
+    let (_, unknown) = stage.issue(&ann, Some([9; 16]));
+    assert!(stage.servlet.expect(&unknown, stage.relays.members.clone()).unwrap_err().contains("no such session"));
     let (order, guest) = stage.issue(&ann, Some(first));
     stage.servlet.expect(&guest, stage.relays.members.clone()).unwrap();
     ann.plane.users.ticket(&ann.plane, &order).unwrap();

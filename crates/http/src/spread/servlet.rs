@@ -30,6 +30,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// For so long packets of an ended connection still pass, so that the user's end hears of the end (RFC 9000 §10.2).
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Sessions of one user that may wait or be open here: others must find room beside who asks for ever more tickets.
+const EACH: usize = 32;
+
 /// Most that a claim's time may differ from ours: users take their time from their tickets.
 const CLAIM_AGE: Duration = Duration::from_secs(30);
 
@@ -109,6 +112,9 @@ impl Servlet {
             tables.names.retain(|name, of| of.address != address || guest.renews.as_ref().is_some_and(|last| **last == name.0));
             tables.names.insert(session, Named { address, key: guest.hosted.key });
             return Ok(());
+        }
+        if self.tables().expected.values().filter(|known| known.user == guest.user).count() >= EACH {
+            return Err(format!("the user has {EACH} sessions here"));
         }
         let address = self.end.host(&guest.hosted, members, self.seeds.fetch_add(1, Relaxed)).map_err(|e| e.to_string())?;
         self.end.set_redundancy(address, guest.redundancy.copies, guest.redundancy.fec());
