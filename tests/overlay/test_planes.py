@@ -16,7 +16,8 @@ def up(*, auto: bool = True) -> Planes:
     planes.wanted("wiki.test", 443, 0.0)
     ask = planes.poll()
     assert ask == Ask("wiki.test", 443, None)
-    assert planes.issued(ask, "wiki", b"one", LIFE, renewed=False, now=0.0)
+    assert planes.prefers("wiki", renewed=False)
+    planes.issued(ask, "wiki", b"one", LIFE, renewed=False, now=0.0)
     planes.session("wiki", up=True, now=0.0)
     return planes
 
@@ -33,6 +34,33 @@ def test_one_ticket_is_asked_for_at_a_time() -> None:
         planes.wanted("wiki.test", 443, moment)
     assert planes.poll() == Ask("wiki.test", 443, None)
     assert planes.poll() is None
+
+
+def test_a_site_with_two_ports_has_one_session_and_both_ask_for_another_when_it_is_over() -> None:
+    planes = Planes(auto=True)
+    wanted: list[Ask] = []
+    for port in (80, 443):
+        planes.wanted("wiki.test", port, 0.0)
+        ask = planes.poll()
+        assert isinstance(ask, Ask)
+        wanted.append(ask)
+    for number, ask in enumerate(wanted):
+        planes.issued(ask, "wiki", bytes([number]), LIFE, renewed=False, now=1.0)
+    planes.wanted("wiki.test", 80, 2.0)
+    planes.wanted("wiki.test", 443, 2.0)
+    assert planes.poll() is None, "it begins"
+    planes.session("wiki", up=True, now=3.0)
+    planes.session("wiki", up=False, now=50.0)
+    for port in (80, 443):
+        planes.wanted("wiki.test", port, 50.0)
+        assert planes.poll() == Ask("wiki.test", port, None)
+
+
+def test_of_a_session_of_which_nothing_is_heard_another_is_asked_for_when_its_ticket_ends() -> None:
+    planes = Planes(auto=True)
+    assert asks(planes, 0.0)
+    planes.issued(Ask("wiki.test", 443, None), "wiki", b"one", LIFE, renewed=False, now=0.0)
+    assert not asks(planes, LIFE - 1) and asks(planes, LIFE)
 
 
 def test_who_is_refused_asks_ever_less_often() -> None:
@@ -81,6 +109,7 @@ def test_a_ticket_is_renewed_in_time_and_once() -> None:
     planes = up()
     ask = Ask("wiki.test", 443, b"one")
     assert [renewals(planes, now) for now in (399.0, 400.5, 401.0)] == [[], [ask], []]
+    assert planes.prefers("wiki", renewed=True)
     planes.issued(ask, "wiki", b"two", LIFE, renewed=True, now=401.0)
     assert [renewals(planes, now) for now in (800.0, 801.5)] == [[], [Ask("wiki.test", 443, b"two")]]
 
@@ -94,6 +123,7 @@ def test_a_session_is_renewed_though_another_plane_was_chosen() -> None:
 def test_what_was_left_aside_is_used_where_nothing_is_judged_any_more() -> None:
     planes = up()
     assert judged(planes, 1.0, 1, 0.05, 0.05, failed=1) == [Use("wiki", on=False)]
+    assert not planes.prefers("wiki", renewed=True) and planes.prefers("wiki", renewed=False)
     planes.configure(auto=False)
     assert planes.poll() == Use("wiki", on=True)
     planes.configure(auto=True)
@@ -188,7 +218,7 @@ def test_blocked_datagrams_are_tried_ever_less_often() -> None:
     assert waits[0] == BLOCKED and waits == sorted(waits) and waits[1] >= 2 * BLOCKED
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.floats(0, 50)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 7), st.floats(0, 50)), max_size=60))
 def test_never_two_requests_for_one_target_at_once(steps: list[tuple[int, float]]) -> None:
     planes, now, open_asks = Planes(auto=True), 0.0, list[Ask]()
     for step, wait in steps:
@@ -205,6 +235,8 @@ def test_never_two_requests_for_one_target_at_once(steps: list[tuple[int, float]
                 planes.session("wiki", up=True, now=now)
             case 5:
                 planes.handle_timeout(now)
+            case 6:
+                planes.session("wiki", up=False, now=now)
             case _:
                 planes.measured(Seen("wiki", 0.1, 0.2, 0), now)
         while (out := planes.poll()) is not None:

@@ -116,7 +116,7 @@ class Sessions:
             return False
         members = MemberList(listed.version, tuple(RelayMember(node_number(m), m.address) for m in listed.relays))
         life = ticket.terms.starts + ticket.terms.lasts - issued.now / 1e6
-        prefer = self._planes.issued(ask, issued.site, ticket.session, life, renewed=issued.renewed, now=monotonic())
+        prefer = self._planes.prefers(issued.site, renewed=issued.renewed)
         order = UserTicket(
             issued.site, issued.hosts, issued.ports, issued.pin, issued.now, ticket, members,
             self._redundancy, issued.renewed, prefer,
@@ -126,4 +126,5 @@ class Sessions:
         except ValueError as error:
             log.warning("a ticket could not be used", extra={"error": str(error)})
             return False
+        self._planes.issued(ask, issued.site, ticket.session, life, renewed=issued.renewed, now=monotonic())
         return True

@@ -57,17 +57,23 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class _Target:
+    """``asked``: a request is under way; ``site``: whose target it turned out to be."""
+
     asked: bool = False
     again: float = 0.0
     wait: float = RETRY
+    site: str = ""
 
 
 @dataclass(slots=True)
 class _Session:
+    """``again``: when another may be asked for, if this one is not up."""
+
     site: str
     target: tuple[str, int]
     name: bytes
     renew_at: float
+    again: float
     up: bool = False
     renewing: bool = False
     used: bool = True
@@ -107,32 +113,39 @@ class Planes:
             if len(self._targets) >= TARGETS:
                 return
         target = self._targets.setdefault((host, port), _Target())
-        if not target.asked and now >= target.again:
-            target.asked = True
-            self._out.append(Ask(host, port, None))
+        session = self._sessions.get(target.site)
+        if now >= target.again and (session is None or now >= session.again):
+            self._begin(host, port)
 
-    def issued(self, asked: Ask, site: str, name: bytes, life: float, *, renewed: bool, now: float) -> bool:
-        """A ticket came, good for ``life`` seconds. Whether its session is to be used at once."""
-        self._targets.setdefault((asked.host, asked.port), _Target()).wait = RETRY
-        known, renew_at = self._sessions.get(site), now + life * (1 - RENEW)
+    def prefers(self, site: str, *, renewed: bool) -> bool:
+        """Whether a session is to be used at once when its ticket comes."""
+        known = self._sessions.get(site)
+        return known.used if renewed and known is not None else True
+
+    def issued(self, asked: Ask, site: str, name: bytes, life: float, *, renewed: bool, now: float) -> None:
+        """A ticket came, good for ``life`` seconds."""
+        target = self._targets.setdefault((asked.host, asked.port), _Target())
+        target.wait, target.site = RETRY, site
+        known, renew_at, ends = self._sessions.get(site), now + life * (1 - RENEW), now + life
+        if asked.renews is None:
+            target.asked = False
         if renewed and known is not None:
-            known.name, known.renew_at, known.renewing = name, renew_at, False
-            return known.used
-        session = _Session(site, (asked.host, asked.port), name, renew_at)
+            known.name, known.renew_at, known.again, known.renewing = name, renew_at, ends, False
+            return
+        session = _Session(site, (asked.host, asked.port), name, renew_at, ends)
         if known is not None:
             session.wait = known.wait
         self._sessions[site] = session
-        return True
 
     def refused(self, asked: Ask, now: float) -> None:
         """No ticket: later again; a session that could not be carried on is begun anew."""
-        target = self._targets.setdefault((asked.host, asked.port), _Target())
         if asked.renews is not None:
             for session in self._sessions.values():
                 if session.name == asked.renews:
                     session.renewing, session.renew_at = False, now + RETRY
-            self._out.append(Ask(asked.host, asked.port, None))
+            self._begin(asked.host, asked.port)
             return
+        target = self._targets.setdefault((asked.host, asked.port), _Target())
         target.asked = False
         target.again = now + target.wait
         target.wait = min(MOST, 2 * target.wait)
@@ -145,12 +158,10 @@ class Planes:
         if up:
             session.up, session.wait = True, BLOCKED
             return
-        target = self._targets.setdefault(session.target, _Target())
-        target.asked = False
         if session.up:
-            target.again = now
+            session.again = now
         else:
-            target.again = now + session.wait
+            session.again = now + session.wait
             session.wait = min(MOST, 2 * session.wait)
         session.up = False
 
@@ -180,6 +191,12 @@ class Planes:
             and (not least or not seen.through or least <= AGAIN * seen.through + SLACK)
         ):
             self._turn(session, used=True)
+
+    def _begin(self, host: str, port: int) -> None:
+        target = self._targets.setdefault((host, port), _Target())
+        if not target.asked:
+            target.asked = True
+            self._out.append(Ask(host, port, None))
 
     def _leave(self, session: _Session, now: float) -> None:
         session.aside_until = now + ASIDE
