@@ -27,6 +27,7 @@ class Forwarder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time, self.asked, self.orders = 0.0, list[tuple[str, Any]](), list[Order]()
         self.issued: Issued | None = None
+        self.refuses = False
         self.listed: RelayList | Refused = RelayList.of(RELAYS, NOW)
         self.tasks = Tasks()
         self.sessions = Sessions(lambda: cast(Engine, self), self.tasks, lambda: POINTS, self.call, self.open)
@@ -35,6 +36,8 @@ class Forwarder:
 
     def spread(self, order: Order) -> None:
         """As the engine."""
+        if self.refuses:
+            raise ValueError("no snapshot yet")
         self.orders.append(order)
 
     async def call(self, to: Member, method: str, body: bytes) -> bytes:
@@ -100,6 +103,17 @@ async def test_three_access_points_are_asked_and_then_there_is_a_pause(forwarder
     forwarder.time = 6.0
     await forwarder.wanted()
     assert len(forwarder.asked) == 6
+
+
+async def test_a_ticket_that_the_engine_does_not_take_is_asked_for_again(forwarder: Forwarder) -> None:
+    forwarder.refuses = True
+    await forwarder.wanted()
+    await forwarder.wanted()
+    assert len(forwarder.asked) == 3
+    forwarder.refuses, forwarder.time = False, 6.0
+    await forwarder.wanted()
+    await forwarder.wanted()
+    assert len(forwarder.asked) == 4 and len(forwarder.orders) == 1
 
 
 async def test_a_list_that_is_forged_old_or_another_is_not_used(forwarder: Forwarder) -> None:
