@@ -171,7 +171,10 @@ impl Mend {
                         }
                     }
                     Poll::Ready(chunk) => {
-                        trial.measure(&state.plane);
+                        // The end of a session speaks unasked.
+                        if state.guide.detour().is_none() {
+                            trial.measure(&state.plane);
+                        }
                         trial.source.unread(chunk.and_then(Result::ok).unwrap_or_default());
                         state.settle();
                     }
