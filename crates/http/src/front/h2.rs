@@ -1,5 +1,6 @@
 //! The proxy in HTTP/2 (RFC 9113 §8.5). Extended CONNECT is not offered: browsers tunnel WebSocket.
 
+use super::backlog::{Backlog, Unbegun};
 use super::client::{Client, malformed};
 use super::effort::Task;
 use super::exchange::{Ended, exchange};
@@ -15,6 +16,7 @@ use crate::tunnel::{Sink, Source, Target, Tunnel};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
+use http::header::{ACCEPT, HeaderValue};
 use http::request::Parts as Head;
 use http::{Method, Response};
 use polder_flow::Bucket;
@@ -22,7 +24,8 @@ use polder_types::Limits;
 use polder_wire::Refusal;
 use polder_wire::http1::{Authority, BodyLength, HttpError, method};
 use std::borrow::Cow;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -59,8 +62,9 @@ where
 {
     let limits = client.ctx.limits();
     let patience = Duration::from_millis(u64::from(limits.header_timeout_ms));
-    let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(Paced::new(io, client.clone()))).await
-    else {
+    let backlog = Arc::new(Backlog::default());
+    let io = Paced::new(io, client.clone(), backlog.clone());
+    let Ok(Ok(mut connection)) = timeout(patience, builder(&limits).handshake::<_, Bytes>(io)).await else {
         return;
     };
     // Longer than HTTP/1's: forwarders keep their links warm.
@@ -82,7 +86,7 @@ where
                 Some(Ok((request, respond))) => {
                     check = Idle::new(idle);
                     silent.store(client.ctx.pressure().time(), Relaxed);
-                    streams.spawn(fairly(shared.clone(), request, respond));
+                    streams.spawn(fairly(shared.clone(), backlog.enter(), request, respond));
                 }
                 Some(Err(error)) => return broke(&client, &error),
                 None => return,
@@ -168,51 +172,67 @@ fn builder(limits: &Limits) -> Builder {
     builder
 }
 
-async fn fairly(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
+async fn fairly(
+    shared: Arc<Shared>,
+    unbegun: Unbegun,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> StreamEnd {
     let client = shared.client.clone();
-    client.ctx.fairly(client.effort.as_deref(), Task::Stream, Box::pin(stream(shared, request, respond))).await
+    let work = async {
+        drop(unbegun);
+        stream(shared, request, respond).await
+    };
+    client.ctx.fairly(client.effort.as_deref(), Task::Stream, Box::pin(work)).await
 }
 
-async fn stream(shared: Arc<Shared>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> StreamEnd {
-    let client = &shared.client;
-    client.ctx.counters.requests.up();
+/// One stream, in a box as large as its kind needs: a client can have as many as he is allowed, and floods are refused.
+fn stream(
+    shared: Arc<Shared>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> Pin<Box<dyn Future<Output = StreamEnd> + Send>> {
+    let ctx = shared.client.ctx.clone();
+    ctx.counters.requests.up();
     let (head, body) = request.into_parts();
-    if head.headers.len() > client.ctx.limits().head_fields as usize {
-        return refuse(client, &head, respond, malformed(HttpError::TooManyFields)).await;
-    }
-    let Some(authority) = head.uri.authority().and_then(|a| Authority::parse(a.as_str().as_bytes())) else {
-        return refuse(client, &head, respond, malformed(HttpError::Target)).await;
+    let authority = match named(&head, ctx.limits().head_fields as usize) {
+        Ok(authority) => authority,
+        Err(error) => return Box::pin(refused(shared, Asked::from(head), respond, malformed(error))),
     };
-    // RFC 9113 §8.3.1: Host and :authority that differ are malformed.
-    let differs = |host: &http::HeaderValue| Authority::parse(host.as_bytes()).as_ref() != Some(&authority);
-    if head.headers.get_all("host").iter().any(differs) {
-        return refuse(client, &head, respond, malformed(HttpError::Host)).await;
-    }
     if head.method == Method::CONNECT {
-        let Some(port) = authority.port else {
-            return refuse(client, &head, respond, malformed(HttpError::Target)).await;
-        };
-        return connect(client, &head, &Target { host: authority.host, port }, body, respond).await;
+        return Box::pin(connect(shared, head, authority, body, respond));
     }
     if head.uri.scheme_str() != Some("http") {
-        // `https` in :scheme is a request to this proxy as a web server.
-        if let Some(who) = client.who.as_ref().filter(|_| head.method == Method::POST && head.uri.path() == TICKET)
-            && let Some(answering) = client.opener.ticket(who, client.source, body)
-        {
-            let (status, body) = answering.await;
-            return answered(respond, status, body);
-        }
-        return origin_form(client, &head, &authority, respond).await;
+        return Box::pin(origin_form(shared, head, authority, body, respond));
     }
-    let fields = fields(&head);
-    let request = match for_origin(&head, &authority, &body, &fields, client.ctx.traces_to_origins()) {
-        Ok(request) => request,
-        Err(refusal) => return refuse(client, &head, respond, refusal).await,
-    };
+    let request = for_origin(&head, &authority, &body, &fields(&head), ctx.traces_to_origins());
+    let asked = Asked::from(head);
+    match request {
+        Ok(request) => Box::pin(carry(shared, request, asked, body, respond)),
+        Err(refusal) => Box::pin(refused(shared, asked, respond, refusal)),
+    }
+}
+
+/// For whom a request is.
+fn named(head: &Head, most_fields: usize) -> Result<Authority, HttpError> {
+    if head.headers.len() > most_fields {
+        return Err(HttpError::TooManyFields);
+    }
+    let authority = head.uri.authority().and_then(|a| Authority::parse(a.as_str().as_bytes())).ok_or(HttpError::Target)?;
+    // RFC 9113 §8.3.1: Host and :authority that differ are malformed.
+    let differs = |host: &HeaderValue| Authority::parse(host.as_bytes()).as_ref() != Some(&authority);
+    if head.headers.get_all("host").iter().any(differs) {
+        return Err(HttpError::Host);
+    }
+    Ok(authority)
+}
+
+async fn carry(shared: Arc<Shared>, request: Request, asked: Asked, body: RecvStream, respond: SendResponse<Bytes>) -> StreamEnd {
+    let client = &shared.client;
     let body = Body::Stream((!body.is_end_stream()).then(|| Source::h2(body)));
     let mut out = h2_out(client, respond);
-    let ended = Box::pin(exchange(client, &shared.pool, &request, body, &mut out)).await;
-    settle(client, &head, out, ended).await
+    let ended = exchange(client, &shared.pool, &request, body, &mut out).await;
+    settle(client, &asked, out, ended).await
 }
 
 /// Fields in the form of HTTP/1: cookies, which HTTP/2 may split, joined again (RFC 9113 §8.2.3).
@@ -253,22 +273,31 @@ fn for_origin(
     Request::new(&parts, || fields.iter().map(|(name, value)| (*name, value.as_ref())))
 }
 
-async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream, mut respond: SendResponse<Bytes>) -> StreamEnd {
+async fn connect(
+    shared: Arc<Shared>,
+    head: Head,
+    authority: Authority,
+    body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) -> StreamEnd {
+    let detour = read_detour(&head.headers);
+    let trace = one_trace(head.headers.get_all("traceparent").iter().map(HeaderValue::as_bytes));
+    let asked = Asked::from(head);
+    let (Some(port), Some(detour)) = (authority.port, detour) else {
+        return refused(shared, asked, respond, malformed(HttpError::Target)).await;
+    };
+    let (client, target) = (&shared.client, Target { host: authority.host, port });
     // DATA that follows at once travels with the open.
     let mut source = Source::h2(body);
-    let Some(detour) = read_detour(&head.headers) else {
-        return refuse(client, head, respond, malformed(HttpError::Target)).await;
-    };
     source.detour = detour.map(Box::new);
-    let trace = one_trace(head.headers.get_all("traceparent").iter().map(http::HeaderValue::as_bytes));
     let opened = tokio::select! {
         // In a box, so that a tunnel that stands does not keep the room that opening it took.
-        opened = Box::pin(client.open(target, &mut source, trace)) => opened,
+        opened = Box::pin(client.open(&target, &mut source, trace)) => opened,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return StreamEnd::Reset,
     };
     let (far, _permit) = match opened {
         Ok(opened) => opened,
-        Err(refusal) => return refuse(client, head, respond, refusal).await,
+        Err(refusal) => return settle(client, &asked, h2_out(client, respond), Ended::Refused(refusal)).await,
     };
     let Ok(stream) = respond.send_response(Response::new(()), false) else { return StreamEnd::Reset };
     let near = Tunnel { source, sink: Sink::H2(stream) };
@@ -281,11 +310,31 @@ async fn connect(client: &Client, head: &Head, target: &Target, body: RecvStream
     StreamEnd::Good
 }
 
-async fn origin_form(client: &Client, head: &Head, authority: &Authority, respond: SendResponse<Bytes>) -> StreamEnd {
+/// `https` in :scheme is a request to this proxy as a web server.
+async fn origin_form(
+    shared: Arc<Shared>,
+    head: Head,
+    authority: Authority,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+) -> StreamEnd {
+    let client = &shared.client;
+    if let Some(who) = client.who.as_ref().filter(|_| head.method == Method::POST && head.uri.path() == TICKET)
+        && let Some(answering) = client.opener.ticket(who, client.source, body)
+    {
+        let (status, body) = answering.await;
+        return answered(respond, status, body);
+    }
     let head_only = head.method == Method::HEAD;
     let mut out = h2_out(client, respond);
-    let sent = match local::answer(client, &head.method, Some(authority), head.uri.path()) {
-        Ok(page) => out.own(page.status, &page.fields(), if head_only { Bytes::new() } else { page.body.into() }).await,
+    let answer = local::answer(client, &head.method, Some(&authority), head.uri.path());
+    drop(head);
+    let sent = match answer {
+        Ok(page) => {
+            let fields = page.fields();
+            let body = if head_only { Bytes::new() } else { page.body.into() };
+            out.own(page.status, &fields, body).await
+        }
         Err(problem) => out.problem(problem, head_only).await,
     };
     sent.map_or(StreamEnd::Reset, |()| StreamEnd::Good)
@@ -300,18 +349,30 @@ fn answered(mut respond: SendResponse<Bytes>, status: u16, body: Bytes) -> Strea
     }
 }
 
-async fn refuse(client: &Client, head: &Head, respond: SendResponse<Bytes>, refusal: Refusal) -> StreamEnd {
-    settle(client, head, h2_out(client, respond), Ended::Refused(refusal)).await
+async fn refused(shared: Arc<Shared>, asked: Asked, respond: SendResponse<Bytes>, refusal: Refusal) -> StreamEnd {
+    settle(&shared.client, &asked, h2_out(&shared.client, respond), Ended::Refused(refusal)).await
 }
 
-async fn settle(client: &Client, head: &Head, mut out: Out<'_>, ended: Ended) -> StreamEnd {
+/// What a refusal needs of a head: a client that takes no answer makes us hold nothing else of it.
+struct Asked {
+    accept: Option<HeaderValue>,
+    head_only: bool,
+}
+
+impl From<Head> for Asked {
+    fn from(mut head: Head) -> Self {
+        Asked { accept: head.headers.remove(ACCEPT), head_only: head.method == Method::HEAD }
+    }
+}
+
+async fn settle(client: &Client, asked: &Asked, mut out: Out<'_>, ended: Ended) -> StreamEnd {
     match ended {
         Ended::Answered { .. } => StreamEnd::Good,
         Ended::Refused(refusal) => {
             client.tell(&refusal);
-            let accept = head.headers.get(http::header::ACCEPT).map(http::HeaderValue::as_bytes);
-            let problem = client.problem(&refusal, accept);
-            let sent = out.problem(problem, head.method == Method::HEAD).await;
+            let problem = client.problem(&refusal, asked.accept.as_ref().map(HeaderValue::as_bytes));
+            // In a box, so that a tunnel that stands does not keep the room.
+            let sent = Box::pin(out.problem(problem, asked.head_only)).await;
             sent.map_or(StreamEnd::Reset, |()| StreamEnd::Good)
         }
         Ended::Cut | Ended::Switched(_) => {

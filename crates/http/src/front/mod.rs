@@ -8,6 +8,7 @@
 //!
 //! Nothing here knows the overlay: it asks the [`Opener`].
 
+mod backlog;
 mod client;
 mod context;
 mod counters;

@@ -4,8 +4,10 @@
 //! empty DATA, heads. They are counted before `h2` sees them, against a budget of the identity, whatever number of connections
 //! it has. Who has used it up is not read for a while (back-pressure), and nobody is cut for a burst; but who goes on over his budget for
 //! `flood_patience_ms` is: what he has left in the kernel's buffers would keep his connection for hours after he has gone. Between a few dozen such
-//! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond.
+//! frames the task yields, so that one client's flood delays another's request by a fraction of a millisecond. Nor is a client read while a
+//! crowd of his streams has yet to begin.
 
+use super::backlog::Backlog;
 use super::client::Client;
 use crate::turns::Bell;
 use polder_wire::FrameCounter;
@@ -43,6 +45,7 @@ enum Pause {
 pub(crate) struct Paced<S> {
     io: S,
     client: Arc<Client>,
+    backlog: Arc<Backlog>,
     frames: FrameCounter,
     turn: u32,
     /// When something was read first in this turn.
@@ -55,8 +58,9 @@ pub(crate) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(crate) fn new(io: S, client: Arc<Client>) -> Self {
-        Paced { io, client, frames: FrameCounter::default(), turn: 0, began: None, owed: 0, busy: false, pause: None, over: None }
+    pub(super) fn new(io: S, client: Arc<Client>, backlog: Arc<Backlog>) -> Self {
+        let frames = FrameCounter::default();
+        Paced { io, client, backlog, frames, turn: 0, began: None, owed: 0, busy: false, pause: None, over: None }
     }
 
     /// Counts what came; decides on a pause before more. An error: it has been too much for too long.
@@ -122,6 +126,7 @@ impl<S> Paced<S> {
 impl<S: AsyncRead + Unpin> Paced<S> {
     fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pause(cx))?;
+        ready!(self.backlog.poll_room(cx));
         if self.busy && buf.remaining() > SIP {
             let mut sip = [0; SIP];
             let mut part = ReadBuf::new(&mut sip);
