@@ -15,6 +15,9 @@ use std::task::{Context, Poll, ready};
 /// Datagrams that quinn may give or take in one piece.
 pub(crate) const SEGMENTS: usize = 16;
 
+/// Datagrams beyond which no more are gathered before they are put in order.
+const GATHERED: usize = 512;
+
 /// quinn's socket.
 #[derive(Debug)]
 pub struct SpreadSocket {
@@ -51,11 +54,7 @@ impl SpreadSocket {
                 self.seats.counters.datagrams_in.add(given);
                 return Poll::Ready(Ok(used));
             }
-            if incoming.taken >= incoming.batch.bytes.len() {
-                ready!(self.seats.wire.poll_receive(cx, &mut incoming.batch))?;
-                incoming.taken = 0;
-            }
-            incoming.unpack(&self.seats);
+            ready!(incoming.gather(cx, &self.seats))?;
         }
     }
 
@@ -86,12 +85,34 @@ impl UdpPoller for Always {
 }
 
 impl Incoming {
-    /// Takes the batch's next packets, as far as they belong to one session.
-    fn unpack(&mut self, seats: &Seats) {
+    /// Takes what has come, as far as it belongs to one session, and puts it in order: QUIC acknowledges at most 64 stretches of packets, and
+    /// takes for lost what lies before them.
+    fn gather(&mut self, cx: &mut Context<'_>, seats: &Seats) -> Poll<io::Result<()>> {
         self.inbound.clear();
-        self.given = 0;
-        let mut current: Option<Arc<Seat>> = None;
-        let Some(from) = self.batch.from else { return };
+        (self.given, self.from) = (0, None);
+        let mut current = None;
+        while self.inbound.count() < GATHERED {
+            if self.taken >= self.batch.bytes.len() {
+                let came = seats.wire.poll_receive(cx, &mut self.batch);
+                if self.inbound.count() == 0 {
+                    ready!(came)?;
+                } else if !matches!(came, Poll::Ready(Ok(()))) {
+                    break;
+                }
+                self.taken = 0;
+            }
+            if !self.unpack(seats, &mut current) {
+                break;
+            }
+        }
+        self.from = current.map(|seat| seat.address);
+        self.inbound.sort();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the batch's next packets, as far as they belong to the current session. Whether that is all of them.
+    fn unpack(&mut self, seats: &Seats, current: &mut Option<Arc<Seat>>) -> bool {
+        let Some(from) = self.batch.from else { return true };
         let segment = self.batch.segment.max(1);
         while self.taken < self.batch.bytes.len() {
             let rest = &mut self.batch.bytes[self.taken..];
@@ -102,13 +123,13 @@ impl Incoming {
                 continue;
             };
             if current.as_ref().is_some_and(|current| current.address != seat.address) {
-                break;
+                return false;
             }
             // All of a run is one session's, as a rule: it is looked for and locked once.
             self.taken += seats.receive(&seat, name, from, rest, segment, &mut self.inbound);
-            current = Some(seat);
+            *current = Some(seat);
         }
-        self.from = current.map(|seat| seat.address);
+        true
     }
 
     /// Fills quinn's buffers with what was unpacked; how many were used.

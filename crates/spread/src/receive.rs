@@ -16,13 +16,26 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Inbound {
     bytes: Vec<u8>,
-    ranges: Vec<Range<usize>>,
+    /// With when each was sent, and its number.
+    ranges: Vec<(Tick, u64, Range<usize>)>,
 }
 
 impl Inbound {
-    /// Each once, in the order in which they came.
+    /// Each once, in the order in which they came, or were sent once they are [`Inbound::sort`]ed.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        self.ranges.iter().map(|range| &self.bytes[range.clone()])
+        self.ranges.iter().map(|(.., range)| &self.bytes[range.clone()])
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Puts them in the order in which they were sent: relays overtake each other by whole queues.
+    pub fn sort(&mut self) {
+        let Some((first, ..)) = self.ranges.first() else { return };
+        let first = *first;
+        self.ranges.sort_by_key(|(sent, number, _)| (sent.micros_since(first), *number));
     }
 
     /// Forgets them; memory is used again.
@@ -31,10 +44,10 @@ impl Inbound {
         self.ranges.clear();
     }
 
-    fn add(&mut self, datagram: &[u8]) {
+    fn add(&mut self, head: &Head, datagram: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend(datagram);
-        self.ranges.push(start..self.bytes.len());
+        self.ranges.push((head.time, head.number, start..self.bytes.len()));
     }
 }
 
@@ -91,20 +104,20 @@ impl Session {
                 }
             }
             Kind::Data => {
-                into.add(payload);
+                into.add(&head, payload);
                 if inner.sources > 0 {
-                    self.regain(&inner, payload, into);
+                    self.regain(&head, &inner, payload, into);
                 }
             }
-            Kind::Repair => self.regain(&inner, payload, into),
+            Kind::Repair => self.regain(&head, &inner, payload, into),
         }
         Ok(())
     }
 
-    fn regain(&mut self, inner: &crate::end::Inner, payload: &[u8], into: &mut Inbound) {
+    fn regain(&mut self, head: &Head, inner: &crate::end::Inner, payload: &[u8], into: &mut Inbound) {
         for datagram in self.decoder.take(inner, payload) {
             self.tallies.recovered += 1;
-            into.add(&datagram);
+            into.add(head, &datagram);
         }
     }
 
@@ -212,4 +225,36 @@ impl Session {
 
 fn wants_answer(payload: &[u8]) -> bool {
     matches!(Control::decode(payload), Some(Control::Probe | Control::Deaf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::packet::{SEAL, SEALED};
+    use proptest::prelude::*;
+
+    fn head(number: u64, time: Tick) -> Head {
+        let session = SessionId([0; 16]);
+        let (seal, sealed) = ([0; SEAL], [0; SEALED]);
+        Head { seal, leg: Leg::Home, rank: 0, epoch: 0, members: 0, session, number, time, party: [0; 8], sealed }
+    }
+
+    proptest! {
+        /// Also where the clock in packets begins anew, and under a new ticket, whose numbers do.
+        #[test]
+        fn what_came_in_any_order_is_put_in_the_order_in_which_it_was_sent(
+            begin in any::<u32>(), order in Just((0u32..200).collect::<Vec<_>>()).prop_shuffle(), renewed in 0u32..200
+        ) {
+            let mut inbound = Inbound::default();
+            for at in order {
+                let number = u64::from(if at / 4 < renewed / 4 { 1000 + at } else { at });
+                inbound.add(&head(number, Tick(begin.wrapping_add(at / 4))), &at.to_be_bytes());
+            }
+            inbound.sort();
+            let sent: Vec<_> = (0..200).map(u32::to_be_bytes).collect();
+            prop_assert!(inbound.datagrams().eq(sent.iter().map(|bytes| &bytes[..])));
+            prop_assert_eq!(inbound.count(), 200);
+        }
+    }
 }
