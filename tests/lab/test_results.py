@@ -1,6 +1,7 @@
 """Results are files whose claims follow from their rows."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -83,3 +84,23 @@ def test_a_claim_about_what_nobody_measured_does_not_hold(tmp_path):
     (raw,) = results.read_all(tmp_path)
     assert (raw["claims"][0]["measured"], raw["claims"][0]["holds"]) == (None, False)
     assert "| nothing | **no** |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_commit_is_marked_when_code_differs_from_it_and_not_when_results_do(tmp_path, monkeypatch):
+    def git(*arguments):
+        names = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        return subprocess.run(["git", "-C", tmp_path, *names, *arguments], check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    (old := tmp_path / "bench" / "results" / "a.json").write_text("{}")
+    (code := tmp_path / "pyproject.toml").write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD").strip()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POLDER_RESULTS", raising=False)
+    old.write_text("{ }")
+    assert results.commit() == head
+    code.write_text("[project]")
+    assert results.commit() == head + "+"

@@ -244,11 +244,12 @@ def results_directory() -> Path:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``+`` when files differ from it; ``unknown`` outside a checkout."""
+    """The checkout's commit, with ``+`` when files other than results differ from it; ``unknown`` outside a checkout."""
     try:
         ask = ["git", "-C", str(results_directory().parent.parent)]
         head = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        status = [*ask, "status", "--porcelain", "-uno", "--", ":(top)", ":(top,exclude)bench/results"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if changed.strip() else "")
