@@ -40,6 +40,7 @@ RATE = 1000
 NODES = (4, 8, 16, 32)
 SITES = {"wiki": "beacon", "blog": "ring"}
 REST_S = 5.0
+PACE_S = 0.03
 
 
 def crowd(most: int) -> list[int]:
@@ -143,6 +144,7 @@ def asked(ways: dict[str, Way], probes: int) -> tuple[dict[str, list[float]], Co
     times: dict[str, list[float]] = {mode: [] for mode in ways}
     again = Counter[str]()
     for _ in range(probes + probes // 10):
+        time.sleep(PACE_S)  # a user may open 200 tunnels a second (`tunnel_rate_per_identity`)
         for mode, way in ways.items():
             try:
                 times[mode] += others(way, 1)
