@@ -41,7 +41,7 @@ PROGRAMS = {
     "pdp": Program("bench.pdp", "reservations that a policy decision point judges, new ones and refreshes", long=True),
     "frauds": Program("bench.frauds", "what frauds cost the desk and the clearing house that refuse them", long=True),
     "spread-relay": Program("bench.spread_relay", "what a relay of datagrams costs per packet, beside a bare forwarder"),
-    "spread-session": Program("bench.spread_session", "one stream over eight relays, beside plain quinn"),
+    "spread-session": Program("bench.spread_session", "one stream over eight relays, beside plain quinn and a bare relay"),
     "spread-survival": Program(
         "bench.spread_survival", "copies or forward error correction while dead relays are unnoticed", long=True
     ),

@@ -1,9 +1,11 @@
 """``python -m bench.spread_session``: one stream over a session of the spread plane and eight relays, beside plain quinn.
 
-Server and client are a process each, with one thread; the relays share a third. Both kinds have the same streams, windows, TLS and
-runtime, and the same two cores, in alternating turns. The spread plane's datagrams cross a relay and are sealed once more at both
-ends, and carry 128 bytes less. CPU is user and system time of all processes over all bytes that came; ``sent_again`` the share of the
-server's packets that QUIC took for lost.
+Server and client are a process each, with one thread; the relays share a third. All kinds have the same streams, windows, TLS and
+runtime, and the same two cores, in alternating turns. ``forwarded`` is plain quinn again, but its datagrams cross a bare forwarder in a
+process of its own, both ways, unread and unchanged and in the runs in which they came: a relay that computes nothing, hence what any
+transport over such a relay pays here. Its CPU stands where that of relays does. The spread plane's datagrams cross a relay and are
+sealed once more at both ends, and carry 128 bytes less; its ends have larger socket buffers than quinn asks for. CPU is user and system
+time of all processes over all bytes that came; ``sent_again`` the share of the server's packets that QUIC took for lost.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ BUFFER = 4 << 20
 UDP_GRO = 104
 """``linux/udp.h``: packets of one run are taken together."""
 PATIENCE_S = 300.0
-KINDS = ("quinn", "spread")
+KINDS = ("quinn", "forwarded", "spread")
+RATIOS = (("spread", "quinn"), ("forwarded", "quinn"), ("spread", "forwarded"))
 
 
 def loopback_socket() -> socket.socket:
@@ -57,7 +60,7 @@ class Turn:
     """One transfer: its servers, from their start to their end."""
 
     def __init__(self, processes: Processes, kind: str, number: int) -> None:
-        """Start the server, and for ``spread`` the relays."""
+        """Start the server, and what ``kind`` has between it and the client."""
         self.kind, self._name, self._processes = kind, f"{kind}-{number}", processes
         self._servers: list[spread.Tool] = []
         rng, overlay = random.Random(number), None
@@ -65,16 +68,19 @@ class Turn:
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(loopback_socket()) for _ in range(RELAYS + 1)]
             ports = [one.getsockname()[1] for one in sockets]
-            sockets.pop().close()  # the server binds to it itself
+            sockets.pop().close()  # the server binds to it itself, and a forwarder to the first
             if kind == "spread":
                 members = [spread.Member("", rng.getrandbits(63), LOOPBACK, rng.randbytes(32), port) for port in ports]
                 overlay = spread.describe(members, spread.Mode(naive=False, copies=COPIES), rng)
                 fds = [one.fileno() for one in sockets]
                 pairs = [(known.id, fd) for known, fd in zip(members, fds, strict=False)]
                 self._start("spread-relays", {"overlay": overlay, "sockets": pairs}, fds)
-        where = socket_record(LOOPBACK, ports[-1])
+        where = reached = socket_record(LOOPBACK, ports[-1])
+        if kind == "forwarded":
+            reached = socket_record(LOOPBACK, ports[0])
+            self._start("datagrams", {"listen": reached, "to": where, "both_ways": True})
         self._start("bulk-server", {"overlay": overlay, "listen": where, "chain": chain, "key": key})
-        self._client = {"overlay": overlay, "server": where, "root": chain, "warm": WARM}
+        self._client = {"overlay": overlay, "server": reached, "root": chain, "warm": WARM}
 
     def _start(self, tool: str, config: dict[str, Any], fds: Sequence[int] = ()) -> None:
         name = f"{self._name}-{tool}"
@@ -123,18 +129,23 @@ FIELDS = (
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """After all turns: a row for each kind with medians, and one with the median of the ratios of turns that followed each other."""
+    """After all turns: a row for each kind with medians, and one for each of ``RATIOS`` with the median of the turns' own ratios."""
     medians = [
         {"kind": kind, "turn": "median"}
         | {field: round(statistics.median(row[field] for row in rows if row["kind"] == kind), 4) for field in FIELDS}
         for kind in KINDS
     ]
-    pairs = list(zip(rows[::2], rows[1::2], strict=True))
-    ratio = {
-        field: round(statistics.median(spread[field] / quinn[field] for quinn, spread in pairs), 3)
+    return [*rows, *medians, *(ratio(rows, *pair) for pair in RATIOS)]
+
+
+def ratio(rows: Sequence[dict[str, Any]], upper: str, lower: str) -> dict[str, Any]:
+    """One kind over another, turn by turn."""
+    over, under = ([row for row in rows if row["kind"] == kind] for kind in (upper, lower))
+    medians = {
+        field: round(statistics.median(a[field] / b[field] for a, b in zip(over, under, strict=True)), 3)
         for field in ("mbit_s", "cpu_s_per_gib")
     }
-    return [*rows, *medians, {"kind": "spread over quinn", "turn": "median", **ratio}]
+    return {"kind": f"{upper} over {lower}", "turn": "median", **medians}
 
 
 CLAIMS = [
@@ -146,7 +157,7 @@ CLAIMS = [
 def draw(figure: Any, rows: Sequence[Any]) -> None:
     """Throughput of every turn, and where the CPU goes."""
     left, right = figure.subplots(1, 2)
-    for kind, colour in zip(KINDS, (SAND, SEA), strict=True):
+    for kind, colour in zip(KINDS, (SAND, DIKE, SEA), strict=True):
         speeds = [row["mbit_s"] / 1000 for row in rows if row["kind"] == kind and row["turn"] != "median"]
         left.plot(range(1, len(speeds) + 1), speeds, marker="o", color=colour, label=kind)
     left.set(title="One stream", xlabel="turn", ylabel="Gbit/s", ylim=(0, None))
@@ -182,6 +193,7 @@ def main() -> int:
     turns, size = (3, 256 << 20) if chosen.quick else (7, 1 << 30)
     folder = (Path("build/lab") / f"spread-session-{time.strftime('%H%M%S')}").resolve()
     rows = summary(asyncio.run(measure(folder, turns, size)))
+    report.show([row for row in rows if row["turn"] == "median"])
     parameters = {
         "relays": RELAYS, "copies": COPIES, "bytes": size, "warm_bytes": WARM, "turns": turns, "streams": 1, "build": BUILD,
         "relay_socket_bytes": BUFFER, "cores": sorted(os.sched_getaffinity(0)),

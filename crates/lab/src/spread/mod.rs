@@ -78,7 +78,7 @@ fn fixed<const N: usize>(bytes: &ByteBuf, what: &str) -> Result<[u8; N], LabErro
 }
 
 /// Writes a frame to stdout: four bytes of length, MessagePack. Who reads them may have gone: no harm.
-fn say(value: &impl Serialize) {
+pub(crate) fn say(value: &impl Serialize) {
     let bytes = rmp_serde::to_vec_named(value).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(&(bytes.len() as u32).to_be_bytes()).and_then(|()| out.write_all(&bytes)).and_then(|()| out.flush());
