@@ -2,8 +2,7 @@
 //!
 //! A relay that dies or is flooded loses packets although the ends' own lines are idle, and copies hide most of it; the session
 //! leaves it within two round trips. What all relays have in common is the ends' own access lines. So CUBIC (RFC 9438) hears of
-//! losses only when they are more than a share of what was sent in a round trip, and when the session sees them on all paths alike: as
-//! on a line that is full.
+//! losses only when they are more than a share of what was sent in a round trip, and when the session says that its lines lose as much.
 
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use std::any::Any;
@@ -11,24 +10,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What a session says of its losses, for the controller of its connection: see [`polder_spread::Session::shared_loss`].
+/// What a session and the controller of its connection tell each other of losses.
 #[derive(Debug)]
-pub(crate) struct SharedLoss(AtomicU32);
+pub(crate) struct Losses {
+    line: AtomicU32,
+    again: AtomicU32,
+}
 
-impl Default for SharedLoss {
+impl Default for Losses {
     fn default() -> Self {
-        SharedLoss(AtomicU32::new(f32::NAN.to_bits()))
+        Losses { line: AtomicU32::new(f32::NAN.to_bits()), again: AtomicU32::new(0) }
     }
 }
 
-impl SharedLoss {
-    pub(crate) fn set(&self, share: Option<f64>) {
-        self.0.store(share.map_or(f32::NAN, |share| share as f32).to_bits(), Relaxed);
+impl Losses {
+    /// The session's word: see [`polder_spread::Session::line_loss`].
+    pub(crate) fn set_line(&self, share: Option<f64>) {
+        self.line.store(share.map_or(f32::NAN, |share| share as f32).to_bits(), Relaxed);
     }
 
-    fn get(&self) -> Option<f64> {
-        let share = f32::from_bits(self.0.load(Relaxed));
+    fn line(&self) -> Option<f64> {
+        let share = f32::from_bits(self.line.load(Relaxed));
         (!share.is_nan()).then(|| share.into())
+    }
+
+    /// Datagrams that QUIC has taken for lost since it was last asked: it sends them again before anything else.
+    pub(crate) fn take_again(&self) -> u32 {
+        self.again.swap(0, Relaxed)
     }
 }
 
@@ -37,8 +45,7 @@ impl SharedLoss {
 pub(crate) struct PatientConfig {
     /// Share of the bytes of a round trip that may be lost without slowing down, 0 to 1; and of what all paths alike may lose.
     pub tolerated: f64,
-    /// The session's view.
-    pub shared: Arc<SharedLoss>,
+    pub losses: Arc<Losses>,
 }
 
 /// Bytes below which a share says nothing. A session's first packets try relays of which nothing is known: one that is late counts
@@ -52,6 +59,7 @@ const UNTOLD: (f64, u64) = (0.5, 4 * FEW);
 #[derive(Clone)]
 struct Patient {
     inner: Box<dyn Cloned>,
+    mtu: u64,
     config: Arc<PatientConfig>,
     since: Instant,
     round: Duration,
@@ -80,7 +88,7 @@ impl ControllerFactory for PatientConfig {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let inner: Box<dyn Cloned> = Box::new(quinn::congestion::Cubic::new(Arc::new(CubicConfig::default()), now, mtu));
         let round = Duration::from_millis(100);
-        Box::new(Patient { inner, config: self, since: now, round, acked: 0, lost: 0, before: (0, 0) })
+        Box::new(Patient { inner, mtu: mtu.into(), config: self, since: now, round, acked: 0, lost: 0, before: (0, 0) })
     }
 }
 
@@ -97,8 +105,8 @@ impl Patient {
         let (acked, lost) = (self.acked + self.before.0, self.lost + self.before.1);
         let tolerated = self.config.tolerated;
         let more_than = |share: f64, few: u64| lost as f64 > share * (acked + lost).max(few) as f64;
-        match self.config.shared.get() {
-            Some(shared) => shared > tolerated && more_than(tolerated, FEW),
+        match self.config.losses.line() {
+            Some(line) => line > tolerated && more_than(tolerated, FEW),
             None => more_than(UNTOLD.0.max(tolerated), UNTOLD.1),
         }
     }
@@ -123,6 +131,7 @@ impl Controller for Patient {
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         self.turn(now);
         self.lost += lost_bytes;
+        self.config.losses.again.fetch_add(lost_bytes.div_ceil(self.mtu) as u32, Relaxed);
         // Without lost bytes it is a mark of the network's own (RFC 3168): congestion for certain.
         if lost_bytes == 0 || is_persistent_congestion || self.too_much() {
             self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
@@ -130,6 +139,7 @@ impl Controller for Patient {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.max(1).into();
         self.inner.on_mtu_update(new_mtu);
     }
 
@@ -158,19 +168,20 @@ mod tests {
         with(&Arc::default())
     }
 
-    fn with(shared: &Arc<SharedLoss>) -> Box<dyn Controller> {
-        Arc::new(PatientConfig { tolerated: 0.1, shared: shared.clone() }).build(Instant::now(), 1200)
+    fn with(losses: &Arc<Losses>) -> Box<dyn Controller> {
+        Arc::new(PatientConfig { tolerated: 0.1, losses: losses.clone() }).build(Instant::now(), 1200)
     }
 
     #[test]
     fn what_single_relays_lose_is_no_congestion_and_what_all_lose_is() {
-        let shared = Arc::default();
-        let (mut controller, now) = (with(&shared), Instant::now());
+        let losses = Arc::default();
+        let (mut controller, now) = (with(&losses), Instant::now());
         let window = controller.window();
-        shared.set(Some(0.01));
+        losses.set_line(Some(0.01));
         controller.on_congestion_event(now, now, false, 100 * 1200);
         assert_eq!(controller.window(), window);
-        shared.set(Some(0.2));
+        assert_eq!((losses.take_again(), losses.take_again()), (100, 0));
+        losses.set_line(Some(0.2));
         controller.on_congestion_event(now, now, false, 1200);
         assert!(controller.window() < window);
     }

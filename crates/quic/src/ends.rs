@@ -1,7 +1,7 @@
 //! Both ends, ready for streams.
 
 use crate::clock::Clock;
-use crate::congestion::{PatientConfig, SharedLoss};
+use crate::congestion::{Losses, PatientConfig};
 use crate::detour::Attached;
 use crate::seats::{Counters, Full, Seats};
 use crate::socket::SpreadSocket;
@@ -44,7 +44,7 @@ impl Default for Limits {
 
 impl Limits {
     /// How QUIC is used here.
-    pub(crate) fn transport(&self, largest: u16, shared: Arc<SharedLoss>) -> TransportConfig {
+    pub(crate) fn transport(&self, largest: u16, losses: Arc<Losses>) -> TransportConfig {
         let mut transport = TransportConfig::default();
         let mut probing = MtuDiscoveryConfig::default();
         let most = usize::from(largest).saturating_sub(polder_spread::OVERHEAD).max(1200);
@@ -65,7 +65,7 @@ impl Limits {
             .max_idle_timeout(IdleTimeout::try_from(self.idle).ok())
             .keep_alive_interval(Some(self.idle / 4))
             .mtu_discovery_config(Some(probing))
-            .congestion_controller_factory(Arc::new(PatientConfig { tolerated: self.tolerated, shared }));
+            .congestion_controller_factory(Arc::new(PatientConfig { tolerated: self.tolerated, losses }));
         transport
     }
 }
@@ -111,8 +111,8 @@ impl ForwarderEnd {
     pub async fn connect(&self, tls: rustls::ClientConfig, limits: &Limits) -> Result<Connection, Trouble> {
         let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ClientConfig::new(Arc::new(tls));
-        let shared = self.seats.at(self.address).map(|seat| seat.shared.clone()).unwrap_or_default();
-        config.transport_config(Arc::new(limits.transport(self.largest, shared)));
+        let losses = self.seats.at(self.address).map(|seat| seat.losses.clone()).unwrap_or_default();
+        config.transport_config(Arc::new(limits.transport(self.largest, losses)));
         Ok(self.endpoint.connect_with(config, self.address, SPREAD_NAME)?.await?)
     }
 
@@ -267,7 +267,7 @@ impl ServletEnd {
             return Err(ConnectionError::Reset);
         };
         let (mut server, limits) = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        server.transport_config(Arc::new(limits.transport(self.config.largest, seat.shared.clone())));
+        server.transport_config(Arc::new(limits.transport(self.config.largest, seat.losses.clone())));
         incoming.accept_with(Arc::new(server))
     }
 

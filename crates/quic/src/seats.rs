@@ -1,7 +1,7 @@
 //! The sessions of one end, by what packets carry and by the address that stands for them in quinn.
 
 use crate::clock::Clock;
-use crate::congestion::SharedLoss;
+use crate::congestion::Losses;
 use crate::detour::{Arrivals, Attached, Lane};
 use crate::timer::Timer;
 use crate::wire::Wire;
@@ -44,7 +44,7 @@ pub(crate) struct Seat {
     /// What quinn takes for the peer's address.
     pub(crate) address: SocketAddr,
     /// For the connection's congestion control.
-    pub(crate) shared: Arc<SharedLoss>,
+    pub(crate) losses: Arc<Losses>,
     inner: Mutex<Inner>,
 }
 
@@ -130,7 +130,7 @@ impl Seats {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = ids.first().filter(|_| tables.by_address.len() < self.most) else { return Err(Full) };
         let inner = Inner { session, out: Outbox::default(), unheard: None, last: Vec::new(), lane: None };
-        let seat = Arc::new(Seat { address: stand_in(*first), shared: Arc::default(), inner: Mutex::new(inner) });
+        let seat = Arc::new(Seat { address: stand_in(*first), losses: Arc::default(), inner: Mutex::new(inner) });
         if tables.by_address.contains_key(&seat.address) {
             return Err(Full);
         }
@@ -228,6 +228,7 @@ impl Seats {
     fn over_relays(&self, seat: &Seat, inner: &mut Inner, datagrams: &[u8], segment: usize) {
         let now = self.clock.now();
         inner.unheard.get_or_insert(now);
+        inner.session.sends_again(seat.losses.take_again());
         inner.session.send(now, datagrams, segment, &mut inner.out);
         self.flush(seat, inner, now);
     }
@@ -302,7 +303,7 @@ impl Seats {
         let due = session.poll(now, out);
         out.runs().for_each(|run| self.wire.send(run));
         out.clear();
-        seat.shared.set(session.shared_loss());
+        seat.losses.set_line(session.line_loss());
         self.timer.set(seat.address, due);
     }
 

@@ -4,7 +4,7 @@
 #[path = "../../spread/tests/net/mod.rs"]
 mod net;
 
-use crate::congestion::SharedLoss;
+use crate::congestion::Losses;
 use crate::ends::{Limits, server};
 use bytes::BytesMut;
 use net::Net;
@@ -25,7 +25,7 @@ const LARGEST: u16 = 1472;
 struct End {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
-    shared: Arc<SharedLoss>,
+    losses: Arc<Losses>,
 }
 
 pub struct Sim {
@@ -61,8 +61,8 @@ impl Sim {
         net.ways.iter_mut().zip(delays).for_each(|(way, ms)| way.delay = Duration::from_secs_f64(ms / 1000.0));
         let (client, serving) = tls();
         let base = Instant::now();
-        let transport = |shared: &Arc<SharedLoss>| -> Arc<TransportConfig> {
-            let mut transport = limits.transport(LARGEST, shared.clone());
+        let transport = |losses: &Arc<Losses>| -> Arc<TransportConfig> {
+            let mut transport = limits.transport(LARGEST, losses.clone());
             transport.max_idle_timeout(None);
             Arc::new(transport)
         };
@@ -71,13 +71,13 @@ impl Sim {
             config.max_udp_payload_size(LARGEST).unwrap();
             Endpoint::new(Arc::new(config), server, true, Some([seed as u8; 32]))
         };
-        let shared: [Arc<SharedLoss>; 2] = Default::default();
+        let losses: [Arc<Losses>; 2] = Default::default();
         let mut server = server(serving).unwrap();
-        server.transport_config(transport(&shared[1]));
-        let mut user = End { endpoint: end(None), connection: None, shared: shared[0].clone() };
-        let servlet = End { endpoint: end(Some(Arc::new(server))), connection: None, shared: shared[1].clone() };
+        server.transport_config(transport(&losses[1]));
+        let mut user = End { endpoint: end(None), connection: None, losses: losses[0].clone() };
+        let servlet = End { endpoint: end(Some(Arc::new(server))), connection: None, losses: losses[1].clone() };
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
-        config.transport_config(transport(&shared[0]));
+        config.transport_config(transport(&losses[0]));
         user.connection = Some(user.endpoint.connect(base, config, net::address(60_000), "servlet").unwrap());
         let (owed, done) = Default::default();
         let mut sim = Sim { net, base, user, servlet, owed, done, read: Vec::new() };
@@ -120,8 +120,9 @@ impl Sim {
         self.serve();
         self.consume();
         for (end, of_user) in [(&mut self.user, true), (&mut self.servlet, false)] {
-            let session = if of_user { &self.net.user } else { &self.net.servlet };
-            end.shared.set(session.shared_loss());
+            let session = if of_user { &mut self.net.user } else { &mut self.net.servlet };
+            end.losses.set_line(session.line_loss());
+            session.sends_again(end.losses.take_again());
             let largest = session.max_datagram();
             while let Some((bytes, segment)) = end.transmit(now) {
                 if segment > largest {
@@ -234,12 +235,13 @@ fn far(relays: usize) -> Vec<f64> {
     (0..relays).map(|n| 73.0 + 35.0 * (n as f64 / relays as f64) * 2.0).collect()
 }
 
-/// A download over `relays` of them for `quiet` and then again as long, behind a line of 12 Mbit/s; what `trouble` does every half second
+/// A download over `relays` of them for `quiet` and then again as long, behind a line of 12 Mbit/s, the relays' have 10; what `trouble` does every half second
 /// of the second part. Mbit/s of both parts, and the longest pause of the second.
 fn download(relays: usize, quiet: Duration, seed: u64, mut trouble: impl FnMut(&mut Net, usize)) -> (f64, f64, Duration) {
     let config = SpreadConfig { copies: 0.5, ..SpreadConfig::default() };
     let mut sim = Sim::new(&far(relays), &config, &Limits::default(), seed);
     sim.net.line = Some(net::Line::new(12_000_000, Duration::from_millis(100)));
+    sim.net.ways.iter_mut().for_each(|way| way.line = Some(net::Line::new(10_000_000, Duration::from_millis(100))));
     sim.ask(1 << 30);
     sim.run(Duration::from_secs(4)); // slow start, and what follows it
     let begin = sim.net.now;
@@ -273,6 +275,49 @@ fn a_flood_that_moves_over_all_relays_does_not_stop_a_download() {
     }
     shares.sort_by(f64::total_cmp);
     assert!(shares[3] > 0.85, "of the quiet rate: {shares:?}");
+}
+
+/// Nine downloads while the lines of the relays that are chosen for each step are flooded three times over: what is left of the quiet rates, and
+/// the longest pauses, in order. `choose` gets the step, and what the servlet sent over each relay during the last one.
+fn flooded(choose: impl Fn(usize, &[u32]) -> Vec<usize>) -> (Vec<f64>, Vec<Duration>) {
+    let session = |seed| {
+        let mut before = vec![0; 40];
+        let (quiet, flooded, pause) = download(40, Duration::from_secs(10), seed, |net, step| {
+            let paths = net.servlet.paths(net.now);
+            let of = |n: usize| paths.iter().find(|path| path.relay == net::relay_id(n)).map_or(0, |path| path.sent);
+            let sent: Vec<u32> = (0..40).map(of).collect();
+            let targets = choose(step, &sent.iter().zip(&before).map(|(now, then)| now - then).collect::<Vec<u32>>());
+            before = sent;
+            net.ways.iter_mut().enumerate().for_each(|(n, way)| {
+                way.line.as_mut().unwrap().flood = if targets.contains(&n) { 30_000_000 } else { 0 };
+            });
+        });
+        (flooded / quiet, pause)
+    };
+    let (mut shares, mut pauses): (Vec<f64>, Vec<Duration>) = (0..9).map(session).unzip();
+    shares.sort_by(f64::total_cmp);
+    pauses.sort();
+    (shares, pauses)
+}
+
+#[test]
+fn a_flood_that_fills_relays_lines_in_turn_costs_little() {
+    let (shares, pauses) = flooded(|step, _| (0..40).filter(|n| n % 5 == step % 5).collect());
+    assert!(shares[4] > 0.85, "of the quiet rate: {shares:?}");
+    assert!(pauses[4] < Duration::from_secs(1), "{pauses:?}");
+}
+
+#[test]
+fn a_flood_that_follows_the_user_costs_little() {
+    let (shares, pauses) = flooded(|step, sent| {
+        let mut order: Vec<usize> = (0..40).collect();
+        order.sort_by_key(|&n| std::cmp::Reverse(sent[n]));
+        // of half of them, by chance, it knows what they carry
+        let known = |n: &usize| polder_spread::chance::mix((step * 40 + n) as u64).is_multiple_of(2);
+        order.into_iter().filter(known).take(8).collect()
+    });
+    assert!(shares[4] > 0.85, "of the quiet rate: {shares:?}");
+    assert!(pauses[4] < Duration::from_secs(1), "{pauses:?}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod outbox;
 mod packet;
 mod path;
 mod place;
+mod queue;
 mod receive;
 mod relay;
 mod relay_entry;

@@ -52,7 +52,7 @@ impl Inbound {
 }
 
 /// Less than this apart, packets of different relays may overtake each other without one being lost, at the least.
-const JITTER: Duration = Duration::from_millis(2);
+pub(crate) const JITTER: Duration = Duration::from_millis(2);
 
 impl Session {
     /// Takes one packet that came from `from`; its datagrams are added to `into` (none for duplicates and feedback). It is
@@ -169,7 +169,9 @@ impl Session {
                 told[usize::from(path)] = Some(entry);
             }
         }
-        let common = self.common_delay(&told);
+        let fresh: Vec<(usize, i32)> = self.fresh(&told).collect();
+        self.queue.note(now, fresh.iter().copied());
+        let common = self.common_delay(&fresh);
         let full = entries.len() >= crate::control::MOST;
         let best = self.band().best;
         let unknown = Duration::from_micros((self.feedback.rtt.unwrap_or(0.0) / 2.0) as u64);
@@ -207,18 +209,22 @@ impl Session {
         self.measure_lengths(now);
     }
 
+    /// Paths by which something came since the last message, and how long it took.
+    fn fresh(&self, told: &[Option<&Entry>]) -> impl Iterator<Item = (usize, i32)> {
+        let of = |(path, entry): (&Path, &Option<&Entry>)| {
+            entry.filter(|entry| entry.received != path.health.received).map(|entry| entry.delay)
+        };
+        self.paths.all.iter().zip(told).map(of).enumerate().filter_map(|(at, delay)| Some((at, delay?)))
+    }
+
     /// How much later than before everything comes: a queue at the ends' own line fills and empties for all paths, while most of them
     /// carry nothing. Paths are compared by what is left of their delay.
-    fn common_delay(&self, told: &[Option<&Entry>]) -> i32 {
-        let fresh = |(path, entry): (&Path, &Option<&Entry>)| {
-            let entry = entry.filter(|entry| entry.received != path.health.received)?;
-            Some((entry.delay, path.health.delay))
-        };
-        let fresh: Vec<_> = self.paths.all.iter().zip(told).filter_map(fresh).collect();
-        let mut more: Vec<i32> =
-            fresh.iter().filter_map(|(now, before)| before.map(|before| now.saturating_sub(before))).collect();
+    fn common_delay(&self, fresh: &[(usize, i32)]) -> i32 {
+        let before = |at: usize| self.paths.all[at].health.delay;
+        let more = fresh.iter().filter_map(|&(at, now)| Some(now.saturating_sub(before(at)?)));
+        let mut more: Vec<i32> = more.collect();
         more.sort_unstable();
-        let least = || fresh.iter().map(|(now, _)| *now).min().unwrap_or_default();
+        let least = || fresh.iter().map(|(_, now)| *now).min().unwrap_or_default();
         more.get(more.len().saturating_sub(1) / 2).copied().unwrap_or_else(least)
     }
 }

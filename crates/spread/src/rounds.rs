@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Below so many packets nothing is known.
 const FEW: u32 = 16;
+/// A share of loss that lasts: for so many rounds. A line without a queue shows itself by nothing else.
+const LASTS: (f64, u32) = (0.05, 6);
 /// A round is as long as a round trip, but at least this.
 const ROUND: Duration = Duration::from_millis(20);
 
@@ -20,6 +22,8 @@ type Count = (u32, u32);
 pub(crate) struct Rounds {
     began: Micros,
     counts: Vec<[Count; 2]>,
+    /// Rounds in a row that ended with a shared loss.
+    lossy: u32,
 }
 
 impl Rounds {
@@ -27,8 +31,15 @@ impl Rounds {
     pub(crate) fn turn(&mut self, now: Micros, rtt: Duration) {
         if now.since(self.began) >= rtt.max(ROUND) {
             self.began = now;
+            let lost = self.shared_loss().is_some_and(|share| share > LASTS.0);
+            self.lossy = if lost { self.lossy.saturating_add(1) } else { 0 };
             self.counts.iter_mut().for_each(|[running, before]| *before = std::mem::take(running));
         }
+    }
+
+    /// Whether all paths alike have been losing packets for long.
+    pub(crate) fn lasting(&self) -> bool {
+        self.lossy >= LASTS.1
     }
 
     /// So many packets of a path had their time, and so many came.
@@ -98,6 +109,19 @@ mod tests {
         assert_eq!(rounds.shared_loss(), Some(1.0));
         rounds.turn(Micros(0) + 2 * second, second);
         assert_eq!(rounds.shared_loss(), None);
+    }
+
+    #[test]
+    fn losses_last_when_every_round_has_them() {
+        let (mut rounds, second) = (Rounds::default(), Duration::from_secs(1));
+        let mut round = |n: u32, came: u32| {
+            rounds.note(0, 100, came);
+            rounds.turn(Micros(0) + n * second, second);
+            rounds.lasting()
+        };
+        assert_eq!((1..=6).map(|n| round(n, 80)).collect::<Vec<_>>(), [false, false, false, false, false, true]);
+        assert!(round(7, 100), "this round and the one before count");
+        assert!(!round(8, 100));
     }
 
     #[test]

@@ -24,10 +24,17 @@ const FIT: f64 = 0.05;
 const TOUCH: Duration = Duration::from_secs(2);
 /// How long a group waits to fill up before its repairs go.
 const GROUP_WAIT: Duration = Duration::from_millis(3);
+/// So many copies may be given before they are owed.
+const AGAIN: u32 = 64;
 /// Copies beyond which more do not help.
 const MOST_COPIES: f64 = 4.0;
 
 impl Session {
+    /// The transport has taken so many datagrams for lost, and sends them again next: each is to have a copy, at the expense of those that follow.
+    pub fn sends_again(&mut self, count: u32) {
+        self.again = self.again.saturating_add(count).min(AGAIN);
+    }
+
     /// Sends datagrams: `segment` bytes each, the last may be shorter. What leaves stands in `out`.
     pub fn send(&mut self, now: Micros, datagrams: &[u8], segment: usize, out: &mut Outbox) {
         self.run = None;
@@ -35,7 +42,7 @@ impl Session {
             self.tallies.datagrams += 1;
             let inner = self.encoder.as_ref().map_or(Inner::plain(Kind::Data), |encoder| encoder.head());
             self.owed += self.config.copies.clamp(0.0, MOST_COPIES);
-            let extra = self.owed.floor();
+            let extra = self.owed.floor().max(self.early());
             self.owed -= extra;
             self.packet(now, &inner, &[datagram], extra as usize, out);
             if let Some(encoder) = &mut self.encoder {
@@ -45,6 +52,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Copies that the next datagram gets whether they are owed or not.
+    fn early(&mut self) -> f64 {
+        let lost = self.again > 0 && self.config.copies > 0.0;
+        self.again = self.again.saturating_sub(1);
+        f64::from(u8::from(lost && self.owed > -f64::from(AGAIN)))
     }
 
     /// Does what is due by `now`; the time at which something will be due next.

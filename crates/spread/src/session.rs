@@ -16,6 +16,8 @@ use crate::ids::{Members, Micros, NodeId, SessionId, Tick};
 use crate::keys::{Aead, choice_key};
 use crate::packet::{HEAD, OVERHEAD};
 use crate::path::{Epoch, LEAST, OpenRun, PathKeys, PathReport, Paths, Pick};
+use crate::queue::Queue;
+use crate::receive::JITTER;
 use crate::rounds::Rounds;
 use crate::silence::Silence;
 use crate::ticket::{Hosted, Terms, Ticket, TicketError};
@@ -130,12 +132,16 @@ pub struct Session {
     /// Newest first.
     pub(crate) generations: Vec<Generation>,
     pub(crate) run: Option<OpenRun>,
+    /// Copies that are owed; below zero: that were given too early.
     pub(crate) owed: f64,
+    /// Of the next datagrams, so many are what was lost before.
+    pub(crate) again: u32,
     pub(crate) encoder: Option<Encoder>,
     pub(crate) group_since: Option<Micros>,
     pub(crate) decoder: Decoder,
     pub(crate) feedback: Feedback,
     pub(crate) rounds: Rounds,
+    pub(crate) queue: Queue,
     /// Longest packet, with its head.
     longest: u16,
     pub(crate) shared_loss: Option<f64>,
@@ -183,11 +189,13 @@ impl Session {
             generations: Vec::new(),
             run: None,
             owed: 0.0,
+            again: 0,
             encoder: config.fec.map(|fec| Encoder::new(fec, 0)),
             group_since: None,
             decoder: Decoder::default(),
             feedback: Feedback::default(),
             rounds: Rounds::default(),
+            queue: Queue::default(),
             longest: LEAST,
             shared_loss: None,
             silence: Silence::default(),
@@ -317,10 +325,17 @@ impl Session {
         self.feedback.rtt.map(|micros| Duration::from_micros(micros as u64))
     }
 
-    /// Share of our packets that all paths alike have lost within the last two round trips: what single relays lose is left out. `None`:
-    /// too little is known. Naive sessions hear of nothing: any loss may be everybody's.
-    pub fn shared_loss(&self) -> Option<f64> {
-        if self.config.naive { Some(1.0) } else { self.shared_loss }
+    /// Share of our packets that the ends' own lines have lost within the last two round trips, so that we should slow down: what all paths
+    /// alike have lost, while a queue stood there or for as long as a line without a queue loses. `None`: too little is known. Naive sessions
+    /// hear of nothing: any loss may be the lines'.
+    pub fn line_loss(&self) -> Option<f64> {
+        if self.config.naive {
+            return Some(1.0);
+        }
+        let (shared, heard) = (self.shared_loss?, self.feedback.heard?);
+        let trip = Duration::from_micros(self.feedback.rtt.unwrap_or(0.0) as u64);
+        let then = Micros(heard.0.saturating_sub(trip.max(JITTER).as_micros() as u64));
+        Some(if self.rounds.lasting() || self.queue.full_since(then) { shared } else { 0.0 })
     }
 
     /// Every path, as users see it.

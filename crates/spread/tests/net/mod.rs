@@ -30,11 +30,13 @@ pub struct Way {
     pub loss: f64,
     pub dead: bool,
     pub mtu: usize,
+    /// What packets to this relay cross.
+    pub line: Option<Line>,
 }
 
 impl Default for Way {
     fn default() -> Self {
-        Way { delay: ms(10), jitter: Duration::ZERO, loss: 0.0, dead: false, mtu: 1500 }
+        Way { delay: ms(10), jitter: Duration::ZERO, loss: 0.0, dead: false, mtu: 1500, line: None }
     }
 }
 
@@ -46,22 +48,34 @@ pub enum Host {
     Relay(usize),
 }
 
-/// A line that everything to the user crosses: bits a second, and how much later than at once a packet may leave it.
+/// A line: bits a second, and how much later than at once a packet may leave it.
 #[derive(Clone, Copy, Debug)]
 pub struct Line {
     pub rate: u64,
     pub most: Duration,
+    /// Bits a second of somebody else who does not slow down.
+    pub flood: u64,
     free: Micros,
+    seen: Micros,
 }
 
 impl Line {
     pub fn new(rate: u64, most: Duration) -> Line {
-        Line { rate, most, free: BEGIN }
+        Line { rate, most, flood: 0, free: BEGIN, seen: BEGIN }
     }
 
     /// When a packet that comes at `at` has crossed it; `None`: it is full.
-    fn cross(&mut self, at: Micros, bytes: usize) -> Option<Micros> {
+    fn cross(&mut self, at: Micros, bytes: usize, chance: &mut Chance) -> Option<Micros> {
+        if self.flood > 0 {
+            let more = at.since(self.seen).mul_f64(self.flood as f64 / self.rate as f64);
+            self.free = (self.free.max(self.seen) + more).min(self.free.max(at + self.most));
+        }
+        self.seen = self.seen.max(at);
         let start = self.free.max(at);
+        if self.flood > self.rate && start.since(at) >= self.most {
+            // whoever comes when there is room again: by chance, as much as of the flood
+            return (chance.unit() < self.rate as f64 / self.flood as f64).then_some(start);
+        }
         if start.since(at) > self.most {
             return None;
         }
@@ -93,7 +107,7 @@ pub struct Net {
     pub refused: HashMap<Refusal, usize>,
     /// An end looks at what came only so often: a busy machine.
     pub stall: Duration,
-    /// The user's own line.
+    /// What packets to the user cross.
     pub line: Option<Line>,
 }
 
@@ -206,9 +220,14 @@ impl Net {
         // half of the delay and half of the loss on either side of the relay
         let delay = way.delay.mul_f64(0.5) + way.jitter.mul_f64(self.chance.unit() * 0.5);
         let at = self.now + delay;
-        let at = match &mut self.line {
-            Some(line) if to == Host::User => line.cross(at, packet.len() + 28),
-            _ => Some(at),
+        let line = match to {
+            Host::User => &mut self.line,
+            Host::Relay(_) => &mut self.ways[relay].line,
+            Host::Servlet => &mut None,
+        };
+        let at = match line {
+            Some(line) => line.cross(at, packet.len() + 28, &mut self.chance),
+            None => Some(at),
         };
         if let Some(at) = at {
             self.post(at, to, from, packet);
