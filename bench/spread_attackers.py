@@ -7,7 +7,8 @@ A long download crosses 40 relays (delays of PlanetLab, ``POLDER_DATA``) behind 
 - *follower*: every 500 ms the relays that carried most of this user's packets during the last look; of each relay it knows with
   probability one half whether it does; it floods 20 % of all at most, and fills up with others.
 
-With feedback and 50 % more packets; and, for comparison, without feedback at 200 %. The download is quiet first, then attacked.
+With feedback and 50 % more packets; and, for comparison, without feedback at 200 %. The download is quiet first, then attacked; its first
+``BEGIN_S`` are left out: they deliver what slow start had overfilled the user's line with.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from polder.lab.spread import LISTEN, PORT, Mode, Overlay, Session
 
 USER_MBIT, RELAY_MBIT, FLOOD_MBIT = 12.0, 10.0, 30.0
 RELAYS, AT_ONCE = 40, 8
+BEGIN_S = 4.0
 STEP_S = 0.5
 KNOWN = 0.5
 """With so much probability the follower knows whether a relay is used."""
@@ -81,7 +83,7 @@ def row(mode: Mode, kind: str, outcome: dict[str, Any], quiet_s: float) -> dict[
     """Throughput before and during the attack; ``stall_s``: the longest pause during it."""
     per = round(1 / steady.SLICE_S)
     rates = [slice_ * 8 / steady.SLICE_S / 1e6 for slice_ in outcome["slices"]]
-    quiet, attacked = rates[2 * per : int(quiet_s * per)], rates[int(quiet_s * per) :]
+    quiet, attacked = rates[int(BEGIN_S * per) : int(quiet_s * per)], rates[int(quiet_s * per) :]
     gaps = [gap for at, gap in outcome["gaps"] if at + gap > quiet_s]
     return {
         "mode": mode.name,
@@ -177,7 +179,7 @@ async def measure(folder: Path, quick: bool) -> list[dict[str, Any]]:
         with stage.overlay(RELAYS, 1) as overlay:
             for kind in ("sweeping", "follower"):
                 for mode in MODES[:1] if quick else MODES:
-                    times = (5.0, 5.0) if quick else (12.0, 20.0)
+                    times = (8.0, 5.0) if quick else (16.0, 20.0)
                     rows.append(await point(stage, overlay, mode, kind, times, stage.ca))
                     report.show([{key: value for key, value in rows[-1].items() if key != "series"}])
     return rows
@@ -187,7 +189,7 @@ def parameters() -> dict[str, Any]:
     """Beyond those that all figures share."""
     return {
         "relays": RELAYS, "user_mbit": USER_MBIT, "relay_mbit": RELAY_MBIT, "flood_mbit_each": FLOOD_MBIT, "at_once": AT_ONCE,
-        "step_s": STEP_S, "known": KNOWN,
+        "step_s": STEP_S, "begin_s": BEGIN_S, "known": KNOWN,
     } | spread_lab.first().row(RELAYS)  # fmt: skip
 
 
