@@ -56,8 +56,8 @@ def test_a_row_of_the_failures_counts_what_failed_in_both_parts() -> None:
 
 
 def test_a_row_of_the_attackers_has_the_loss_and_the_longest_pause_of_the_attack() -> None:
-    slices = [125_000] * 40 + [100_000] * 40
-    row = spread_attackers.row(Mode(False, 0.5), "sweeping", {"slices": slices, "gaps": [(1.0, 2.0), (5.0, 0.4)]}, 4.0)
+    slices = [999_999] * 40 + [125_000] * 40 + [100_000] * 40
+    row = spread_attackers.row(Mode(False, 0.5), "sweeping", {"slices": slices, "gaps": [(5.0, 2.0), (9.0, 0.4)]}, 8.0)
     assert (row["quiet_mbit_s"], row["attacked_mbit_s"], row["loss"], row["stall_s"]) == (10.0, 8.0, 0.2, 0.4)
 
 
