@@ -254,7 +254,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and placements")
     parser.add_argument("--no-record", action="store_true", help="print only")
     arguments = parser.parse_args()
-    rounds, placements = (10, 2) if arguments.quick else (60, 12)
+    rounds, placements = (10, 2) if arguments.quick else (60, 6)
     source = "planetlab:1" if _has_planetlab() else "synthetic"
     return enclosure.run(lambda: asyncio.run(_measure(rounds, placements, source, record=not arguments.no_record)))
 

@@ -85,8 +85,8 @@ impl UdpPoller for Always {
 }
 
 impl Incoming {
-    /// Takes what has come, as far as it belongs to one session, and puts it in order: QUIC acknowledges at most 64 stretches of packets, and
-    /// takes for lost what lies before them.
+    /// Takes what has come, as far as it belongs to one session, and puts it in order: quinn drops a packet that comes more
+    /// than 128 after a later one.
     fn gather(&mut self, cx: &mut Context<'_>, seats: &Seats) -> Poll<io::Result<()>> {
         self.inbound.clear();
         (self.given, self.from) = (0, None);
